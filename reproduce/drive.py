@@ -1,0 +1,219 @@
+"""Runs a preset's notebooks through Snakemake and papermill, shows their progress, and prints the table of results.
+
+Stopped by Ctrl-C or killed, the same command goes on where it stopped; with nothing changed it does nothing. A notebook runs again when its
+code cells, a module that it uses or its parameters changed, or when a notebook whose results it reads ran again.
+"""
+
+import argparse
+import csv
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+import plan
+import show
+
+HERE = Path(__file__).resolve().parent
+MARK = "MPTPN_RUN"  # environment variable that every process of a run carries: the run folder
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+WHY = {"missing": "not done yet", "params changed": "its code or parameters changed", "updated input files": "an earlier notebook ran again"}
+
+
+class Interrupted(Exception):
+    """A signal asked to stop; its number is the argument."""
+
+
+def main() -> int:
+    """Exit code: 0 done, 1 a notebook failed or the preset is running already, 2 wrong input, 128 + signal when stopped."""
+    arguments = read_arguments()
+    try:
+        tasks = plan.tasks(arguments.preset)
+    except plan.Mistake as mistake:
+        print(f"reproduce: {mistake}", file=sys.stderr)
+        return 2
+    folder = arguments.runs.resolve() / arguments.preset
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:  # Python's files are not inherited: this process alone holds the lock
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"reproduce: preset {arguments.preset} is running already in {shown(folder)}: wait for that run or stop it.", file=sys.stderr)
+            return 1
+        for number in STOPPING:
+            signal.signal(number, interrupt)
+        try:
+            return reproduce(arguments, tasks, folder)
+        except Interrupted as stopped:
+            for number in STOPPING:
+                signal.signal(number, signal.SIG_IGN)
+            stop_processes(folder)
+            print(f"\nStopped. The same command goes on from here: ./reproduce/run --preset {arguments.preset}", flush=True)
+            return 128 + stopped.args[0]
+
+
+def interrupt(number, frame):
+    raise Interrupted(number)
+
+
+def read_arguments() -> argparse.Namespace:
+    presets = "\n".join(f"  {name:<8}{preset['description']}" for name, preset in plan.presets().items())
+    parser = argparse.ArgumentParser(
+        prog="./reproduce/run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"presets (reproduce/presets/NAME.yaml):\n{presets}",
+    )
+    parser.add_argument("--preset", default="quick", help="which notebooks and parameters, default: quick")
+    parser.add_argument("--dry-run", action="store_true", help="say what would run and why, and run nothing")
+    parser.add_argument("--jobs", type=int, metavar="N", help="processor cores to use, or jobs at once on a cluster; default: the preset's or profile's")
+    parser.add_argument("--executor", metavar="NAME", help="run on a cluster as reproduce/profile/NAME says, e.g. slurm; default: on this machine")
+    parser.add_argument("--runs", type=Path, default=plan.ROOT / "runs", metavar="FOLDER", help="where runs are written, default: runs/")
+    return parser.parse_args()
+
+
+def reproduce(arguments, tasks: dict, folder: Path) -> int:
+    """Run what is not up to date; returns the exit code."""
+    stop_processes(folder)
+    forget_lost_results(folder)
+    snakemake = Snakemake(arguments, folder)
+    if any(folder.glob(".snakemake/locks/*")):  # of a killed run: ours is the only one, see main
+        snakemake.call("--unlock")
+    pending = snakemake.pending()
+    if arguments.dry_run:
+        print("\n".join(f"would run {name}: {why}" for name, why in pending.items()) or f"Nothing to do: all {len(tasks)} runs are up to date.")
+        if arguments.executor:
+            print(snakemake.call(*snakemake.where, "--dry-run", "--quiet", "rules"))
+        return 0
+    if not pending:
+        print(f"Nothing to do: all {len(tasks)} notebook runs of preset {arguments.preset} are up to date.\n")
+    elif not watch(snakemake.start(), pending, folder):
+        print(f"What is done is kept; the same command goes on from here: ./reproduce/run --preset {arguments.preset}", file=sys.stderr)
+        return 1
+    report(tasks, folder)
+    return 0
+
+
+class Snakemake:
+    """The workflow engine on this run folder; its processes carry the mark of the run."""
+
+    def __init__(self, arguments, folder: Path):
+        cores = arguments.jobs or min(plan.load_preset(arguments.preset)["cores"], os.cpu_count())
+        self.folder = folder
+        self.environment = os.environ | {MARK: str(folder), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        self.command = [sys.executable, "-m", "snakemake", "--snakefile", str(HERE / "Snakefile"), "--directory", str(folder)]
+        self.command += ["--config", f"preset={arguments.preset}", "--rerun-triggers", "params", "input", "mtime"]
+        self.command += ["--rerun-incomplete", "--keep-going", "--scheduler", "greedy", "--nocolor"]
+        self.where = ["--workflow-profile", "none", "--cores", str(cores)]
+        if arguments.executor:
+            self.where = ["--workflow-profile", str(HERE / "profile" / arguments.executor)] + ["--jobs", str(arguments.jobs)] * bool(arguments.jobs)
+
+    def call(self, *options: str) -> str:
+        """What Snakemake prints when it only looks; RuntimeError with its words if it fails."""
+        done = subprocess.run([*self.command, *options], env=self.environment, capture_output=True, text=True, start_new_session=True)
+        if done.returncode:
+            raise RuntimeError(f"snakemake {' '.join(options)} failed:\n{done.stderr}")
+        return done.stdout
+
+    def pending(self) -> dict[str, str]:
+        """Names of the runs to do, with the reason for each."""
+        rows = [row for row in csv.DictReader(self.call("--summary").splitlines(), delimiter="\t") if row["plan"] == "update pending"]
+        return {Path(row["output_file"]).stem: WHY.get(row["status"], "an earlier notebook runs again") for row in rows}
+
+    def start(self) -> subprocess.Popen:
+        with open(self.folder / "logs/snakemake.log", "w") as log:
+            return subprocess.Popen([*self.command, *self.where], env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+
+
+def watch(process: subprocess.Popen, pending: dict[str, str], folder: Path) -> bool:
+    """Show the running notebooks until Snakemake ends; True if every pending one was done."""
+    start = time.time() - 1  # file systems may keep whole seconds
+    live = show.LiveLines()
+    live.say(f"{len(pending)} notebook runs to do:")
+    for name, why in pending.items():
+        live.say(f"  {name:<40} {why}")
+    began, ended = {}, set()
+
+    def is_new(path: Path) -> bool:
+        return path.exists() and path.stat().st_mtime >= start
+
+    def order(name: str) -> str:
+        return f"{list(began).index(name) + 1}/{len(pending)}"
+
+    def look() -> None:
+        for name in pending:
+            if name not in began and is_new(folder / f"logs/{name}.log"):
+                began[name] = time.time()
+                live.say(f"[{order(name)}] {name} started")
+            if name in began and name not in ended and is_new(folder / f"done/{name}.json"):
+                ended.add(name)
+                live.say(f"[{order(name)}] {name} done in {show.clock(time.time() - began[name])}, {len(pending) - len(ended)} runs to go")
+
+    while process.poll() is None:
+        look()
+        running = [name for name in began if name not in ended]
+        live.paint([f"[{order(name)}] {name}  {show.clock(time.time() - began[name])}  {show.progress(folder, name)}" for name in running])
+        time.sleep(0.2)
+    look()
+    live.wipe()
+    for name in [name for name in began if name not in ended]:
+        print(f"\n{name} failed:\n{show.error_of(folder, name)}\n    its log: {shown(folder / 'logs' / name)}.log\n", file=sys.stderr)
+    if process.returncode and len(began) == len(ended):
+        print(f"snakemake failed:\n{(folder / 'logs/snakemake.log').read_text()[-2000:]}", file=sys.stderr)
+    return process.returncode == 0
+
+
+def stop_processes(folder: Path) -> None:
+    """End every process that carries the mark of this run: a dead run's left-overs, or our own children."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == str(folder) and process.pid != os.getpid():
+                found.append(process)
+        except psutil.Error:  # another user's, or gone
+            pass
+    for process in found:
+        try:
+            process.terminate()
+        except psutil.NoSuchProcess:
+            pass
+    for process in psutil.wait_procs(found, timeout=5)[1]:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            pass
+    psutil.wait_procs(found, timeout=5)
+
+
+def forget_lost_results(folder: Path) -> None:
+    """Remove the record of every run whose results somebody deleted, so that it runs again."""
+    for record in folder.glob("done/*.json"):
+        lost = [name for name in json.loads(record.read_text())["files"] if not (folder / name).exists()]
+        if lost:
+            print(f"{shown(folder / lost[0])} is gone: {record.stem} runs again.")
+            record.unlink()
+
+
+def report(tasks: dict, folder: Path) -> None:
+    """Print the results of the run and where its files are."""
+    if "04_ablation_figures" in tasks:
+        print(show.results_table(folder))
+    for title, files in (("executed notebooks", [folder / f"notebooks/{name}.ipynb" for name in tasks]), ("figures", sorted(folder.glob("figures/*.png")))):
+        print(f"\n{title}:")
+        for path in files:
+            print(f"  {shown(path)}")
+
+
+def shown(path: Path) -> str:
+    """The path as one would type it from here."""
+    return os.path.relpath(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
