@@ -5,7 +5,9 @@ ART (Zhang et al., ICLR 2023, section 3.2) lets its sparse group grow with the i
 """
 
 import importlib.util
+import itertools
 import os
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -47,30 +49,116 @@ def retractable_attention(qkv: Tensor, bias: Tensor, *, interval: int, window: i
 
             return strided_attention(qkv, bias, interval, window)
         attend = _reference if backend == "reference" else _sdpa
-        return attend(qkv, bias.to(qkv.dtype), interval, window)
+        return attend(qkv, bias, interval, window)
 
 
 def _reference(qkv: Tensor, bias: Tensor, interval: int, window: int) -> Tensor:
     """Partition, matmul, mask, softmax, merge."""
     q, k, v = _partition(qkv, interval, window).permute(3, 0, 1, 4, 2, 5).unbind()  # [B, groups, heads, N, head_dim]
     inside = _inside(qkv, interval, window)[:, None, None, :]  # [groups, 1, 1, N], by key
-    logits = q @ k.mT * qkv.shape[-1] ** -0.5 + bias
+    logits = q @ k.mT * qkv.shape[-1] ** -0.5 + bias.to(qkv.dtype)
     # the lowest finite number, not -inf: a group that lies wholly outside would be NaN, and its gradient too
     weights = logits.masked_fill(~inside, torch.finfo(logits.dtype).min).softmax(-1)
     return _merge((weights @ v).transpose(2, 3), qkv.shape[1:3], interval, window)
 
 
+@torch.library.custom_op("mptpn::sdpa_attention", mutates_args=())
 def _sdpa(qkv: Tensor, bias: Tensor, interval: int, window: int) -> Tensor:
-    """The same by PyTorch's fused attention."""
-    tokens = _partition(qkv, interval, window).flatten(0, 1)  # [B * groups, N, 3, heads, head_dim]
-    q, k, v = tokens.permute(2, 0, 3, 1, 4).unbind()
-    height, width = qkv.shape[1:3]
-    mask = bias
-    if height % (window * interval) or width % (window * interval):
-        inside = _inside(qkv, interval, window).repeat(len(qkv), 1)[:, None, None, :]
-        mask = bias.masked_fill(~inside, torch.finfo(bias.dtype).min)
-    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.expand(len(q), -1, -1, -1))
-    return _merge(attended.transpose(1, 2).unflatten(0, (len(qkv), -1)), (height, width), interval, window)
+    """The same by PyTorch's fused attention on a few groups at a time, gathered by views and copied once into small buffers.
+
+    An operator: its backward is written out below, and torch.compile sees one node.
+    """
+    qkv, bias = qkv.detach(), bias.detach().to(qkv.dtype)  # a bias that asks for its gradient, even unused, bars the fused kernel
+    out = qkv.new_empty(*qkv.shape[:3], *qkv.shape[4:])
+    for (tokens, result), (part,) in _chunks((qkv, out), (bias,), interval, window):
+        n = tokens.shape[5] * tokens.shape[6]
+        q, k, v = tokens.reshape(-1, n, *tokens.shape[7:]).permute(2, 0, 3, 1, 4).unbind()  # [groups, heads, n, head_dim]
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=part.reshape(1, -1, n, n))
+        result.copy_(attended.transpose(1, 2).reshape(result.shape))
+    return out
+
+
+@torch.library.custom_op("mptpn::sdpa_attention_backward", mutates_args=())
+def _sdpa_backward(grad: Tensor, qkv: Tensor, bias: Tensor, interval: int, window: int) -> tuple[Tensor, Tensor]:
+    """Gradients with respect to qkv and bias; the weights are computed again, so that nothing but the inputs is kept."""
+    # bfloat16 products are slower than float32 ones on a CPU, and less exact
+    work = qkv.dtype if qkv.is_cuda else torch.promote_types(qkv.dtype, torch.float32)
+    heads, scale = qkv.shape[4], qkv.shape[5] ** -0.5
+    grad_qkv, grad_bias = qkv.new_empty(qkv.shape), bias.new_zeros(bias.shape, dtype=torch.promote_types(bias.dtype, torch.float32))
+    for (tokens, above, result), (part, grad_part) in _chunks((qkv, grad, grad_qkv), (bias.to(work), grad_bias), interval, window):
+        n = tokens.shape[5] * tokens.shape[6]
+        q, k, v = tokens.reshape(-1, n, *tokens.shape[7:]).permute(2, 0, 3, 1, 4).to(work).flatten(1, 2)  # [groups * heads, n, head_dim]
+        above = above.reshape(-1, n, *above.shape[7:]).transpose(1, 2).to(work).flatten(0, 1)
+        logits = torch.bmm(q, k.mT).mul_(scale).unflatten(0, (-1, heads)).add_(part.reshape(heads, n, n))
+        weights = logits.softmax(-1).flatten(0, 1)
+        slope = torch.bmm(above, v.mT)
+        slope = slope.sub_((slope * weights).sum(-1, keepdim=True)).mul_(weights)  # with respect to the logits
+        grad_part += slope.unflatten(0, (-1, heads)).sum(0, dtype=grad_part.dtype).view(grad_part.shape)
+        parts = torch.stack([torch.bmm(slope, k) * scale, torch.bmm(slope.mT, q) * scale, torch.bmm(weights.mT, above)])
+        result.copy_(parts.unflatten(1, (-1, heads)).permute(1, 3, 0, 2, 4).reshape(result.shape))
+    return grad_qkv, grad_bias.to(bias.dtype)
+
+
+@_sdpa.register_fake
+def _(qkv, bias, interval, window):
+    return qkv.new_empty(*qkv.shape[:3], *qkv.shape[4:])
+
+
+@_sdpa_backward.register_fake
+def _(grad, qkv, bias, interval, window):
+    return qkv.new_empty(qkv.shape), bias.new_empty(bias.shape)
+
+
+def _keep(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[:2])
+    ctx.grouping = inputs[2:]
+
+
+_sdpa.register_autograd(lambda ctx, grad: (*_sdpa_backward(grad, *ctx.saved_tensors, *ctx.grouping), None, None), setup_context=_keep)
+
+
+def _chunks(images: tuple[Tensor, ...], biases: tuple[Tensor, ...], interval: int, window: int) -> Iterator[tuple]:
+    """Views of the groups, [B, windows, phases, windows, phases, rows, cols, ...], and of their part of the bias.
+
+    Groups cut by the image's edge are met apart from whole ones, at their own smaller size: nothing is padded, nothing is masked.
+    """
+    (height, width), heads = images[0].shape[1:3], images[0].shape[-2]
+    logits = 2**26 if images[0].is_cuda else 2**19  # at once; on a CPU they stay in the cache, where a copy costs next to nothing
+    for row, col in itertools.product(_spans(height, interval, window), _spans(width, interval, window)):
+        (_, _, _, i), (_, _, _, j) = row, col
+        views = [_groups(image, row, col, interval, window) for image in images]
+        parts = [bias.unflatten(2, (window, window)).unflatten(1, (window, window))[:, :i, :j, :i, :j] for bias in biases]
+        for pieces in _split(views, max(1, logits // (heads * (i * j) ** 2))):
+            yield pieces, parts
+
+
+def _spans(length: int, interval: int, window: int) -> list[tuple[int, int, int, int]]:
+    """Groups along an axis by size, (start, windows, phases, tokens): whole ones, then those cut by the edge (two sizes at most)."""
+    side = window * interval
+    tokens, longer = divmod(length % side, interval)
+    start = length - length % side
+    spans = [(0, length // side, interval, window), (start, 1, longer, tokens + 1), (start + longer, 1, interval - longer, tokens)]
+    return [span for span in spans if 0 not in span[1:]]
+
+
+def _groups(image: Tensor, row: tuple, col: tuple, interval: int, window: int) -> Tensor:
+    """View [B, windows, phases, windows, phases, rows, cols, ...] of image [B, H, W, ...] for one span of rows and one of columns."""
+    batch, h, w, *inner = image.stride()
+    size = (len(image), *row[1:3], *col[1:3], row[3], col[3], *image.shape[3:])
+    strides = (batch, window * interval * h, h, window * interval * w, w, interval * h, interval * w, *inner)
+    return image.as_strided(size, strides, image.storage_offset() + row[0] * h + col[0] * w)
+
+
+def _split(views: Sequence[Tensor], most: int) -> Iterator[Sequence[Tensor]]:
+    """Cut the views alike along their first five axes into pieces of at most `most` groups."""
+    groups = views[0].shape[:5]
+    if groups.numel() <= most:
+        yield views
+        return
+    axis = next(axis for axis, size in enumerate(groups) if size > 1)
+    step = max(1, most * groups[axis] // groups.numel())
+    for pieces in zip(*(view.split(step, axis) for view in views), strict=True):
+        yield from _split(pieces, most)
 
 
 def _partition(image: Tensor, interval: int, window: int) -> Tensor:
