@@ -1,0 +1,164 @@
+"""The dilated blind-spot network D-BSN: it predicts a pixel from its surroundings and never sees the pixel itself."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+KERNELS = (3, 5)  # side of the masked kernel of each branch
+
+
+class MaskedConv2d(nn.Conv2d):
+    """A k x k convolution whose centre weight counts as 0 (zero padding: reflected borders would bring the pixel back)."""
+
+    def __init__(self, channels: int, *, kernel: int):
+        super().__init__(channels, channels, kernel, padding=kernel // 2)
+        mask = torch.ones(1, 1, kernel, kernel)
+        mask[..., kernel // 2, kernel // 2] = 0
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight * self.mask, self.bias)
+
+
+class DilatedBlock(nn.Module):
+    """Three paths {1x1, 5x5 dilated; 1x1, 3x3 dilated; 1x1}, joined by 1x1, added to the input, two 1x1 (D-BSN, Fig. 3)."""
+
+    def __init__(self, channels: int, *, dilation: int):
+        super().__init__()
+        self.wide = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, channels, 5, padding=2 * dilation, dilation=dilation), nn.ReLU())
+        self.narrow = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation), nn.ReLU())
+        self.point = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU())
+        self.join = nn.Conv2d(3 * channels, channels, 1)
+        self.after = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, channels, 1), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        paths = torch.cat([self.wide(x), self.narrow(x), self.point(x)], dim=1)
+        return self.after(x + F.relu(self.join(paths)))
+
+
+class Branch(nn.Module):
+    """One masked convolution, two 1x1, `depth` dilated blocks with dilation (kernel + 1) / 2, one 1x1."""
+
+    def __init__(self, channels: int, *, kernel: int, depth: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            MaskedConv2d(channels, kernel=kernel),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 1),
+            nn.ReLU(),
+            *[DilatedBlock(channels, dilation=(kernel + 1) // 2) for _ in range(depth)],
+            nn.Conv2d(channels, channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class BlindSpotNetwork(nn.Module):
+    """D-BSN (Wu et al. 2020, Fig. 3) with a head for the spread of the clean pixel given its surroundings.
+
+    Args:
+        channels: channels of the image.
+        width: channels inside.
+        depth: dilated blocks in each of the two branches.
+        local_means: sides, odd, 3 to 11 px, of windows around a pixel; the mean is then a learned, per-pixel mixture of the window's averages without the pixel itself, plus D-BSN's
+            output. () is D-BSN as published; (3, 5, 7, 11) learns in a tenth of the steps. At most 11: a wider window would see the holes (see visible_offsets).
+
+    forward(noisy [B, C, H, W]) -> mean mu [B, C, H, W] and standard deviation sigma_mu [B, C, H, W], both in the image's unit; any H, W >= 1.
+    Neither depends on the noisy value at its own pixel, in train and in eval mode, at any weights. No normalisation layer: it would carry the pixel around the hole.
+    """
+
+    def __init__(self, channels: int = 1, *, width: int = 96, depth: int = 8, local_means: tuple[int, ...] = ()):
+        super().__init__()
+        if any(side % 2 == 0 or not 3 <= side <= 11 for side in local_means):
+            raise ValueError(f"local_means {local_means} must be odd sides from 3 to 11 px: wider windows would fill the holes of the blind spot.")
+        self.local_means = local_means
+        self.head = nn.Sequential(nn.Conv2d(channels, width, 1), nn.ReLU())
+        self.branches = nn.ModuleList(Branch(width, kernel=kernel, depth=depth) for kernel in KERNELS)
+        self.features = nn.Sequential(nn.Conv2d(len(KERNELS) * width, width, 1), nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU())
+        known = width + 2 * channels * len(local_means)  # features, and the windows' averages and log variances
+        self.mean = nn.Sequential(nn.Conv2d(width, width, 1), nn.ReLU(), nn.Conv2d(width, channels, 1))
+        self.spread = nn.Sequential(nn.Conv2d(known, width, 1), nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU(), nn.Conv2d(width, channels, 1))
+        if local_means:
+            self.mixture = nn.Sequential(nn.Conv2d(known, width, 1), nn.ReLU(), nn.Conv2d(width, len(local_means), 1))
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):  # variance kept through 1x1 after 1x1: PyTorch's default shrinks it and learns nothing for hundreds of steps
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
+        if local_means:
+            for layer in (self.mixture[-1], self.mean[-1]):
+                nn.init.normal_(layer.weight, std=0.1 / width**0.5)
+
+    def forward(self, noisy: Tensor, *, mean_frozen: bool = False) -> tuple[Tensor, Tensor]:
+        context = self.head(noisy)
+        features = self.features(torch.cat([branch(context) for branch in self.branches], dim=1))
+        mean = self.mean(features)
+        if self.local_means:
+            windows = torch.stack([blind_average(noisy, side=side) for side in self.local_means], dim=2)  # [B, C, windows, H, W]
+            squares = torch.stack([blind_average(noisy**2, side=side) for side in self.local_means], dim=2)
+            variances = (squares - windows**2).clamp_min(0)
+            features = torch.cat([features, (windows - windows[:, :, -1:]).flatten(1, 2), (variances + 1e-3).log().flatten(1, 2)], dim=1)
+            shares = self.mixture(features).softmax(dim=1)[:, None]  # [B, 1, windows, H, W]
+            mean = mean + (shares * windows).sum(dim=2)
+        if mean_frozen:
+            mean, features = mean.detach(), features.detach()
+        return mean, F.softplus(self.spread(features) - 4) + 1e-3
+
+
+def blind_average(noisy: Tensor, *, side: int) -> Tensor:
+    """Average of the side x side window without its centre, inside the image; [B, C, H, W] in and out, 0 for a 1x1 image."""
+
+    def total(x: Tensor) -> Tensor:
+        return F.conv2d(x, window, padding=side // 2)
+
+    window = noisy.new_ones(1, 1, side, side)
+    window[..., side // 2, side // 2] = 0  # a hole in the kernel: the sum less the pixel would leave rounding errors of the pixel behind
+    flat = noisy.flatten(0, 1)[:, None]
+    return (total(flat) / total(torch.ones_like(flat[:1])).clamp_min(1)).view_as(noisy)
+
+
+def reach(*, depth: int = 8) -> int:
+    """Largest distance, px, from which a pixel can influence the prediction: the halo that makes a tile exact."""
+    return max((k - 1) // 2 + depth * 2 * (k + 1) // 2 for k in KERNELS)
+
+
+def visible_offsets(*, depth: int = 8) -> np.ndarray:
+    """Which neighbours a prediction can depend on, [2 r + 1, 2 r + 1] bool with r = reach(depth); False at the centre and at the holes.
+
+    Dilations of the layers' supports: a masked k x k kernel, then `depth` times {-2..2} x {-2..2} in steps of (k + 1) / 2 (the 5 x 5 path contains the others).
+    """
+    from scipy.ndimage import binary_dilation
+
+    radius = reach(depth=depth)
+    seen = np.zeros((2 * radius + 1,) * 2, dtype=bool)
+    for kernel in KERNELS:
+        r, step = (kernel - 1) // 2, (kernel + 1) // 2
+        support = np.zeros_like(seen)
+        support[radius - r : radius + r + 1, radius - r : radius + r + 1] = True
+        support[radius, radius] = False
+        layer = np.zeros((4 * step + 1,) * 2, dtype=bool)
+        layer[::step, ::step] = True
+        for _ in range(depth):
+            support = binary_dilation(support, structure=layer)
+        seen |= support
+    return seen
+
+
+def leak(network: nn.Module, shape: tuple[int, int, int, int], *, generator: torch.Generator) -> float:
+    """Largest |d mu[p] / d y[p]| and |d sigma_mu[p] / d y[p]| over all pixels p of a random image; 0.0 exactly for a blind network.
+
+    Args:
+        network: maps [B, C, H, W] to (mu, sigma_mu).
+        shape: [B, C, H, W] of the random image.
+        generator: draws the image.
+    """
+    noisy = torch.rand(shape, generator=generator).requires_grad_()
+    worst = 0.0
+    for output in network(noisy):
+        for index in np.ndindex(*output.shape):
+            (gradient,) = torch.autograd.grad(output[index], noisy, retain_graph=True)
+            worst = max(worst, float(gradient[index].abs()))
+    return worst

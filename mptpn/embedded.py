@@ -1,0 +1,151 @@
+"""Images that come inside the packages the project depends on: nothing to download, split by subject."""
+
+from dataclasses import replace
+from functools import cache
+from importlib.resources import files
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mptpn.images import Image, image_from_array
+
+SPLITS = ("train", "val", "test")
+
+
+def luminance(array: np.ndarray) -> np.ndarray:
+    """Rec. 601 luma of an [H, W, 3] array, [H, W], same unit."""
+    return array[..., :3].astype(np.float64) @ np.array([0.299, 0.587, 0.114])
+
+
+def halved(array: np.ndarray) -> np.ndarray:
+    """Mean over 2 x 2 blocks, [H // 2, W // 2]: half the sampling rate, half the standard deviation of noise already there."""
+    rows, cols = array.shape[0] // 2 * 2, array.shape[1] // 2 * 2
+    return array[:rows, :cols].reshape(rows // 2, 2, cols // 2, 2).mean(axis=(1, 3))
+
+
+def tiles(image: Image, *, rows: int, cols: int) -> list[Image]:
+    """Cut an image into rows x cols equal tiles, all of the same subject."""
+    height, width = image.pixels.shape[2] // rows, image.pixels.shape[3] // cols
+    return [
+        replace(image, name=f"{image.name}_{r}{c}", pixels=image.pixels[:, :, r * height : (r + 1) * height, c * width : (c + 1) * width].contiguous())
+        for r in range(rows)
+        for c in range(cols)
+    ]
+
+
+def _skimage(name: str) -> np.ndarray:
+    from skimage.io import imread
+
+    return imread(str(files("skimage") / "data" / name))
+
+
+def _dicom(name: str) -> np.ndarray:
+    import pydicom
+
+    return pydicom.dcmread(str(files("pydicom") / "data" / "test_files" / name)).pixel_array
+
+
+@cache
+def medical(split: str) -> tuple[Image, ...]:
+    """Embedded medical images that are nearly clean, gray, disjoint by subject between splits.
+
+    train: retina (colour fundus), histology (immunohistochemistry), abdominal MR, head CT, whole-body scintigraphy, cut into 60 images of about 128 x 128 px.
+    val: a second retina (microaneurysms), a small MR. test: head MR, a cell, chest CT, a second head CT (skull base).
+    Sources: scikit-image, pydicom and Matplotlib package data.
+    """
+    _check_split(split)
+
+    def image(name, array, low, high, unit="stored value"):
+        return image_from_array(np.clip(array, low, high), name=name, value_range=(low, high), unit=unit)
+
+    if split == "train":
+        return (
+            *tiles(image("retina", halved(luminance(_skimage("retina.jpg"))), 0, 255), rows=4, cols=4),
+            *tiles(image("histology", luminance(_skimage("ihc.png")), 0, 255), rows=4, cols=4),
+            *tiles(image("abdomen_mr", _dicom("examples_overlay.dcm"), 0, 730), rows=2, cols=4),
+            *tiles(image("head_ct", halved(_dicom("693_J2KI.dcm")), -1000, 2000), rows=2, cols=2),
+            *tiles(image("scintigraphy", _dicom("JPEG2000.dcm"), -10, 150), rows=8, cols=2),
+        )
+    if split == "val":
+        return (image("microaneurysms", _skimage("microaneurysms.png"), 0, 255), image("small_mr", _dicom("MR_small.dcm"), 0, 2000))
+    from matplotlib import cbook
+
+    head = np.frombuffer(cbook.get_sample_data("s1045.ima.gz").read(), ">u2").reshape(256, 256)
+    return (
+        image("head_mr", head, 0, 240),
+        image("cell", halved(_skimage("cell.png")), 0, 255),
+        image("chest_ct", _dicom("CT_small.dcm"), 0, 2000),
+        image("skull_ct", halved(_dicom("J2K_pixelrep_mismatch.dcm")), -1000, 1500),
+    )
+
+
+@cache
+def natural(split: str) -> tuple[Image, ...]:
+    """Embedded clean natural photographs, gray, disjoint by photograph between splits (train 11, val 2, test none).
+
+    Sources: scikit-image and PyWavelets package data; the camera man appears in both packages and is taken once.
+    """
+    _check_split(split)
+    names = {"train": ("astronaut", "camera", "chelsea", "coins", "moon", "motorcycle_left", "brick", "gravel", "coffee", "hubble_deep_field"), "val": ("rocket",), "test": ()}
+    pywt_names = {"train": ("ascent",), "val": ("aero",), "test": ()}
+    loaded = []
+    for name in names[split]:
+        file = next(f.name for f in (files("skimage") / "data").iterdir() if f.name.rsplit(".", 1)[0] == name)
+        array = _skimage(file)
+        loaded.append(image_from_array(luminance(array) if array.ndim == 3 else array, name=name, value_range=(0, 255)))
+    for name in pywt_names[split]:
+        loaded.append(image_from_array(np.load(str(files("pywt") / "data" / f"{name}.npz"))["data"], name=name, value_range=(0, 255)))
+    return tuple(loaded)
+
+
+@cache
+def really_noisy() -> tuple[Image, ...]:
+    """Embedded images with noise of their own and no clean truth: an EPI slice (nibabel) and an echocardiogram frame (pydicom)."""
+    import nibabel
+
+    volume = nibabel.load(str(files("nibabel") / "tests" / "data" / "example4d.nii.gz")).get_fdata()
+    epi = np.rot90(volume[:, :, 11, 0])
+    echo = luminance(np.asarray(_dicom("examples_ybr_color.dcm"))[15])[20:216, 60:260]
+    return (
+        image_from_array(epi.copy(), name="epi", subject="nibabel example4d", value_range=(0, 800), unit="stored value"),
+        image_from_array(echo, name="echocardiogram", subject="pydicom ybr_color", value_range=(0, 255)),
+    )
+
+
+def _check_split(split: str) -> None:
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}.")
+
+
+def overlap(first: Image, second: Image, *, sizes: tuple[int, ...] = (16, 24, 32)) -> float:
+    """Largest normalised correlation of two images over several thumbnail scales and eight orientations, 0..1.
+
+    Unequal bytes can hide one photograph twice (rescaled, re-encoded, flipped); unrelated images stay low. Every half-size window of each image is also compared
+    with the other, so that a crop is found.
+
+    Args:
+        first, second: images of any size.
+        sizes: sides of the square thumbnails, px.
+    """
+    best = 0.0
+    for size in sizes:
+        a_all, b_all = _thumbnails(first, size), _thumbnails(second, size)
+        best = max(best, float((a_all[:1] @ b_all.T).max()), float((b_all[:1] @ a_all.T).max()))
+    return best
+
+
+def _thumbnails(image: Image, size: int) -> Tensor:
+    """Normalised thumbnails [N, size * size]: the whole image first, then its half-size windows, each in eight orientations of the square."""
+    gray = image.pixels.mean(dim=1, keepdim=True)
+    height, width = gray.shape[2:]
+    views = [gray]
+    for top in (0, height // 4, height // 2):
+        for left in (0, width // 4, width // 2):
+            views.append(gray[:, :, top : top + max(1, height - height // 2), left : left + max(1, width - width // 2)])
+    small = torch.cat([torch.nn.functional.interpolate(v, (size, size), mode="area") for v in views])
+    turned = torch.cat([t for k in range(4) for t in (small.rot90(k, (2, 3)), small.rot90(k, (2, 3)).flip(3))], dim=1)
+    flat = turned.reshape(len(views), 8, -1)
+    flat = flat - flat.mean(-1, keepdim=True)
+    flat = flat / flat.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+    return flat.reshape(len(views) * 8, -1)

@@ -1,0 +1,78 @@
+"""One look for every figure, and one way to write it: picture, numbers, and where they come from."""
+
+import json
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mptpn.images import write_atomically
+
+COLOURS = {
+    "noisy": "#8c8c8c",
+    "Gaussian, oracle": "#c4a000",
+    "stage 1": "#1f77b4",
+    "stage 3": "#d62728",
+    "supervised": "#2ca02c",
+    "true": "#000000",
+}
+DPI = 150
+
+
+def look() -> None:
+    """Set the one look: seaborn's ticks, small sans-serif type, gray images in lower origin order from the top."""
+    seaborn.set_theme(context="paper", style="ticks", rc={"figure.dpi": 100, "savefig.dpi": DPI, "image.cmap": "gray", "axes.spines.top": False, "axes.spines.right": False})
+
+
+def show(axes: Axes, image, *, title: str = "", low: float = 0.0, high: float = 1.0, cmap: str = "gray"):
+    """Draw one image [1, 1, H, W] or [H, W] without axes, over the stated range; returns the mappable."""
+    array = np.asarray(image.detach() if isinstance(image, torch.Tensor) else image).squeeze()
+    drawn = axes.imshow(array, vmin=low, vmax=high, cmap=cmap, interpolation="nearest")
+    axes.set_title(title)
+    axes.set_axis_off()
+    return drawn
+
+
+def save_figure(figure: Figure, name: str, *, table: pd.DataFrame, notebook: str, parameters: dict, out: str | Path) -> Path:
+    """Write NAME.png, NAME.csv (the figure's numbers) and NAME.json (its origin) under out/figures; older files survive a failed write.
+
+    Args:
+        figure: a finished figure.
+        name: file name without an ending.
+        table: every number the figure shows.
+        notebook: name of the notebook, without its ending.
+        parameters: the notebook's parameters; `out` is left out, it names a place and not a result.
+        out: folder of the run.
+    """
+    folder = Path(out) / "figures"
+    origin = {
+        "name": name,
+        "notebook": notebook,
+        "parameters": {key: value for key, value in parameters.items() if key != "out"},
+        "commit": _commit(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads, {platform.machine()}",
+        "versions": {package: version(package) for package in ("torch", "lightning", "numpy", "scikit-image", "matplotlib")} | {"python": platform.python_version()},
+    }
+    write_atomically(folder / f"{name}.csv", lambda path: table.to_csv(path, index=False, float_format="%.6g"))
+    write_atomically(folder / f"{name}.json", lambda path: path.write_text(json.dumps(origin, indent=1, sort_keys=True) + "\n"))
+    return write_atomically(folder / f"{name}.png", lambda path: figure.savefig(path, format="png", bbox_inches="tight", metadata={"Software": None}))
+
+
+def _commit() -> str | None:
+    """The commit of the code that runs, with a + when the working tree differs; None outside a git checkout."""
+    here = Path(__file__).parent
+    answer = subprocess.run(["git", "describe", "--always", "--abbrev=12", "--dirty=+"], cwd=here, capture_output=True, text=True)
+    return answer.stdout.strip() or None if answer.returncode == 0 else None
+
+
+def close_all() -> None:
+    """Free every open figure."""
+    plt.close("all")

@@ -1,0 +1,72 @@
+"""Noise models: each draws noise, tells its variance at every pixel and its log-likelihood."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PoissonGaussian:
+    """Poisson-Gaussian noise in its Gaussian approximation, variance gain * clean + sigma**2 (Foi et al. 2008, Eq. 3); gain 0 is white Gaussian noise.
+
+    Attributes:
+        sigma: standard deviation of the signal-independent part, in the image's unit.
+        gain: variance per unit of intensity, in the image's unit.
+    """
+
+    sigma: float
+    gain: float = 0.0
+
+    def __post_init__(self):
+        if not (self.sigma >= 0 and self.gain >= 0 and self.sigma + self.gain > 0 and math.isfinite(self.sigma + self.gain)):
+            raise ValueError(f"sigma {self.sigma} and gain {self.gain} must be finite, not negative and not both 0.")
+
+    def variance(self, clean: Tensor) -> Tensor:
+        """Variance at each pixel, same shape as clean, intensity squared; negative intensities count as 0."""
+        return self.gain * clean.clamp_min(0) + self.sigma**2
+
+    def sample(self, clean: Tensor, *, generator: torch.Generator) -> Tensor:
+        """A noisy copy of clean, same shape, float, never clipped."""
+        return clean + self.variance(clean).sqrt() * torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
+
+    def log_likelihood(self, noisy: Tensor, clean: Tensor) -> Tensor:
+        """Log density of noisy given clean at each pixel, same shape, nats."""
+        variance = self.variance(clean)
+        return -0.5 * ((noisy - clean) ** 2 / variance + variance.log() + math.log(2 * math.pi))
+
+
+def generator(*keys: int) -> torch.Generator:
+    """A CPU random generator that is a function of the keys alone: (seed, purpose, step, ...); equal keys draw equal numbers."""
+    state = 0x9E3779B97F4A7C15
+    for key in keys:
+        state = (state ^ (int(key) + 0x9E3779B97F4A7C15 + (state << 6) + (state >> 2))) * 0xBF58476D1CE4E5B9 % 2**64
+    return torch.Generator().manual_seed(state % 2**63)
+
+
+def hidden_levels(count: int, *, low: float, high: float, seed: int) -> list[float]:
+    """Noise levels for a set, one an image: spaced evenly in the logarithm between low and high, in random order.
+
+    Args:
+        count: how many images.
+        low, high: smallest and largest level, any unit.
+        seed: decides the order alone.
+    """
+    if not 0 < low <= high:
+        raise ValueError(f"levels from {low} to {high} make no range; give 0 < low <= high.")
+    spaced = [low * (high / low) ** (i / max(1, count - 1)) for i in range(count)]
+    return [spaced[i] for i in torch.randperm(count, generator=generator(seed, 101)).tolist()]
+
+
+def hidden_copies(clean: list[Tensor], *, low: float, high: float, seed: int) -> tuple[list[Tensor], list[float]]:
+    """One noisy copy of each image, white Gaussian, each at a level of its own (the `fixed` setting: a copy is never redrawn).
+
+    Args:
+        clean: images of any shapes.
+        low, high, seed: see hidden_levels; the levels are in the images' unit.
+    Returns:
+        the noisy copies, and their true levels, which no stage may see.
+    """
+    levels = hidden_levels(len(clean), low=low, high=high, seed=seed)
+    return [PoissonGaussian(level).sample(image, generator=generator(seed, 102, i)) for i, (image, level) in enumerate(zip(clean, levels, strict=True))], levels

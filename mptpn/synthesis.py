@@ -1,0 +1,120 @@
+"""Stage 2, pair synthesis: clean natural photographs take on the noise, the intensities and the sharpness learned from the noisy medical set."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mptpn.noise import PoissonGaussian, generator
+from mptpn.training import Batch
+
+BLURS = (0.0, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0, 2.5, 3.0)  # px, widths tried to bring a photograph to a medical image's sharpness
+JITTER = 0.1  # each pair's level is the learned one times u, u ~ U(0.9, 1.1)
+WEIGHT_A, SHARE_A = 0.1, 1 / 8  # weight and share of pairs A in a batch (Wu et al. 2020, public code)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What stage 2 takes from one noisy image.
+
+    Attributes:
+        law: its noise law, estimated by stage 1.
+        mean, deviation: of the clean intensities, the noise's variance taken off.
+        sharpness: mean squared difference of clean neighbours over twice the clean variance, 0 (flat) to 1 (white): see sharpness().
+    """
+
+    law: PoissonGaussian
+    mean: float
+    deviation: float
+    sharpness: float
+
+
+def look_of(noisy: Tensor, *, law: PoissonGaussian) -> Look:
+    """Learn a look from one noisy image [1, 1, H, W] and its noise law; no clean image is needed."""
+    noise = float(law.variance(noisy).mean())
+    variance = max(float(noisy.var()) - noise, 1e-3 * noise)
+    return Look(law=law, mean=float(noisy.mean()), deviation=math.sqrt(variance), sharpness=min(1.0, max(1e-4, sharpness(noisy, noise_variance=noise))))
+
+
+def sharpness(image: Tensor, *, noise_variance: float = 0.0) -> float:
+    """Where an image's spectrum lies: E (x[p] - x[p+1])^2 / (2 var x), the white noise's share taken off both; 0 for the smoothest, 1 for white content.
+
+    In terms of the power spectrum S it is the mean of (1 - cos w) S(w) over the mean of S, with S = noisy spectrum less noise spectrum.
+    """
+    steps = (image.diff(dim=2).square().mean() + image.diff(dim=3).square().mean()) / 4
+    return float((steps - noise_variance) / (image.var() - noise_variance).clamp_min(1e-12))
+
+
+def gaussian_blur(image: Tensor, *, sigma: float) -> Tensor:
+    """Gaussian blur of [B, C, H, W] with reflected borders; sigma in px, 0 leaves the image."""
+    if sigma == 0:
+        return image
+    radius = min(math.ceil(3 * sigma), min(image.shape[2:]) - 1)
+    taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=image.dtype) / sigma) ** 2)
+    taps = (taps / taps.sum()).expand(image.shape[1], 1, -1)
+    padded = F.pad(image, (radius,) * 4, mode="reflect")
+    return F.conv2d(F.conv2d(padded, taps[..., None], groups=image.shape[1]), taps[:, :, None], groups=image.shape[1])
+
+
+class PairSynthesis:
+    """Draws batches of pairs A and B; a function of seed and step alone.
+
+    Args:
+        photos: clean natural photographs, each [1, 1, H, W], H, W >= patch.
+        looks: one for each noisy medical image; a pair takes law, range and sharpness of one of them.
+        pairs_a: (noisy medical image, its stage-1 result), each [1, 1, H, W]; empty: pairs B alone.
+        batch, patch: pairs a batch and their side, px.
+        match_content: bring a photograph to the look's intensity range and sharpness (False: noise alone, for the ablation).
+        seed: decides every draw.
+    """
+
+    def __init__(self, photos: list[Tensor], looks: list[Look], *, pairs_a: list[tuple[Tensor, Tensor]] = (), batch: int = 16, patch: int = 64, match_content: bool = True, seed: int = 0):
+        if not photos or not looks:
+            raise ValueError(f"{len(photos)} photographs and {len(looks)} looks make no pairs; give at least one of each.")
+        self.photos, self.looks, self.pairs_a, self.seed = photos, looks, list(pairs_a), seed
+        self.batch, self.patch, self.match_content = batch, patch, match_content
+        self.count_a = max(1, round(batch * SHARE_A)) if self.pairs_a else 0
+        blurred = [[gaussian_blur(photo, sigma=width) for width in BLURS] for photo in photos] if match_content else []
+        self.stacks = blurred
+        self.sharpnesses = [[sharpness(version) for version in versions] for versions in blurred]
+
+    def __call__(self, step: int) -> Batch:
+        """noisy, clean [batch, 1, patch, patch]; sigma (level at the patch's mean), weight [batch, 1, 1, 1]; pairs A first."""
+        draw = generator(self.seed, 301, step)
+        rows = [self._pair_a(draw) if i < self.count_a else self._pair_b(draw) for i in range(self.batch)]
+        noisy, clean, sigma, weight = zip(*rows, strict=True)
+        column = {"sigma": torch.tensor(sigma).view(-1, 1, 1, 1), "weight": torch.tensor(weight).view(-1, 1, 1, 1)}
+        return {"noisy": torch.cat(noisy), "clean": torch.cat(clean)} | column
+
+    def _pair_a(self, draw: torch.Generator) -> tuple[Tensor, Tensor, float, float]:
+        which = int(torch.randint(len(self.pairs_a), (), generator=draw))
+        noisy, clean = _crop(torch.cat(self.pairs_a[which]), self.patch, draw)[:, None]
+        return noisy[None], clean[None], _level(self.looks[which].law, clean), WEIGHT_A
+
+    def _pair_b(self, draw: torch.Generator) -> tuple[Tensor, Tensor, float, float]:
+        photo = int(torch.randint(len(self.photos), (), generator=draw))
+        look = self.looks[int(torch.randint(len(self.looks), (), generator=draw))]
+        if self.match_content:
+            width = next((i for i, s in enumerate(self.sharpnesses[photo]) if s <= look.sharpness), len(BLURS) - 1)
+            whole = self.stacks[photo][width]
+            clean = _crop(whole, self.patch, draw)
+            clean = (clean - whole.mean()) * (look.deviation / whole.std()) + look.mean
+        else:
+            clean = _crop(self.photos[photo], self.patch, draw)
+        u = 1 + JITTER * (2 * float(torch.rand((), generator=draw)) - 1)
+        law = PoissonGaussian(sigma=look.law.sigma * u, gain=look.law.gain * u**2)
+        return law.sample(clean, generator=draw), clean, _level(law, clean), 1.0
+
+
+def _level(law: PoissonGaussian, clean: Tensor) -> float:
+    return math.sqrt(float(law.variance(clean).mean()))
+
+
+def _crop(images: Tensor, patch: int, draw: torch.Generator) -> Tensor:
+    """The same random square of every image of [B, C, H, W], in random orientation of the square, [B, C, patch, patch]."""
+    top, left = (int(torch.randint(side - patch + 1, (), generator=draw)) for side in images.shape[2:])
+    turn = int(torch.randint(8, (), generator=draw))
+    cut = images[:, :, top : top + patch, left : left + patch].rot90(turn % 4, (2, 3))
+    return (cut.flip(3) if turn > 3 else cut).contiguous()

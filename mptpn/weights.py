@@ -1,0 +1,49 @@
+"""Weights that describe themselves: a safetensors file with the network's name, its arguments and a note of where it comes from."""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from mptpn.images import write_atomically
+
+
+def save_weights(path: str | Path, network: nn.Module, *, arguments: dict, note: dict | None = None) -> Path:
+    """Write a network's state, and what is needed to build it again.
+
+    Args:
+        path: ends in .safetensors; an older file survives a failed write.
+        network: any module.
+        arguments: keyword arguments of its constructor, JSON values.
+        note: anything worth keeping beside it (data, steps, metrics), JSON values.
+    """
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    about = {"network": type(network).__name__, "arguments": json.dumps(arguments), "note": json.dumps(note or {})}
+    return write_atomically(path, lambda temporary: save_file(state, temporary, metadata=about))
+
+
+def load_weights(path: str | Path, *kinds: type[nn.Module]) -> tuple[nn.Module, dict]:
+    """Build the network that a file describes, in eval mode, and return it with its note.
+
+    Args:
+        path: written by save_weights.
+        kinds: the classes that are welcome.
+    Raises:
+        FileNotFoundError, ValueError: no such file; not a weights file; a network of another kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such weights file; train first or give another path.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about, state = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file ({error}); pickled checkpoints are not read.") from error
+    welcome = {kind.__name__: kind for kind in kinds}
+    if about.get("network") not in welcome:
+        raise ValueError(f"{path}: holds {about.get('network')!r}; expected one of {', '.join(welcome)}.")
+    network = welcome[about["network"]](**json.loads(about["arguments"]))
+    network.load_state_dict(state)
+    return network.eval(), json.loads(about["note"])
