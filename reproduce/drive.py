@@ -32,19 +32,26 @@ class Interrupted(Exception):
 
 def main() -> int:
     """Exit code: 0 done, 1 a notebook failed or the preset is running already, 2 wrong input, 128 + signal when stopped."""
-    arguments = read_arguments()
     try:
-        tasks = plan.tasks(arguments.preset)
+        return run_alone(read_arguments())
     except plan.Mistake as mistake:
         print(f"reproduce: {mistake}", file=sys.stderr)
         return 2
+
+
+def run_alone(arguments) -> int:
+    """Run the preset unless another process does, and end its processes when a signal asks to stop."""
+    tasks = plan.tasks(arguments.preset)
+    profiles = sorted(profile.name for profile in (HERE / "profile").iterdir())
+    if arguments.executor not in [None, *profiles]:
+        raise plan.Mistake(f"there is no profile for the executor {arguments.executor!r}: reproduce/profile has {', '.join(profiles)}.")
     folder = arguments.runs.resolve() / arguments.preset
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:  # Python's files are not inherited: this process alone holds the lock
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"reproduce: preset {arguments.preset} is running already in {shown(folder)}: wait for that run or stop it.", file=sys.stderr)
+            print(f"reproduce: preset {arguments.preset} is running already in {show.path(folder)}: wait for that run or stop it.", file=sys.stderr)
             return 1
         for number in STOPPING:
             signal.signal(number, interrupt)
@@ -93,7 +100,7 @@ def reproduce(arguments, tasks: dict, folder: Path) -> int:
         return 0
     if not pending:
         print(f"Nothing to do: all {len(tasks)} notebook runs of preset {arguments.preset} are up to date.\n")
-    elif not watch(snakemake.start(), pending, folder):
+    elif not watch(snakemake, pending):
         print(f"What is done is kept; the same command goes on from here: ./reproduce/run --preset {arguments.preset}", file=sys.stderr)
         return 1
     report(tasks, folder)
@@ -105,7 +112,7 @@ class Snakemake:
 
     def __init__(self, arguments, folder: Path):
         cores = arguments.jobs or min(plan.load_preset(arguments.preset)["cores"], os.cpu_count())
-        self.folder = folder
+        self.folder, self.executor = folder, arguments.executor
         self.environment = os.environ | {MARK: str(folder), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         self.command = [sys.executable, "-m", "snakemake", "--snakefile", str(HERE / "Snakefile"), "--directory", str(folder)]
         self.command += ["--config", f"preset={arguments.preset}", "--rerun-triggers", "params", "input", "mtime"]
@@ -115,10 +122,10 @@ class Snakemake:
             self.where = ["--workflow-profile", str(HERE / "profile" / arguments.executor)] + ["--jobs", str(arguments.jobs)] * bool(arguments.jobs)
 
     def call(self, *options: str) -> str:
-        """What Snakemake prints when it only looks; RuntimeError with its words if it fails."""
+        """What Snakemake prints when it only looks; Mistake with its last words if it fails."""
         done = subprocess.run([*self.command, *options], env=self.environment, capture_output=True, text=True, start_new_session=True)
         if done.returncode:
-            raise RuntimeError(f"snakemake {' '.join(options)} failed:\n{done.stderr}")
+            raise plan.Mistake(f"snakemake {' '.join(options)} failed: {done.stderr.strip()[-1000:]}")
         return done.stdout
 
     def pending(self) -> dict[str, str]:
@@ -128,44 +135,29 @@ class Snakemake:
 
     def start(self) -> subprocess.Popen:
         with open(self.folder / "logs/snakemake.log", "w") as log:
-            return subprocess.Popen([*self.command, *self.where], env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            quiet = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            return subprocess.Popen([*self.command, *self.where], env=self.environment, start_new_session=True, **quiet)
 
 
-def watch(process: subprocess.Popen, pending: dict[str, str], folder: Path) -> bool:
-    """Show the running notebooks until Snakemake ends; True if every pending one was done."""
-    start = time.time() - 1  # file systems may keep whole seconds
-    live = show.LiveLines()
-    live.say(f"{len(pending)} notebook runs to do:")
-    for name, why in pending.items():
-        live.say(f"  {name:<40} {why}")
-    began, ended = {}, set()
-
-    def is_new(path: Path) -> bool:
-        return path.exists() and path.stat().st_mtime >= start
-
-    def order(name: str) -> str:
-        return f"{list(began).index(name) + 1}/{len(pending)}"
-
-    def look() -> None:
-        for name in pending:
-            if name not in began and is_new(folder / f"logs/{name}.log"):
-                began[name] = time.time()
-                live.say(f"[{order(name)}] {name} started")
-            if name in began and name not in ended and is_new(folder / f"done/{name}.json"):
-                ended.add(name)
-                live.say(f"[{order(name)}] {name} done in {show.clock(time.time() - began[name])}, {len(pending) - len(ended)} runs to go")
-
-    while process.poll() is None:
-        look()
-        running = [name for name in began if name not in ended]
-        live.paint([f"[{order(name)}] {name}  {show.clock(time.time() - began[name])}  {show.progress(folder, name)}" for name in running])
-        time.sleep(0.2)
-    look()
-    live.wipe()
-    for name in [name for name in began if name not in ended]:
-        print(f"\n{name} failed:\n{show.error_of(folder, name)}\n    its log: {shown(folder / 'logs' / name)}.log\n", file=sys.stderr)
-    if process.returncode and len(began) == len(ended):
-        print(f"snakemake failed:\n{(folder / 'logs/snakemake.log').read_text()[-2000:]}", file=sys.stderr)
+def watch(snakemake: Snakemake, pending: dict[str, str]) -> bool:
+    """Run the pending notebooks and show them until Snakemake ends; True if all went well."""
+    progress = show.Progress(snakemake.folder, pending)
+    process = snakemake.start()
+    try:
+        while process.poll() is None:
+            progress.look()
+            time.sleep(0.2)
+    except Interrupted:
+        process.send_signal(signal.SIGINT)
+        if snakemake.executor:  # leave it the time to withdraw its jobs from the cluster
+            process.wait(timeout=60)
+        raise
+    stop_processes(snakemake.folder)  # if Snakemake was killed, its notebooks still run
+    progress.close(failed=process.returncode > 0)
+    if process.returncode < 0:
+        print(f"Snakemake was killed by signal {-process.returncode}; the notebooks that ran were stopped.", file=sys.stderr)
+    elif process.returncode and not progress.failed:
+        print(f"Snakemake failed:\n{(snakemake.folder / 'logs/snakemake.log').read_text()[-2000:]}", file=sys.stderr)
     return process.returncode == 0
 
 
@@ -196,7 +188,7 @@ def forget_lost_results(folder: Path) -> None:
     for record in folder.glob("done/*.json"):
         lost = [name for name in json.loads(record.read_text())["files"] if not (folder / name).exists()]
         if lost:
-            print(f"{shown(folder / lost[0])} is gone: {record.stem} runs again.")
+            print(f"{show.path(folder / lost[0])} is gone: {record.stem} runs again.")
             record.unlink()
 
 
@@ -207,12 +199,7 @@ def report(tasks: dict, folder: Path) -> None:
     for title, files in (("executed notebooks", [folder / f"notebooks/{name}.ipynb" for name in tasks]), ("figures", sorted(folder.glob("figures/*.png")))):
         print(f"\n{title}:")
         for path in files:
-            print(f"  {shown(path)}")
-
-
-def shown(path: Path) -> str:
-    """The path as one would type it from here."""
-    return os.path.relpath(path)
+            print(f"  {show.path(path)}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import sys
@@ -9,19 +10,65 @@ import time
 from pathlib import Path
 
 CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-BAR = re.compile(r"\d+/\d+ \[")  # the part of a tqdm line that carries count, time taken and time left
+BAR = re.compile(r"^(?P<label>.*?)(?P<percent>\d+%)\|.*\|\s*(?P<rest>\d+/\d+ \[.*)$")  # tqdm: the drawn bar between the percent and the count
+RATE = re.compile(r",\s*[\d.?]+\s?(it/s|s/it)")  # left out, so that time left and loss fit on a line of 80
+
+
+class Progress:
+    """The state of the runs to do, read from their logs and records, and its picture on the terminal."""
+
+    def __init__(self, folder: Path, pending: dict[str, str]):
+        self.folder, self.pending = folder, pending
+        self.began, self.ended, self.failed = {}, set(), set()  # name -> time; names; names
+        self.start = time.time() - 1  # file systems may keep whole seconds
+        self.live = LiveLines()
+        self.live.say(f"{len(pending)} notebook runs to do:\n" + "\n".join(f"  {name:<40} {why}" for name, why in pending.items()))
+
+    def look(self) -> None:
+        """Tell what began, ended or failed since the last look, and repaint the lines of the running notebooks."""
+        for name in self.pending:
+            if name not in self.began and self.is_new(f"logs/{name}.log"):
+                self.began[name] = time.time()
+                self.live.say(f"{self.step(name)} started")
+            if name in self.running() and self.is_new(f"done/{name}.json"):
+                self.ended.add(name)
+                self.live.say(f"{self.step(name)} done in {clock(time.time() - self.began[name])}, {len(self.pending) - len(self.ended)} runs to go")
+            if name in self.running() and self.is_new(f"logs/{name}.failed"):
+                self.fail(name)
+        self.live.paint([f"{self.step(n)} {clock(time.time() - self.began[n])} {position(self.folder, n)}" for n in self.running()])
+
+    def close(self, *, failed: bool) -> None:
+        """The last look; a notebook that is running still, though nothing runs any more, counts as failed if Snakemake says so."""
+        self.look()
+        self.live.wipe()
+        for name in self.running() if failed else []:
+            self.fail(name)
+
+    def running(self) -> list[str]:
+        return [name for name in self.began if name not in self.ended | self.failed]
+
+    def fail(self, name: str) -> None:
+        self.failed.add(name)
+        log, unfinished = path(self.folder / f"logs/{name}.log"), path(self.folder / f"notebooks/{name}.unfinished.ipynb")
+        self.live.say(f"{self.step(name)} FAILED:\n{error_of(self.folder, name)}\n  log: {log}\n  notebook as far as it came: {unfinished}")
+
+    def is_new(self, file: str) -> bool:
+        return (self.folder / file).exists() and (self.folder / file).stat().st_mtime >= self.start
+
+    def step(self, name: str) -> str:
+        return f"[{list(self.began).index(name) + 1}/{len(self.pending)}] {name}"
 
 
 class LiveLines:
     """One line a running notebook: repainted in place on a terminal, printed every ten seconds elsewhere."""
 
-    def __init__(self, every: float = 10.0):
+    def __init__(self):
         self.terminal = sys.stdout.isatty()
-        self.every = 0.5 if self.terminal else every
+        self.every = 0.5 if self.terminal else 10.0
         self.painted, self.last = 0, time.monotonic()
 
     def say(self, text: str) -> None:
-        """Print a line that stays."""
+        """Print lines that stay."""
         self.wipe()
         print(text, flush=True)
 
@@ -41,49 +88,56 @@ class LiveLines:
         self.painted = len(lines) if self.terminal else 0
 
 
-def progress(folder: Path, name: str) -> str:
-    """Where a running notebook is, from papermill's log: the cell, and its bar (or its last words) if it has any."""
+def position(folder: Path, name: str) -> str:
+    """Where a running notebook is, from papermill's log: the cell, and its bar, or its last words if it has none."""
     try:
         text = (folder / f"logs/{name}.log").read_text(errors="replace")
-        cells = len(json.loads((folder / f"notebooks/{name}.failed.ipynb").read_text())["cells"])
+        cells = len(json.loads((folder / f"notebooks/{name}.unfinished.ipynb").read_text())["cells"])
     except (OSError, ValueError):  # not written yet, or being written
         return "starting"
-    words = [part.strip() for part in re.split(r"[\r\n]+", CONTROL.sub("", text)) if part.strip()]
-    marks = [(at, int(word.split()[2].rstrip("-"))) for at, word in enumerate(words) if word.startswith("Executing Cell ")]
-    at, cell = marks[-1] if marks else (0, 0)
-    spoken = [word for word in words[at + 1 :] if not word.startswith("Ending Cell")]
-    bars = [word for word in spoken if BAR.search(word)]
-    return f"cell {cell} of {cells}  {(bars or spoken or [''])[-1]}".rstrip()
+    before, mark, after = text.rpartition("Executing Cell ")
+    if not mark:
+        return "starting"
+    cell, *said = [part.strip() for part in re.split(r"[\r\n]+", CONTROL.sub("", after)) if part.strip()]
+    words = [word for word in said if not word.startswith("Ending Cell ")]
+    bars = [bar for bar in map(BAR.match, words) if bar]
+    if bars:
+        return f"{bars[-1]['label']}{bars[-1]['percent']} {RATE.sub('', bars[-1]['rest'])}"
+    return f"cell {cell.rstrip('-')} of {cells}  {(words or [''])[-1]}".rstrip()
 
 
 def error_of(folder: Path, name: str, lines: int = 12) -> str:
     """The end of the traceback of a failed notebook's cell, or of its log if no cell raised anything."""
     try:
-        cells = json.loads((folder / f"notebooks/{name}.failed.ipynb").read_text())["cells"]
+        cells = json.loads((folder / f"notebooks/{name}.unfinished.ipynb").read_text())["cells"]
     except (OSError, ValueError):  # killed before papermill saved it
         cells = []
     errors = [output for cell in cells for output in cell.get("outputs", []) if output["output_type"] == "error"]
     text = "\n".join(errors[-1]["traceback"]) if errors else (folder / f"logs/{name}.log").read_text(errors="replace")
-    words = [line for line in CONTROL.sub("", text).splitlines() if line.strip() and not BAR.search(line)]
+    words = [line for line in CONTROL.sub("", text).splitlines() if line.strip() and not BAR.match(line.strip())]
     return "\n".join("    " + line for line in words[-lines:])
+
+
+def results_table(folder: Path) -> str:
+    """PSNR and SSIM of every method (mean ± spread over images), and true against estimated noise levels."""
+    lines = [f"\n{'method':<28}{'PSNR, dB':>16}{'SSIM':>18}{'images':>9}"]
+    with open(folder / "04_ablation_figures/summary.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            psnr = f"{float(row['psnr_mean']):.2f} ± {float(row['psnr_std']):.2f}"
+            ssim = f"{float(row['ssim_mean']):.3f} ± {float(row['ssim_std']):.3f}"
+            lines.append(f"{row['method']:<28}{psnr:>16}{ssim:>18}{row['images']:>9}")
+    lines.append(f"\n{'noise level (sigma of 255)':<28}{'true':>10}{'estimated':>12}{'error, %':>12}")
+    with open(folder / "04_ablation_figures/levels.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            true, estimated, error = (float(row[key]) for key in ("true_sigma_255", "estimated_sigma_255", "error_percent"))
+            lines.append(f"{row['image']:<28}{true:>10.2f}{estimated:>12.2f}{error:>+12.1f}")
+    return "\n".join(lines)
 
 
 def clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def results_table(folder: Path) -> str:
-    """Tables of the run in `folder`: PSNR and SSIM of every method (mean ± spread over images), and true against estimated noise levels."""
-    text = []
-    with open(folder / "04_ablation_figures/summary.csv", newline="") as file:
-        text.append(f"{'method':<28}{'PSNR, dB':>16}{'SSIM':>18}{'images':>9}")
-        for row in csv.DictReader(file):
-            psnr = f"{float(row['psnr_mean']):.2f} ± {float(row['psnr_std']):.2f}"
-            ssim = f"{float(row['ssim_mean']):.3f} ± {float(row['ssim_std']):.3f}"
-            text.append(f"{row['method']:<28}{psnr:>16}{ssim:>18}{row['images']:>9}")
-    with open(folder / "04_ablation_figures/levels.csv", newline="") as file:
-        text.append(f"\n{'noise level (of 255)':<28}{'true':>10}{'estimated':>12}{'error, %':>12}")
-        for row in csv.DictReader(file):
-            true, estimated, error = (float(row[key]) for key in ("true_sigma_255", "estimated_sigma_255", "error_percent"))
-            text.append(f"{row['image']:<28}{true:>10.2f}{estimated:>12.2f}{error:>12.1f}")
-    return "\n".join(text)
+def path(file: Path) -> str:
+    """The path as one would type it from here."""
+    return os.path.relpath(file)

@@ -1,0 +1,105 @@
+"""The house keeps its shape: who may import whom, what a notebook may hold, what may not exist."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import content
+
+ROOT = Path(__file__).parents[1]
+STAGE_1 = {"noise_level", "blind_spot", "posterior", "preliminary"}
+STAGE_2 = {"synthesis"}
+STAGE_3 = {"attention", "attention_triton", "attention_kernels", "transformer", "profound"}
+ALLOWED = {  # module: the modules of mptpn that it may import
+    "__init__": set(),
+    "images": set(),
+    "embedded": {"images"},
+    "noise": set(),
+    "training": set(),
+    "weights": {"images"},
+    "metrics": set(),
+    "figures": {"images", "metrics"},
+    "posterior": set(),
+    "blind_spot": {"noise", "training"},
+    "noise_level": {"noise", "training", "blind_spot", "posterior"},
+    "preliminary": {"noise", "training", "blind_spot", "noise_level", "posterior"},
+    "synthesis": {"noise", "training"},
+    "attention_kernels": set(),
+    "attention_triton": {"attention_kernels"},
+    "attention": {"attention_triton", "attention_kernels"},
+    "transformer": {"attention"},
+    "profound": {"noise", "training", "transformer"},
+}
+MODULES = sorted(path.stem for path in (ROOT / "mptpn").glob("*.py"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def imports_of(module: str) -> set[str]:
+    return content.imported_modules((ROOT / f"mptpn/{module}.py").read_text()) - {"__init__"}
+
+
+def code_cells(path: Path) -> list[dict]:
+    return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+
+
+def forbidden_imports(module: str, imported: set[str]) -> set[str]:
+    return imported - ALLOWED[module]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_imports_only_what_it_may(module):
+    assert module in ALLOWED, f"say in ALLOWED what {module} may import"
+    assert not forbidden_imports(module, imports_of(module))
+
+
+@pytest.mark.parametrize("stage", [STAGE_1, STAGE_2, STAGE_3])
+def test_stages_never_import_each_other(stage):
+    others = (STAGE_1 | STAGE_2 | STAGE_3) - stage
+    assert not {module: ALLOWED[module] & others for module in stage if ALLOWED[module] & others}
+
+
+def test_networks_know_no_figure_and_figures_no_network():
+    networks = STAGE_1 | STAGE_2 | STAGE_3
+    assert not any("figures" in ALLOWED[module] for module in networks) and not ALLOWED["figures"] & networks
+
+
+def test_planted_import_between_stages_is_found():
+    source = "def f():\n    from .synthesis import pairs\n    import mptpn.transformer\n"
+    assert forbidden_imports("preliminary", content.imported_modules(source) - {"__init__"}) == {"synthesis", "transformer"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_figures_draws(module):
+    nodes = list(ast.walk(ast.parse((ROOT / f"mptpn/{module}.py").read_text())))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {f"{node.module}.{alias.name}" for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+    drawing = {name for name in names if name.split(".")[0] in ("matplotlib", "seaborn")} - {"matplotlib.cbook"}  # its sample images
+    assert module == "figures" or not drawing
+
+
+def test_no_module_takes_any_keyword_and_none_is_a_drawer_of_odds_and_ends():
+    assert not set(MODULES) & {"util", "utils", "helper", "helpers", "misc", "common", "config", "registry"}
+    for module in MODULES:
+        nodes = ast.walk(ast.parse((ROOT / f"mptpn/{module}.py").read_text()))
+        assert not [node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.args.kwarg], module
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_defines_nothing(path):
+    for cell in code_cells(path):
+        assert not [n for n in ast.walk(ast.parse(content.without_magics("".join(cell["source"])))) if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_stripped_but_for_the_outputs_that_nbval_compares(path):
+    keys = "metadata.papermill metadata.widgets cell.metadata.papermill metadata.language_info.version"
+    command = [sys.executable, "-m", "nbstripout", "--verify", "--keep-id", "--keep-count", "--extra-keys", keys, str(path)]
+    subprocess.run(command, check=True)
+    for cell in code_cells(path):
+        compared = "NBVAL_CHECK_OUTPUT" in "".join(cell["source"])
+        assert compared == ("keep_output" in cell["metadata"].get("tags", []))
+        assert compared == bool(cell["outputs"]) == (cell["execution_count"] is not None)  # nbval compares nothing in a cell without a count
