@@ -1,7 +1,7 @@
 """Retractable attention: every token attends to window x window tokens at stride `interval` (1: dense, > 1: sparse).
 
 A group is a dense window at interval 1, and at interval I the tokens of an (I * window)-square that share (row mod I, col mod I).
-ART (Zhang et al., ICLR 2023, section 3.2) lets its sparse group grow with the image; here it stays window x window, so cost is linear in pixels.
+ART (Zhang et al., ICLR 2023) lets its sparse group grow with the image; here it stays window x window, so cost is linear in pixels.
 """
 
 import importlib.util
@@ -14,35 +14,35 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 BACKENDS = ("auto", "reference", "sdpa", "triton")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def retractable_attention(qkv: Tensor, bias: Tensor, *, interval: int, window: int = 8, backend: str = "auto") -> Tensor:
-    """Attention inside each group, softmax(q k^T / sqrt(head_dim) + bias) v (ART, Eq. 3).
+    """Attention inside each group, softmax(q k^T / sqrt(head_dim) + bias) v (ART, Zhang et al. 2023).
 
     Token (h, w) lies in group (h // (window * interval), h % interval; the same of w), at row (h % (window * interval)) // interval.
-    The image may have any size: positions beyond its edge do not exist, they are neither read nor counted. Under autocast the
-    computation runs in the autocast dtype.
+    Any image size will do: positions beyond the edge do not exist, they are neither read nor counted. Under autocast all runs in its dtype.
 
     Args:
-        qkv: queries, keys and values, [B, H, W, 3, heads, head_dim]; float32, bfloat16, float16 (float64: not triton).
+        qkv: queries, keys and values, [B, H, W, 3, heads, head_dim]; float32, bfloat16 or float16, and float64 where not by triton.
         bias: added to the logits, [heads, window**2, window**2]; row = query, column = key, positions row-major in the group.
         interval: stride of a group's tokens, pixels.
         window: side of a group, tokens.
-        backend: "reference" (plain PyTorch, the law), "sdpa" (PyTorch's fused attention), "triton" (one kernel, no copies),
-            "auto" (triton for CUDA tensors where Triton is installed, else sdpa).
+        backend: "reference" (plain PyTorch, the law), "sdpa" (PyTorch's fused attention), "triton" (one kernel, no copies), "auto" (triton
+            for CUDA tensors where Triton is installed, else sdpa).
     Returns:
         Attended values, [B, H, W, heads, head_dim], dtype of qkv.
     Raises:
         ValueError: an argument has a wrong shape, dtype, device or range.
         RuntimeError: backend="triton" cannot run here; the message says what is missing.
     """
-    _check(qkv, bias, interval, window, backend)
-    if torch.is_autocast_enabled(qkv.device.type) and qkv.dtype != torch.float64:
+    if torch.is_autocast_enabled(qkv.device.type) and qkv.dtype in DTYPES:
         qkv = qkv.to(torch.get_autocast_dtype(qkv.device.type))
+    _check(qkv, bias, interval, window, backend)
     if backend == "auto":
-        backend = "triton" if qkv.is_cuda and TRITON_INSTALLED and qkv.dtype != torch.float64 else "sdpa"
+        backend = "triton" if qkv.is_cuda and TRITON_INSTALLED and qkv.dtype in DTYPES else "sdpa"
     with torch.autocast(qkv.device.type, enabled=False):
         if backend == "triton":
             from mptpn.attention_triton import strided_attention  # Triton is optional: import it where it is asked for
@@ -64,10 +64,7 @@ def _reference(qkv: Tensor, bias: Tensor, interval: int, window: int) -> Tensor:
 
 @torch.library.custom_op("mptpn::sdpa_attention", mutates_args=())
 def _sdpa(qkv: Tensor, bias: Tensor, interval: int, window: int) -> Tensor:
-    """The same by PyTorch's fused attention on a few groups at a time, gathered by views and copied once into small buffers.
-
-    An operator: its backward is written out below, and torch.compile sees one node.
-    """
+    """The same by PyTorch's fused attention, a few groups at a time; an operator, for its own backward and one node in torch.compile."""
     qkv, bias = qkv.detach(), bias.detach().to(qkv.dtype)  # a bias that asks for its gradient, even unused, bars the fused kernel
     out = qkv.new_empty(*qkv.shape[:3], *qkv.shape[4:])
     for (tokens, result), (part,) in _chunks((qkv, out), (bias,), interval, window):
@@ -125,7 +122,7 @@ def _chunks(images: tuple[Tensor, ...], biases: tuple[Tensor, ...], interval: in
     (height, width), heads = images[0].shape[1:3], images[0].shape[-2]
     logits = 2**26 if images[0].is_cuda else 2**19  # at once; on a CPU they stay in the cache, where a copy costs next to nothing
     for row, col in itertools.product(_spans(height, interval, window), _spans(width, interval, window)):
-        (_, _, _, i), (_, _, _, j) = row, col
+        i, j = row[3], col[3]
         views = [_groups(image, row, col, interval, window) for image in images]
         parts = [bias.unflatten(2, (window, window)).unflatten(1, (window, window))[:, :i, :j, :i, :j] for bias in biases]
         for pieces in _split(views, max(1, logits // (heads * (i * j) ** 2))):
@@ -187,14 +184,12 @@ def _inside(qkv: Tensor, interval: int, window: int) -> Tensor:
 def _check(qkv: Tensor, bias: Tensor, interval: int, window: int, backend: str) -> None:
     if qkv.ndim != 6 or qkv.shape[3] != 3 or 0 in qkv.shape:
         raise ValueError(f"qkv must be [B, H, W, 3, heads, head_dim] without an empty axis; got {list(qkv.shape)}")
-    if qkv.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+    if qkv.dtype not in (*DTYPES, torch.float64):
         raise ValueError(f"qkv must be float32, bfloat16, float16 or float64; got {qkv.dtype}")
     if not 8 <= qkv.shape[-1] <= 128:
         raise ValueError(f"head_dim must be 8 to 128; got {qkv.shape[-1]} in qkv {list(qkv.shape)}")
-    if not 2 <= window <= 32:
-        raise ValueError(f"window must be 2 to 32 tokens; got {window}")
-    if interval < 1:
-        raise ValueError(f"interval must be at least 1; got {interval}")
+    if not 2 <= window <= 32 or interval < 1:
+        raise ValueError(f"window must be 2 to 32 tokens and interval at least 1; got window {window}, interval {interval}")
     expected = [qkv.shape[4], window**2, window**2]
     if list(bias.shape) != expected or not bias.is_floating_point():
         raise ValueError(f"bias must be [heads, window**2, window**2] = {expected}, floating point; got {list(bias.shape)}, {bias.dtype}")
@@ -206,13 +201,13 @@ def _check(qkv: Tensor, bias: Tensor, interval: int, window: int, backend: str) 
         if not TRITON_INSTALLED:
             raise RuntimeError('backend="triton": the package triton is not installed (pip install "mptpn[kernels]")')
         if not (qkv.is_cuda or INTERPRETED):
-            raise RuntimeError(f'backend="triton" needs a CUDA tensor; qkv is on {qkv.device}, and TRITON_INTERPRET=1 was not set at the start')
-        if qkv.dtype == torch.float64:
-            raise ValueError('backend="triton" takes float32, bfloat16 or float16; got torch.float64')
+            raise RuntimeError(f'backend="triton" needs a GPU; qkv is on {qkv.device}, and TRITON_INTERPRET=1 was not set at the start')
+        if qkv.dtype == torch.float64 or (qkv.dtype == torch.bfloat16 and not qkv.is_cuda):
+            raise ValueError(f'backend="triton" takes float32, float16 and, except in the interpreter, bfloat16; got {qkv.dtype}')
 
 
 class RelativePositionBias(nn.Module):
-    """A learned number per head and relative offset (Swin, Liu et al. 2021, section 3.2); forward gives [heads, window**2, window**2]."""
+    """A learned number per head and relative offset (Swin, Liu et al. 2021); forward gives [heads, window**2, window**2]."""
 
     def __init__(self, heads: int, *, window: int = 8) -> None:
         super().__init__()
@@ -224,10 +219,9 @@ class RelativePositionBias(nn.Module):
 
 
 class DynamicPositionBias(nn.Module):
-    """A small network of the relative offset, so that no offset is unseen (CrossFormer, Wang et al. 2022, section 3.3; as in ART).
+    """A small network of the relative offset (CrossFormer, Wang et al. 2022, as in ART); forward gives [heads, window**2, window**2].
 
-    Linear(2, dim), twice (LayerNorm, ReLU, Linear(dim, dim)), then LayerNorm, ReLU, Linear(dim, heads). forward gives
-    [heads, window**2, window**2].
+    Linear(2, dim), twice (LayerNorm, ReLU, Linear(dim, dim)), then LayerNorm, ReLU, Linear(dim, heads).
 
     Args:
         heads: attention heads.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,31 @@ class PoissonGaussian:
         """Log density of noisy given clean at each pixel, same shape, nats."""
         variance = self.variance(clean)
         return -0.5 * ((noisy - clean) ** 2 / variance + variance.log() + math.log(2 * math.pi))
+
+
+# Unit gain for white noise, blind to planes (Immerkaer 1996, Eq. 2).
+SECOND_DIFFERENCE = torch.tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]]) / 6
+
+
+def robust_level(noisy: Tensor) -> Tensor:
+    """A first guess of white noise's standard deviation, median |second difference| / 0.6745 (Donoho and Johnstone 1994), too high on texture.
+
+    Pixels in constant surroundings (zeroed background, padding, saturation) carry no noise and do not count.
+
+    Args:
+        noisy: [B, 1, H, W].
+    Returns:
+        [B, 1, 1, 1], at least 1e-6.
+    """
+    response = F.conv2d(F.pad(noisy, (1, 1, 1, 1), mode="replicate"), SECOND_DIFFERENCE.to(noisy)[None, None]).abs()
+    response = response.masked_fill(constant(noisy), math.nan).flatten(1)
+    return (response.nanmedian(dim=1).values / 0.6745).nan_to_num(0.0).clamp_min(1e-6).view(-1, 1, 1, 1)
+
+
+def constant(noisy: Tensor) -> Tensor:
+    """Where a pixel equals all its eight neighbours, [B, C, H, W] bool."""
+    padded = F.pad(noisy, (1, 1, 1, 1), mode="replicate")
+    return F.max_pool2d(padded, 3, 1) == -F.max_pool2d(-padded, 3, 1)
 
 
 def generator(*keys: int) -> torch.Generator:

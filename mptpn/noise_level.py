@@ -10,7 +10,7 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mptpn.noise import PoissonGaussian, generator
+from mptpn.noise import SECOND_DIFFERENCE, PoissonGaussian, constant, generator, robust_level
 from mptpn.training import Batch, fit
 
 SMALLEST = 16  # px; below that, the window statistics are all border
@@ -19,7 +19,7 @@ WINDOW = 5  # px, side of the local averages
 # Four high-pass filters of unit gain for white noise: second difference in both directions, first differences across, down and diagonal.
 FILTERS = torch.stack(
     [
-        torch.tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]]) / 6,
+        SECOND_DIFFERENCE,
         torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, -1.0], [0.0, 0.0, 0.0]]) / 2**0.5,
         torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, -1.0, 0.0]]) / 2**0.5,
         torch.tensor([[1.0, 0.0, -1.0], [0.0, 0.0, 0.0], [-1.0, 0.0, 1.0]]) / 2,
@@ -62,12 +62,14 @@ class NoiseLevelNetwork(nn.Module):
 
     def forward(self, noisy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         response = F.conv2d(F.pad(noisy, (1, 1, 1, 1), mode="replicate"), self.filters)
-        robust = (response[:, :1].abs().flatten(1).median(1).values / 0.6745).clamp_min(1e-6).view(-1, 1, 1, 1)
+        robust = robust_level(noisy)
         energy = F.avg_pool2d(response**2, WINDOW, 1, WINDOW // 2, count_include_pad=False)
         mean = F.avg_pool2d(noisy, WINDOW, 1, WINDOW // 2, count_include_pad=False)
         second, across, down, diagonal = (energy / robust**2 + 1e-3).log().split(1, dim=1)
         features = torch.cat([mean, second, across + down, (across - down).abs(), diagonal, robust.log().expand_as(mean)], dim=1)
-        return self.layers(features).flatten(1).softmax(dim=1).view_as(mean), energy[:, :1], mean
+        dead = F.max_pool2d(constant(noisy).to(noisy), WINDOW, 1, WINDOW // 2) > 0  # a window that touches a constant background holds less than its noise
+        trusted = self.layers(features).masked_fill(dead & ~dead.flatten(1).all(1).view(-1, 1, 1, 1), -math.inf)
+        return trusted.flatten(1).softmax(dim=1).view_as(mean), energy[:, :1], mean
 
 
 def log_sigma(network: NoiseLevelNetwork, noisy: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from mptpn.noise import PoissonGaussian, generator
 from mptpn.training import Batch
 
-BLURS = (0.0, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0, 2.5, 3.0)  # px, widths tried to bring a photograph to a medical image's sharpness
+BLURS = (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.3, 1.6, 2.0)  # px, widths tried to bring a photograph to a medical image's sharpness
 JITTER = 0.1  # each pair's level is the learned one times u, u ~ U(0.9, 1.1)
 WEIGHT_A, SHARE_A = 0.1, 1 / 8  # weight and share of pairs A in a batch (Wu et al. 2020, public code)
 
@@ -22,29 +22,37 @@ class Look:
     Attributes:
         law: its noise law, estimated by stage 1.
         mean, deviation: of the clean intensities, the noise's variance taken off.
-        sharpness: mean squared difference of clean neighbours over twice the clean variance, 0 (flat) to 1 (white): see sharpness().
+        sharpness: see sharpness(); None where the noise drowns it, and the pair then takes that of another image of the set.
     """
 
     law: PoissonGaussian
     mean: float
     deviation: float
-    sharpness: float
+    sharpness: float | None
 
 
 def look_of(noisy: Tensor, *, law: PoissonGaussian) -> Look:
     """Learn a look from one noisy image [1, 1, H, W] and its noise law; no clean image is needed."""
     noise = float(law.variance(noisy).mean())
     variance = max(float(noisy.var()) - noise, 1e-3 * noise)
-    return Look(law=law, mean=float(noisy.mean()), deviation=math.sqrt(variance), sharpness=min(1.0, max(1e-4, sharpness(noisy, noise_variance=noise))))
+    return Look(law=law, mean=float(noisy.mean()), deviation=math.sqrt(variance), sharpness=sharpness(noisy, noise_variance=noise))
 
 
-def sharpness(image: Tensor, *, noise_variance: float = 0.0) -> float:
-    """Where an image's spectrum lies: E (x[p] - x[p+1])^2 / (2 var x), the white noise's share taken off both; 0 for the smoothest, 1 for white content.
+def sharpness(image: Tensor, *, noise_variance: float = 0.0) -> float | None:
+    """How fast content changes over one pixel, as a share of how fast it changes over four: d(1) / d(4), 1/16 for a smooth edge, 1 for white content.
 
-    In terms of the power spectrum S it is the mean of (1 - cos w) S(w) over the mean of S, with S = noisy spectrum less noise spectrum.
+    d(k) = E (x[p] - x[p+k])^2 / 2 less the white noise's variance, over rows and columns: a property of the spectrum that contrast and large structures leave alone.
+
+    Returns:
+        the ratio, or None where d(1) is under a fifth of the noise's variance, which is itself known to a few percent only.
     """
-    steps = (image.diff(dim=2).square().mean() + image.diff(dim=3).square().mean()) / 4
-    return float((steps - noise_variance) / (image.var() - noise_variance).clamp_min(1e-12))
+
+    def step(lag: int) -> float:
+        down, across = image[..., lag:, :] - image[..., :-lag, :], image[..., lag:] - image[..., :-lag]
+        return float((down.square().mean() + across.square().mean()) / 4) - noise_variance
+
+    fine, coarse = step(1), step(4)
+    return min(1.0, max(1 / 16, fine / coarse)) if fine > 0.2 * noise_variance and coarse > 0 else None
 
 
 def gaussian_blur(image: Tensor, *, sigma: float) -> Tensor:
@@ -79,6 +87,7 @@ class PairSynthesis:
         blurred = [[gaussian_blur(photo, sigma=width) for width in BLURS] for photo in photos] if match_content else []
         self.stacks = blurred
         self.sharpnesses = [[sharpness(version) for version in versions] for versions in blurred]
+        self.known = [look.sharpness for look in looks if look.sharpness is not None] or [1.0]
 
     def __call__(self, step: int) -> Batch:
         """noisy, clean [batch, 1, patch, patch]; sigma (level at the patch's mean), weight [batch, 1, 1, 1]; pairs A first."""
@@ -90,14 +99,15 @@ class PairSynthesis:
 
     def _pair_a(self, draw: torch.Generator) -> tuple[Tensor, Tensor, float, float]:
         which = int(torch.randint(len(self.pairs_a), (), generator=draw))
-        noisy, clean = _crop(torch.cat(self.pairs_a[which]), self.patch, draw)[:, None]
-        return noisy[None], clean[None], _level(self.looks[which].law, clean), WEIGHT_A
+        noisy, clean = _crop(torch.cat(self.pairs_a[which]), self.patch, draw).split(1)
+        return noisy, clean, _level(self.looks[which].law, clean), WEIGHT_A
 
     def _pair_b(self, draw: torch.Generator) -> tuple[Tensor, Tensor, float, float]:
         photo = int(torch.randint(len(self.photos), (), generator=draw))
         look = self.looks[int(torch.randint(len(self.looks), (), generator=draw))]
         if self.match_content:
-            width = next((i for i, s in enumerate(self.sharpnesses[photo]) if s <= look.sharpness), len(BLURS) - 1)
+            goal = look.sharpness or self.known[int(torch.randint(len(self.known), (), generator=draw))]
+            width = min(range(len(BLURS)), key=lambda i: abs(self.sharpnesses[photo][i] - goal))
             whole = self.stacks[photo][width]
             clean = _crop(whole, self.patch, draw)
             clean = (clean - whole.mean()) * (look.deviation / whole.std()) + look.mean
@@ -118,3 +128,26 @@ def _crop(images: Tensor, patch: int, draw: torch.Generator) -> Tensor:
     turn = int(torch.randint(8, (), generator=draw))
     cut = images[:, :, top : top + patch, left : left + patch].rot90(turn % 4, (2, 3))
     return (cut.flip(3) if turn > 3 else cut).contiguous()
+
+
+def radial_spectrum(patches: Tensor, *, noise_variance: Tensor | float = 0.0) -> tuple[list[float], list[float]]:
+    """Mean power spectrum of square patches over rings of frequency, white noise taken off, as shares of the whole content's variance.
+
+    Args:
+        patches: [N, 1, P, P]; each is centred and tapered by a Hann window.
+        noise_variance: white noise in each patch, [N] or a number, intensity squared.
+    Returns:
+        frequencies (cycles / px, up to 0.5) and powers, one for each ring; a ring can be negative where noise is nearly all there is.
+    """
+    side = patches.shape[-1]
+    window = torch.hann_window(side, periodic=False, dtype=torch.float64)
+    window = window[:, None] * window
+    window = window / window.square().mean().sqrt()
+    centred = patches.double() - patches.double().mean(dim=(2, 3), keepdim=True)
+    power = torch.fft.fft2(centred * window).abs().square().mean(dim=1) / side**2  # [N, P, P]; white noise of variance v has power v
+    power = (power - torch.as_tensor(noise_variance, dtype=torch.float64).reshape(-1, 1, 1)).mean(dim=0)
+    along = torch.fft.fftfreq(side, dtype=torch.float64)
+    ring = ((along[:, None] ** 2 + along**2).sqrt() * side).round().long()
+    rings = range(1, side // 2 + 1)
+    values = [float(power[ring == r].mean() / power.mean()) for r in rings]
+    return [r / side for r in rings], values

@@ -228,8 +228,8 @@ QKV, BIAS = torch.zeros(1, 4, 4, 3, 2, 8), torch.zeros(2, 64, 64)
         ({"qkv": QKV[..., :7]}, "8 to 128; got 7"),
         ({"bias": BIAS[:1]}, r"\[2, 64, 64\], .* got \[1, 64, 64\]"),
         ({"bias": BIAS.to("meta")}, "cpu; got meta"),
-        ({"window": 33}, "got 33"),
-        ({"interval": 0}, "got 0"),
+        ({"window": 33}, "got window 33"),
+        ({"interval": 0}, "interval 0"),
         ({"backend": "flash"}, "got 'flash'"),
     ],
 )
@@ -238,7 +238,7 @@ def test_a_wrong_argument_is_named(arguments, said):
         retractable_attention(**{"qkv": QKV, "bias": BIAS, "interval": 1, **arguments})
 
 
-@pytest.mark.parametrize(("installed", "said"), [(False, "package triton is not installed"), (True, "needs a CUDA tensor; qkv is on cpu")])
+@pytest.mark.parametrize(("installed", "said"), [(False, "package triton is not installed"), (True, "needs a GPU; qkv is on cpu")])
 def test_triton_says_what_is_missing(monkeypatch, installed, said):
     monkeypatch.setattr(attention, "TRITON_INSTALLED", installed)
     monkeypatch.setattr(attention, "INTERPRETED", False)
