@@ -12,20 +12,22 @@ import torch
 
 triton = pytest.importorskip("triton")
 import triton.language as tl  # noqa: E402 - after the check that it is there
-from test_attention import by_definition, example, gradients, upstream  # noqa: E402
 
 from mptpn import attention_kernels as kernels  # noqa: E402
 from mptpn import attention_triton  # noqa: E402
 from mptpn.attention import INTERPRETED, retractable_attention  # noqa: E402
+from test_attention import example, gradients, upstream  # noqa: E402
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * CUDA  # the interpreter multiplies the bits of bfloat16
 runs = pytest.mark.skipif(not (CUDA or INTERPRETED), reason="runs in test_kernels_are_right_in_the_interpreter")
 on_gpu = pytest.mark.skipif(not CUDA, reason="needs a GPU")
-SIZES = [(1, 1, 1, 4, 8), (1, 9, 2, 4, 16), (7, 13, 2, 4, 30), (5, 3, 2, 2, 8), (17, 11, 1, 8, 30), (8, 8, 1, 8, 72)]  # H, W, interval, window, head_dim
-BLOCKS = [(11, 9, 1, 9, 8), (13, 16, 1, 16, 32)]  # groups of several blocks, slow in the interpreter
-CASES = [(size, dtype) for size in SIZES for dtype in DTYPES] + [(BLOCKS[0], dtype) for dtype in DTYPES] + [(BLOCKS[1], dtype) for dtype in DTYPES[1 - CUDA :]]
+TINY = [(1, 1, 1, 4, 8), (1, 9, 2, 4, 16), (5, 3, 2, 2, 8), (8, 8, 1, 8, 72)]  # H, W, interval, window, head_dim
+SIZES = [(7, 13, 2, 4, 30), (17, 11, 1, 8, 30), (11, 9, 1, 9, 8), (13, 16, 1, 16, 32)]  # the last two have groups of several blocks
+CASES = [(size, torch.float32) for size in TINY] + [(size, dtype) for size in SIZES for dtype in DTYPES]
+if not CUDA:
+    CASES.remove((SIZES[-1], torch.float32))  # 64 pairs of blocks: a minute in the interpreter
 
 if INTERPRETED:
     from triton.runtime import interpreter
@@ -42,7 +44,7 @@ if INTERPRETED:
 
 def case(height, width, interval, window, head_dim, *, dtype=torch.float32):
     few = 1 if window > 8 else 2
-    qkv, bias = example(height, width, window, batch=2 if height * width == 9 else 1, heads=few, head_dim=head_dim, dtype=dtype)
+    qkv, bias = example(height, width, window, batch=2 if height == 1 else 1, heads=few, head_dim=head_dim, dtype=dtype)
     return qkv.to(DEVICE), bias.float().to(DEVICE), {"interval": interval, "window": window, "backend": "triton"}
 
 
@@ -70,15 +72,6 @@ def test_kernels_are_right_in_the_interpreter():
 @pytest.mark.parametrize(("size", "dtype"), CASES, ids=str)
 def test_rounding_error_is_at_most_twice_that_of_plain_pytorch(size, dtype):
     assert worst_ratio(size, dtype) <= 1
-
-
-@runs
-@pytest.mark.parametrize("size", [(7, 13, 2, 4, 16), (17, 11, 1, 8, 30)], ids=str)
-def test_output_follows_the_definition(size):
-    qkv, bias, arguments = case(*size)
-    expected = by_definition(qkv.double().cpu(), bias.double().cpu(), interval=size[2], window=size[3])
-    # float32 rounding of sums over at most 64 numbers of size 1-10: below 64 * 10 * 6e-8
-    torch.testing.assert_close(retractable_attention(qkv, bias, **arguments).double().cpu(), expected, rtol=0, atol=3.8e-5)
 
 
 @runs
