@@ -50,7 +50,7 @@ def image_from_array(array: np.ndarray, *, name: str, subject: str = "", value_r
         value_range: what becomes 0 and 1, in the array's unit; None: the type's own range for 8-bit arrays, else the array's minimum and maximum.
         unit: unit of value_range.
     Raises:
-        ValueError: empty, 1x1, constant, NaN or infinite pixels, or a rank that is not 2 or 3.
+        ValueError: empty, 1x1, constant, NaN or infinite pixels, a rank that is not 2 or 3, a value_range that is not low < high.
     """
     array = np.asarray(array)
     if array.dtype == bool or not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
@@ -68,9 +68,11 @@ def image_from_array(array: np.ndarray, *, name: str, subject: str = "", value_r
     bad = int((~np.isfinite(array)).sum())
     if bad:
         raise ValueError(f"{name}: {bad} of {array.size} values are NaN or infinite; replace or crop them first.")
-    if array.min() == array.max():
-        raise ValueError(f"{name}: every pixel is {array.flat[0]:g}; a constant image has no noise to learn from.")
+    if (array == array[0, 0]).all():
+        raise ValueError(f"{name}: every pixel is {array[0, 0]}; a constant image has no noise to learn from.")
     low, high = value_range or ((0.0, 255.0) if eight_bit else (float(array.min()), float(array.max())))
+    if not 0 < high - low < np.inf:
+        raise ValueError(f"{name}: value_range ({low:g}, {high:g}) spans nothing that 0 and 1 can stand for; give finite low < high.")
     unit_pixels = (array - low) / (high - low)
     pixels = torch.from_numpy(unit_pixels.astype(np.float32).reshape(*array.shape[:2], -1)).permute(2, 0, 1)[None].contiguous()
     return Image(name=name, subject=subject or name, pixels=pixels, value_range=(low, high), unit=unit)
@@ -89,7 +91,8 @@ def read_image(path: str | Path) -> Image:
     try:
         array, value_range, unit = _decode(path)
     except Exception as error:  # every decoder has its own exception; the sentence names the file and keeps the cause
-        raise ValueError(f"{path}: not an image that can be read ({type(error).__name__}: {error}); give DICOM, NIfTI, TIFF, PNG, JPEG or .npy.") from error
+        cause = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"  # one line: some decoders list their plug-ins
+        raise ValueError(f"{path}: not an image that can be read ({cause}); give DICOM, NIfTI, TIFF, PNG, JPEG or .npy.") from error
     return image_from_array(array, name=path.name, value_range=value_range, unit=unit)
 
 
@@ -101,7 +104,8 @@ def _decode(path: Path) -> tuple[np.ndarray, tuple[float, float] | None, str]:
 
         data = pydicom.dcmread(path)
         array = apply_modality_lut(data.pixel_array, data)
-        return array if array.ndim == 2 or array.shape[-1] == 3 else array[len(array) // 2], None, str(data.get("RescaleType", "stored value"))
+        one_frame = array.ndim == 2 or (array.ndim == 3 and array.shape[-1] == 3)
+        return array if one_frame else array[len(array) // 2], None, str(data.get("RescaleType", "stored value"))
     if path.name.lower().endswith((".nii", ".nii.gz")):
         import nibabel
 
@@ -131,7 +135,8 @@ def write_image(path: str | Path, image: Image) -> Path:
 
     def write(temporary: Path) -> None:
         if path.suffix.lower() == ".npy":
-            np.save(temporary, array)
+            with temporary.open("wb") as file:  # a path that does not end in lower-case .npy would get a second ending
+                np.save(file, array)
         else:
             import tifffile
 
