@@ -140,7 +140,7 @@ def write_image(path: str | Path, image: Image) -> Path:
         else:
             import tifffile
 
-            tifffile.imwrite(temporary, array)
+            tifffile.imwrite(temporary, array, photometric="rgb" if array.ndim == 3 else "minisblack")
 
     return write_atomically(path, write)
 

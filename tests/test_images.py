@@ -1,0 +1,176 @@
+"""The doors: what comes in goes out again, and what carries no picture stays outside with a sentence that names it."""
+
+import os
+import signal
+import subprocess
+import sys
+from importlib.resources import files
+
+import numpy as np
+import pytest
+import torch
+
+from mptpn.images import image_from_array, read_image, write_atomically, write_image
+
+DICOM = files("pydicom") / "data" / "test_files"
+RAMP = np.arange(35.0).reshape(5, 7)
+
+
+@pytest.mark.parametrize("ending", [".npy", ".NPY", ".tif", ".TIFF"])
+@pytest.mark.parametrize("shape", [(5, 7), (2, 3), (7, 5, 3)], ids=str)
+def test_what_is_written_is_read_back(tmp_path, shape, ending):
+    array = np.random.default_rng(0).uniform(-1000, 2000, shape).astype(np.float32)
+    image = image_from_array(array, name="x", value_range=(-1024, 3071))
+    back = read_image(write_image(tmp_path / f"x{ending}", image))
+    low, high = back.value_range
+    # float32 keeps 0..1 to 2^-25 and 2000 to 2^-14: each crossing of the door adds at most 4095 * 2^-25 + 2^-14
+    again = back.pixels[0].permute(1, 2, 0).double().numpy().squeeze() * (high - low) + low
+    np.testing.assert_allclose(again, array, rtol=0, atol=4 * (4095 * 2**-25 + 2**-14))
+    assert list(tmp_path.iterdir()) == [tmp_path / f"x{ending}"]
+
+
+def test_inside_an_image_is_float32_with_its_range_beside_it():
+    image = image_from_array(RAMP - 10, name="ramp", value_range=(-10, 24))
+    assert image.pixels.dtype == torch.float32 and image.pixels.shape == (1, 1, 5, 7)
+    assert image.pixels[0, 0, 0, 0] == 0 and image.pixels[0, 0, -1, -1] == 1
+    assert image.value_range == (-10, 24)
+
+
+def test_eight_bits_keep_the_range_of_their_type():
+    assert image_from_array(np.array([[3, 9]], dtype=np.uint8), name="x").value_range == (0, 255)
+
+
+def test_alpha_is_dropped():
+    array = np.random.default_rng(0).integers(0, 255, (5, 7, 4), dtype=np.uint8)
+    torch.testing.assert_close(image_from_array(array, name="x").pixels, image_from_array(array[..., :3], name="x").pixels, rtol=0, atol=0)
+
+
+def test_the_caller_s_array_is_left_alone():
+    array = RAMP.copy()
+    image_from_array(array, name="x").pixels.zero_()
+    np.testing.assert_array_equal(array, RAMP)
+
+
+BAD = {
+    "empty": (np.zeros((0, 7)), "empty"),
+    "one pixel": (np.zeros((1, 1)), "1x1"),
+    "constant": (np.full((5, 7), 3.5), "3.5"),
+    "one colour": (np.ones((5, 7, 3)) * [1, 2, 3], "constant"),
+    "NaN": (np.where(RAMP == 4, np.nan, RAMP), "1 of 35"),
+    "infinite": (np.where(RAMP > 32, np.inf, RAMP), "2 of 35"),
+    "complex": (RAMP + 1j, "complex128"),
+    "objects": (RAMP.astype(object), "object"),
+    "text": (np.array([["a", "b"]]), "U1"),
+    "mask": (RAMP > 3, "bool"),
+    "one number": (np.array(3.0), r"\(\)"),
+    "a row": (np.arange(5.0), r"\(5,\)"),
+    "two channels": (np.zeros((5, 7, 2)), r"\(5, 7, 2\)"),
+    "four axes": (np.zeros((2, 5, 7, 3)), r"\(2, 5, 7, 3\)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_no_picture_is_refused_by_name_and_value(case):
+    array, value = BAD[case]
+    with pytest.raises(ValueError, match=rf"^somewhere\.png: .*{value}"):
+        image_from_array(array, name="somewhere.png")
+
+
+@pytest.mark.parametrize("value_range", [(1.0, 1.0), (2.0, 1.0), (0.0, np.nan), (-1.7e308, 1.7e308)], ids=str)
+def test_a_range_that_spans_nothing_is_refused(value_range):
+    with pytest.raises(ValueError, match="value_range"):
+        image_from_array(RAMP, name="x", value_range=value_range)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.png: no such file"):
+        read_image(tmp_path / "nowhere.png")
+
+
+def truncated_dicom():
+    return (DICOM / "CT_small.dcm").read_bytes()[:30000]
+
+
+NO_IMAGES = {"notes.png": lambda: b"not a picture\n", "empty.png": lambda: b"", "half.dcm": truncated_dicom, "x.npy": lambda: b"\x93NUMPY"}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", NO_IMAGES)
+def test_a_file_that_is_no_image_is_refused_in_one_line(tmp_path, name):
+    (tmp_path / name).write_bytes(NO_IMAGES[name]())
+    with pytest.raises(ValueError, match=f"{name}: not an image that can be read") as refusal:
+        read_image(tmp_path / name)
+    assert "\n" not in str(refusal.value)
+
+
+def test_pickled_objects_are_never_loaded(tmp_path):
+    np.save(tmp_path / "o.npy", np.array([[1, None]], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="not an image that can be read"):
+        read_image(tmp_path / "o.npy")
+
+
+def test_dicom_comes_in_rescaled():
+    image = read_image(str(DICOM / "CT_small.dcm"))
+    assert image.pixels.shape == (1, 1, 128, 128)
+    assert image.value_range == (128 - 1024, 2191 - 1024)  # stored 128..2191, rescale intercept -1024
+
+
+def test_a_colour_series_gives_its_middle_frame():
+    image = read_image(str(DICOM / "examples_ybr_color.dcm"))
+    assert image.pixels.shape == (1, 3, 240, 320)
+
+
+def test_a_volume_gives_its_middle_slice(tmp_path):
+    import nibabel
+
+    volume = np.random.default_rng(0).random((6, 7, 5, 2)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "v.nii.gz")
+    image = read_image(tmp_path / "v.nii.gz")
+    low, high = image.value_range
+    assert (low, high) == (volume[:, :, 2, 0].min(), volume[:, :, 2, 0].max()) and image.pixels.shape == (1, 1, 6, 7)
+
+
+def test_sixteen_bit_png_keeps_its_values(tmp_path):
+    from PIL import Image
+
+    array = np.random.default_rng(0).integers(0, 65535, (5, 7)).astype(np.uint16)
+    Image.fromarray(array).save(tmp_path / "x.png")
+    assert read_image(tmp_path / "x.png").value_range == (array.min(), array.max())
+
+
+def test_float_pixels_are_not_written_as_png(tmp_path):
+    with pytest.raises(ValueError, match="x.png"):
+        write_image(tmp_path / "x.png", image_from_array(RAMP, name="x"))
+
+
+def test_equal_pixels_have_equal_hashes_and_others_do_not():
+    image = image_from_array(RAMP, name="a")
+    assert image.sha256 == image.with_pixels(image.pixels.clone()).sha256 == image.with_pixels(image.pixels.mT.contiguous().mT).sha256
+    assert image.sha256 != image.with_pixels(image.pixels + 1e-6).sha256
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path):
+    target = tmp_path / "result.txt"
+    write_atomically(target, lambda path: path.write_text("old"))
+
+    def disk_full(path):
+        path.write_text("half of the n")
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        write_atomically(target, disk_full)
+    assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_a_killed_write_keeps_the_old_file(tmp_path):
+    target = tmp_path / "result.txt"
+    target.write_text("old")
+    script = "import os, signal, sys; from mptpn.images import write_atomically\n"
+    script += "def half(path): path.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+    script += "write_atomically(sys.argv[1], half)"
+    killed = subprocess.run([sys.executable, "-c", script, str(target)], env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert killed.returncode == -signal.SIGKILL and target.read_text() == "old"
+
+
+def test_folders_are_made_on_the_way(tmp_path):
+    assert write_image(tmp_path / "a" / "b" / "x.npy", image_from_array(RAMP, name="x")).is_file()
