@@ -13,6 +13,7 @@ import seaborn
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from mptpn.images import write_atomically
 
@@ -39,6 +40,13 @@ def show(axes: Axes, image, *, title: str = "", low: float = 0.0, high: float = 
     axes.set_title(title)
     axes.set_axis_off()
     return drawn
+
+
+def level_axis(axes: Axes, axis: str = "x", *, ticks: tuple[int, ...] = (5, 10, 20, 50)) -> None:
+    """Logarithmic axis of noise levels, gray levels of 255, with plain numbers on it; axis is "x" or "y"."""
+    getattr(axes, f"set_{axis}scale")("log")
+    getattr(axes, f"set_{axis}ticks")(ticks, labels=[str(tick) for tick in ticks])
+    getattr(axes, f"{axis}axis").set_minor_locator(NullLocator())
 
 
 def save_figure(figure: Figure, name: str, *, table: pd.DataFrame, notebook: str, parameters: dict, out: str | Path) -> Path:
@@ -71,8 +79,3 @@ def _commit() -> str | None:
     here = Path(__file__).parent
     answer = subprocess.run(["git", "describe", "--always", "--abbrev=12", "--dirty=+"], cwd=here, capture_output=True, text=True)
     return answer.stdout.strip() or None if answer.returncode == 0 else None
-
-
-def close_all() -> None:
-    """Free every open figure."""
-    plt.close("all")
