@@ -9,6 +9,7 @@ import csv
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,11 +101,17 @@ def reproduce(arguments, tasks: dict, folder: Path) -> int:
         return 0
     if not pending:
         print(f"Nothing to do: all {len(tasks)} notebook runs of preset {arguments.preset} are up to date.\n")
-    elif not watch(snakemake, pending):
+        return report(tasks, folder)
+    wanted = max(tasks[name].gpus() for name in pending)
+    if wanted > len(visible_gpus()) and not arguments.executor:
+        raise plan.Mistake(
+            f"preset {arguments.preset} wants {wanted} CUDA GPU at once and this machine shows {len(visible_gpus())}: "
+            "run it where there is one, on a cluster (--executor slurm), or take a preset for the CPU (quick)."
+        )
+    if not watch(snakemake, pending):
         print(f"What is done is kept; the same command goes on from here: ./reproduce/run --preset {arguments.preset}", file=sys.stderr)
         return 1
-    report(tasks, folder)
-    return 0
+    return report(tasks, folder)
 
 
 class Snakemake:
@@ -117,8 +124,11 @@ class Snakemake:
         self.command = [sys.executable, "-m", "snakemake", "--snakefile", str(HERE / "Snakefile"), "--directory", str(folder)]
         self.command += ["--config", f"preset={arguments.preset}", "--rerun-triggers", "params", "input", "mtime"]
         self.command += ["--rerun-incomplete", "--keep-going", "--scheduler", "greedy", "--nocolor"]
-        self.where = ["--workflow-profile", "none", "--cores", str(cores)]
-        if arguments.executor:
+        gpus = visible_gpus()
+        self.where = ["--workflow-profile", "none", "--cores", str(cores), "--resources", f"gpu={len(gpus)}"]
+        if not arguments.executor:
+            self.environment["MPTPN_GPUS"] = ",".join(gpus)
+        else:
             self.where = ["--workflow-profile", str(HERE / "profile" / arguments.executor)] + ["--jobs", str(arguments.jobs)] * bool(arguments.jobs)
 
     def call(self, *options: str) -> str:
@@ -157,8 +167,20 @@ def watch(snakemake: Snakemake, pending: dict[str, str]) -> bool:
     if process.returncode < 0:
         print(f"Snakemake was killed by signal {-process.returncode}; the notebooks that ran were stopped.", file=sys.stderr)
     elif process.returncode and not progress.failed:
-        print(f"Snakemake failed:\n{(snakemake.folder / 'logs/snakemake.log').read_text()[-2000:]}", file=sys.stderr)
+        words = (snakemake.folder / "logs/snakemake.log").read_text()
+        print(f"Snakemake failed, see its log {show.path(snakemake.folder / 'logs/snakemake.log')}:", file=sys.stderr)
+        print(words[words.find("Error in rule") :][:1500] if "Error in rule" in words else words[-1500:], file=sys.stderr)
     return process.returncode == 0
+
+
+def visible_gpus() -> list[str]:
+    """The devices that CUDA would show: those of CUDA_VISIBLE_DEVICES if it is set, else all that nvidia-smi lists."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [device for device in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if device]
+    if not shutil.which("nvidia-smi"):
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], check=False, capture_output=True, text=True).stdout
+    return [str(number) for number, _ in enumerate(line for line in listed.splitlines() if line.startswith("GPU "))]
 
 
 def stop_processes(folder: Path) -> None:
@@ -192,14 +214,15 @@ def forget_lost_results(folder: Path) -> None:
             record.unlink()
 
 
-def report(tasks: dict, folder: Path) -> None:
-    """Print the results of the run and where its files are."""
+def report(tasks: dict, folder: Path) -> int:
+    """Print the results of the run and where its files are; returns the exit code 0."""
     if "04_ablation_figures" in tasks:
         print(show.results_table(folder))
     for title, files in (("executed notebooks", [folder / f"notebooks/{name}.ipynb" for name in tasks]), ("figures", sorted(folder.glob("figures/*.png")))):
         print(f"\n{title}:")
         for path in files:
             print(f"  {show.path(path)}")
+    return 0
 
 
 if __name__ == "__main__":

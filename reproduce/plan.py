@@ -27,6 +27,10 @@ class Task(NamedTuple):
     given: dict  # the preset's parameters, which papermill injects over the notebook's defaults
     parameters: dict  # all of them, defaults included
 
+    def gpus(self) -> int:
+        """How many GPUs the run asks for."""
+        return self.parameters.get("devices", 1) if self.parameters.get("accelerator") == "cuda" else 0
+
 
 def presets() -> dict[str, dict]:
     """Every preset by name: its description, cores, notebooks and variants."""

@@ -53,7 +53,9 @@ class Progress:
         self.live.say(f"{self.step(name)} FAILED:\n{error_of(self.folder, name)}\n  log: {log}\n  notebook as far as it came: {unfinished}")
 
     def is_new(self, file: str) -> bool:
-        return (self.folder / file).exists() and (self.folder / file).stat().st_mtime >= self.start
+        """Whether the file has been written during this run; an empty log is that of a job that waits in a cluster's queue."""
+        found = self.folder / file
+        return found.exists() and found.stat().st_mtime >= self.start and (found.stat().st_size > 0 or found.suffix == ".failed")
 
     def step(self, name: str) -> str:
         return f"[{list(self.began).index(name) + 1}/{len(self.pending)}] {name}"
@@ -107,7 +109,7 @@ def position(folder: Path, name: str) -> str:
 
 
 def error_of(folder: Path, name: str, lines: int = 12) -> str:
-    """The end of the traceback of a failed notebook's cell, or of its log if no cell raised anything."""
+    """The end of the traceback of a failed notebook's cell, or of its log if no cell raised anything (its kernel was killed, the disk is full)."""
     try:
         cells = json.loads((folder / f"notebooks/{name}.unfinished.ipynb").read_text())["cells"]
     except (OSError, ValueError):  # killed before papermill saved it

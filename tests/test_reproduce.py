@@ -70,7 +70,7 @@ def make_house(house: Path) -> Path:
         (house / f"mptpn/{name}.py").write_text(source + "\n")
     write_notebook(house, "01_noise_estimation", "import mptpn.blind_spot", folder='"01_noise_estimation"')
     write_second_notebook(house)
-    knobs = 'variant: str = "both"  # name of the experiment'
+    knobs = 'variant: str = "both"  # name of the experiment\naccelerator: str = "cpu"  # or cuda'
     body = "assert seed != 13, 'planted'\nvalue = seed"
     write_notebook(house, "03_profound_training", "from mptpn.transformer import C", folder='"03_profound_training/" + variant', knobs=knobs, body=body)
     return house
@@ -299,6 +299,13 @@ def test_slurm_profile_is_accepted(house):
 
 def test_unknown_executor_is_refused(house):
     assert "slurm" in refusal(house, "--executor", "slrum")
+
+
+def test_preset_for_gpus_is_refused_on_a_machine_without(house, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    preset = house / "reproduce/presets/quick.yaml"
+    preset.write_text(preset.read_text().replace("learning_rate: 1", "accelerator: cuda"))
+    assert "wants 1 CUDA GPU" in refusal(house)
 
 
 def test_parameters_are_those_that_papermill_sees():
