@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def read_arguments() -> argparse.Namespace:
     presets = "\n".join(f"  {name:<8}{preset['description']}" for name, preset in plan.presets().items())
     parser = argparse.ArgumentParser(
         prog="./reproduce/run",
-        description=__doc__,
+        description=textwrap.fill(" ".join(__doc__.split()), 79),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"presets (reproduce/presets/NAME.yaml):\n{presets}",
     )
