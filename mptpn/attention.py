@@ -120,7 +120,7 @@ def _chunks(images: tuple[Tensor, ...], biases: tuple[Tensor, ...], interval: in
     Groups cut by the image's edge are met apart from whole ones, at their own smaller size: nothing is padded, nothing is masked.
     """
     (height, width), heads = images[0].shape[1:3], images[0].shape[-2]
-    logits = 2**26 if images[0].is_cuda else 2**19  # at once; on a CPU they stay in the cache, where a copy costs next to nothing
+    logits = 2**26 if images[0].is_cuda else 2**19 * torch.get_num_threads()  # at once; on a CPU so few stay in the cache, where copies are cheap
     for row, col in itertools.product(_spans(height, interval, window), _spans(width, interval, window)):
         i, j = row[3], col[3]
         views = [_groups(image, row, col, interval, window) for image in images]
