@@ -33,7 +33,9 @@ def launch(*, accelerator: str = "cpu", devices: int = 1, nodes: int = 1, precis
         raise RuntimeError('accelerator="cuda": PyTorch finds no CUDA device here; choose accelerator="cpu" or run on a machine with a GPU.')
     if threads:
         torch.set_num_threads(threads)
-    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision)
+    # stage 1 freezes its mean for a while; those weights have no gradient then, and several processes must not wait for it
+    strategy = "auto" if devices == nodes == 1 else "ddp_find_unused_parameters_true"
+    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision, strategy=strategy)
     fabric.launch()
     return fabric
 

@@ -1,0 +1,129 @@
+"""Stage 1 as a whole: what it trains on, how it scales, and that it denoises from one noisy copy."""
+
+import pytest
+import torch
+
+from mptpn import preliminary, training
+from mptpn.blind_spot import BlindSpotNetwork, leak
+from mptpn.metrics import psnr_db
+from mptpn.noise import PoissonGaussian, generator
+from mptpn.posterior import fuse
+
+
+def network(**kind) -> BlindSpotNetwork:
+    torch.manual_seed(0)
+    return BlindSpotNetwork(**{"width": 6, "depth": 1} | kind)
+
+
+def scene(height, width):
+    rows, cols = torch.linspace(0, 9, height)[:, None], torch.linspace(0, 7, width)
+    return (0.5 + 0.3 * torch.sin(rows) * torch.cos(cols))[None, None]
+
+
+def noisy_set(levels=(0.05, 0.1, 0.2)):
+    laws = [PoissonGaussian(level) for level in levels]
+    clean = [scene(50 + 6 * i, 61) for i in range(len(laws))]
+    return clean, [law.sample(x, generator=generator(1, i)) for i, (law, x) in enumerate(zip(laws, clean, strict=True))], laws
+
+
+def batch_of(seed=0, *, patch=20, size=3):
+    _, noisy, laws = noisy_set()
+    return preliminary.patches(noisy, laws, batch=size, patch=patch, keys=(seed, 201, 0))
+
+
+def test_patches_are_a_function_of_their_keys():
+    first, again, later = batch_of(0), batch_of(0), batch_of(1)
+    assert all(torch.equal(first[key], again[key]) for key in first) and not torch.equal(first["noisy"], later["noisy"])
+
+
+def test_a_patch_is_a_turned_piece_of_the_image_whose_law_it_carries():
+    _, noisy, laws = noisy_set()
+    batch = batch_of(3, patch=50, size=12)
+    for patch, sigma, offset in zip(batch["noisy"], batch["sigma"].flatten(), batch["offset"].flatten(), strict=True):
+        which = [law.sigma for law in laws].index(pytest.approx(float(sigma)))
+        assert float(offset) == pytest.approx(float(noisy[which].mean()))
+        assert torch.isin(patch, noisy[which]).all()  # noise makes every value unique
+
+
+def test_patches_come_from_every_image_and_in_every_orientation():
+    marked = [torch.arange(4.0).view(1, 1, 2, 2) + 10 * i for i in range(3)]
+    batch = preliminary.patches(marked, [PoissonGaussian(0.1)] * 3, batch=400, patch=2, keys=(0,))
+    assert len({tuple(patch.flatten().tolist()) for patch in batch["noisy"]}) == 3 * 8  # a missed one of 24: (23 / 24)^400 * 24 = 1e-6
+
+
+def test_an_image_smaller_than_a_patch_is_refused():
+    _, noisy, laws = noisy_set()
+    with pytest.raises(ValueError, match=r"\(1, 1, 50, 61\).*patch 64; choose a patch of at most 50 px"):
+        preliminary.train(network(), noisy, laws=laws, steps=1, fabric=training.launch(), patch=64)
+
+
+def test_the_mean_given_an_offset_is_blind_at_every_level():
+    """The offset is an image's mean, a number beside the network; everything else is blind."""
+
+    class Stage1(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blind = network(local_means=(3, 5))
+
+        def forward(self, noisy):
+            one = torch.ones(1, 1, 1, 1)
+            mean, spread, sigma_n = preliminary.predict(self.blind, noisy, offset=0.4 * one, sigma=0.1 * one, gain=0.02 * one)
+            return mean, spread
+
+    assert leak(Stage1().train(), (1, 1, 7, 10), generator=generator(2)) == 0.0
+
+
+@pytest.mark.parametrize("size", [(9, 13), (1, 1), (40, 31)], ids=str)
+def test_white_noise_results_are_equivariant_to_gain_and_offset(size):
+    blind = network(local_means=(3, 5)).double().eval()
+    noisy = scene(*size).double() + 0.1 * torch.randn(size, dtype=torch.float64, generator=generator(3))
+    plain = preliminary.denoise(blind, noisy, law=PoissonGaussian(0.1))
+    scaled = preliminary.denoise(blind, 37 * noisy - 5, law=PoissonGaussian(3.7))
+    torch.testing.assert_close(scaled["denoised"], 37 * plain["denoised"] - 5, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(scaled["sigma"], 37 * plain["sigma"], rtol=1e-9, atol=1e-9)
+
+
+def test_the_noise_follows_the_law_at_the_blind_mean():
+    law = PoissonGaussian(0.02, gain=0.05)
+    result = preliminary.denoise(network().eval(), scene(21, 30), law=law)
+    # the floor that keeps the likelihood finite adds 1e-4 (sigma^2 + gain) to the variance: at most 5e-6 on 4e-4
+    torch.testing.assert_close(result["sigma_n"] ** 2, law.variance(result["mean"]), rtol=0.02, atol=0)
+
+
+def test_the_result_is_the_posterior_of_its_parts():
+    noisy = noisy_set()[1][1]
+    result = preliminary.denoise(network().eval(), noisy, law=PoissonGaussian(0.1))
+    denoised, sigma = fuse(noisy, result["mean"], sigma_mu=result["sigma_mu"], sigma_n=result["sigma_n"])
+    assert torch.equal(result["denoised"], denoised) and torch.equal(result["sigma"], sigma)
+    assert all(part.shape == noisy.shape for part in result.values())
+
+
+MEAN = {"features", "mean", "head", "branches"}
+
+
+@pytest.mark.parametrize("fraction, trained", [(0.0, MEAN), (0.12, {"spread"}), (0.5, MEAN | {"spread"})])
+def test_each_phase_trains_its_part(fraction, trained):
+    blind = network()
+    preliminary.loss(blind, batch_of(), fraction).backward()
+    assert {name.split(".")[0] for name, p in blind.named_parameters() if p.grad is not None and p.grad.any()} == trained
+
+
+def test_a_law_without_noise_in_the_dark_keeps_the_likelihood_finite():
+    batch = batch_of()
+    batch |= {"noisy": batch["noisy"] * 0, "offset": batch["offset"] * 0, "sigma": batch["sigma"] * 0, "gain": batch["gain"] * 0 + 0.1}
+    batch["offset"] += 0.01
+    assert torch.isfinite(preliminary.loss(network(), batch, 0.5))
+
+
+def test_one_noisy_copy_is_enough_to_denoise():
+    """On smooth scenes the error falls by at least 6 dB at every level, without the averages' help; the untrained network is worse than the noisy image."""
+    torch.set_num_threads(1)
+    clean, noisy, laws = noisy_set()
+    blind = network(width=8)
+
+    def gains():
+        return [psnr_db(preliminary.denoise(blind, y, law=law)["denoised"], x) - psnr_db(y, x) for x, y, law in zip(clean, noisy, laws, strict=True)]
+
+    assert min(gains()) < 0
+    history = preliminary.train(blind, noisy, laws=laws, steps=100, fabric=training.launch(threads=1), batch=4, patch=32, lr=3e-3)
+    assert min(gains()) > 6 and len(history) == 100
