@@ -163,5 +163,8 @@ def _write(checkpoint: str | Path, parts: dict) -> None:
     checkpoint = Path(checkpoint)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     temporary = checkpoint.with_name(f".{os.getpid()}.{checkpoint.name}")
-    torch.save(parts, temporary)
-    os.replace(temporary, checkpoint)
+    try:
+        torch.save(parts, temporary)
+        os.replace(temporary, checkpoint)
+    finally:
+        temporary.unlink(missing_ok=True)
