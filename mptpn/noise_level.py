@@ -15,7 +15,7 @@ from mptpn.training import Batch, fit
 
 SMALLEST = 16  # px; below that, the window statistics are all border
 BINS = 24  # intensity bins of the noise-level function
-WINDOW = 5  # px, side of the local averages
+WINDOW = 13  # px, side of the local averages; with 5, the small or textured images of four seeds were off by up to 12 %, with 13 by up to 8.4 %
 # Four high-pass filters of unit gain for white noise: second difference in both directions, first differences across, down and diagonal.
 FILTERS = torch.stack(
     [
