@@ -32,12 +32,17 @@ class Block(nn.Module):
 
 
 class Group(nn.Module):
-    """Blocks that alternate dense (stride 1) and sparse (stride `interval`), a 3x3 convolution, and the group's input added."""
+    """Blocks in a row, a 3x3 convolution, and the group's input added (ART, Fig. 2); [B, C, H, W] in and out.
 
-    def __init__(self, width: int, *, blocks: int, interval: int, attention: str, recompute: bool, **block):
+    Args:
+        width: features.
+        blocks: each maps [B, H, W, C] to the same.
+        recompute: trade time for memory in training (gradient checkpointing).
+    """
+
+    def __init__(self, width: int, *, blocks: list[Block], recompute: bool):
         super().__init__()
-        strides = {"both": (1, interval), "dense": (1, 1), "sparse": (interval, interval)}[attention]
-        self.blocks = nn.ModuleList(Block(width, interval=strides[i % 2], **block) for i in range(blocks))
+        self.blocks = nn.ModuleList(blocks)
         self.convolution = nn.Conv2d(width, width, 3, padding=1)
         self.recompute = recompute
 
@@ -93,9 +98,13 @@ class RetractableTransformer(nn.Module):
             raise ValueError(f"widths {widths} must be multiples of head_dim {head_dim}, one for each of the {len(intervals)} tuples of intervals.")
         self.unshuffle, self.multiple = unshuffle, unshuffle * 2 ** (len(widths) - 1)
 
+        def group(width: int, interval: int) -> Group:
+            strides = {"both": (1, interval), "dense": (1, 1), "sparse": (interval, interval)}[attention]
+            shape = {"heads": width // head_dim, "window": window, "mlp_ratio": mlp_ratio, "bias": bias}
+            return Group(width, blocks=[Block(width, interval=strides[i % 2], **shape) for i in range(blocks)], recompute=recompute)
+
         def groups(scale: int) -> nn.Sequential:
-            shared = dict(blocks=blocks, heads=widths[scale] // head_dim, window=window, mlp_ratio=mlp_ratio, attention=attention, bias=bias, recompute=recompute)
-            return nn.Sequential(*[Group(widths[scale], interval=interval, **shared) for interval in intervals[scale]])
+            return nn.Sequential(*[group(widths[scale], interval) for interval in intervals[scale]])
 
         steps = list(zip(widths, widths[1:], strict=False))
         self.stem = nn.Conv2d(channels * unshuffle**2, widths[0], 3, padding=1)
@@ -105,6 +114,7 @@ class RetractableTransformer(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in steps)
         self.join = nn.ModuleList(nn.Conv2d(2 * fine, fine, 1) for fine, _ in steps)
         self.decoder = nn.ModuleList(groups(scale) for scale in range(len(steps)))
+        self.last = nn.Conv2d(widths[0], widths[0], 3, padding=1)
         self.head = nn.Conv2d(widths[0], channels * unshuffle**2, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -121,5 +131,5 @@ class RetractableTransformer(nn.Module):
         for scale in reversed(range(len(skips))):
             x = self.join[scale](torch.cat([F.pixel_shuffle(self.up[scale](x), 2), skips[scale]], dim=1))
             x = self.decoder[scale](x)
-        residual = F.pixel_shuffle(self.head(x + shallow), self.unshuffle)
+        residual = F.pixel_shuffle(self.head(self.last(x) + shallow), self.unshuffle)
         return noisy + residual[..., :height, :width]
