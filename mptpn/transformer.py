@@ -96,6 +96,9 @@ class RetractableTransformer(nn.Module):
             raise ValueError(f"attention {attention!r} must be one of {ATTENTION} and bias {bias!r} one of {tuple(BIASES)}.")
         if len(widths) != len(intervals) or any(width % head_dim for width in widths):
             raise ValueError(f"widths {widths} must be multiples of head_dim {head_dim}, one for each of the {len(intervals)} tuples of intervals.")
+        if blocks < 1 or unshuffle < 1 or not 2 <= window <= 32 or not 8 <= head_dim <= 128 or any(interval < 1 for scale in intervals for interval in scale):
+            limits = f"blocks {blocks}, unshuffle {unshuffle} and intervals {intervals} start at 1"
+            raise ValueError(f"{limits}; window {window} is 2 to 32, head_dim {head_dim} 8 to 128.")
         self.unshuffle, self.multiple = unshuffle, unshuffle * 2 ** (len(widths) - 1)
 
         def group(width: int, interval: int) -> Group:

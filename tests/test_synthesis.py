@@ -1,0 +1,217 @@
+"""Pairs: the noise is white at the learned level, the content takes on the look, and every draw is a function of seed and step."""
+
+import math
+
+import pytest
+import torch
+
+from mptpn.metrics import residual_correlation
+from mptpn.noise import PoissonGaussian, generator
+from mptpn.synthesis import JITTER, WEIGHT_A, Look, PairSynthesis, gaussian_blur, look_of, radial_spectrum, sharpness
+
+
+def photo(height=90, width=77, *, seed=0):
+    """Content between white and smooth, contrast 0.2 around 0.5."""
+    rough = gaussian_blur(torch.randn(1, 1, height, width, generator=generator(seed)), sigma=0.8)
+    return 0.5 + 0.2 * rough / rough.std()
+
+
+def look(*, sigma=0.1, gain=0.0, mean=0.4, deviation=0.15, sharp=0.3):
+    return Look(law=PoissonGaussian(sigma, gain=gain), mean=mean, deviation=deviation, sharpness=sharp)
+
+
+def pair_a(height=61, width=70):
+    x = photo(height, width, seed=5)
+    return x + 0.1 * torch.randn(x.shape, generator=generator(6)), x
+
+
+def within(value, expected, *, errors=5, count):
+    """Five standard errors of a standard deviation of `count` normal numbers."""
+    return abs(value / expected - 1) < errors / (2 * count) ** 0.5
+
+
+def test_noise_put_on_is_white_and_of_the_learned_level():
+    pairs = PairSynthesis([photo()], [look(sigma=0.1)], batch=12, patch=40, seed=1)
+    batch = [pairs(step) for step in range(4)]
+    residual = torch.cat([(b["noisy"] - b["clean"]) / b["sigma"] for b in batch])
+    assert within(float(residual.std()), 1, count=residual.numel())
+    assert not within(1.1 * float(residual.std()), 1, count=residual.numel())  # 10 % off is caught
+    assert max(map(abs, residual_correlation(residual))) < 5 / residual.numel() ** 0.5
+    levels = torch.cat([b["sigma"].flatten() for b in batch])
+    assert 0.1 * (1 - JITTER) <= levels.min() < 0.1 * (1 - JITTER / 2) and 0.1 * (1 + JITTER / 2) < levels.max() <= 0.1 * (1 + JITTER)
+
+
+@pytest.mark.parametrize("match_content", [True, False])
+def test_a_signal_dependent_law_is_kept(match_content):
+    """The variance in the dark and in the bright third of the pixels follows gain * clean + sigma^2, jitter averaged: E u^2 = 1 + JITTER^2 / 3."""
+    law = PoissonGaussian(0.02, gain=0.05)
+    pairs = PairSynthesis([photo()], [look(sigma=0.02, gain=0.05, deviation=0.1)], batch=16, patch=40, match_content=match_content)
+    batch = [pairs(step) for step in range(8)]
+    noisy, clean = (torch.cat([b[key] for b in batch]).flatten() for key in ("noisy", "clean"))
+    for low, high in ((0, 1 / 3), (2 / 3, 1)):
+        inside = (clean > clean.quantile(low)) & (clean <= clean.quantile(high))
+        ratio = float(((noisy - clean)[inside] ** 2).mean() / law.variance(clean[inside]).mean())
+        # 128 levels u^2 of relative deviation 2 / sqrt(3) * JITTER = 0.115: standard error 1 %; the pixels add sqrt(2 / 70 000) = 0.5 %; five of both
+        assert ratio == pytest.approx(1 + JITTER**2 / 3, abs=5 * 0.0113)
+
+
+def test_draws_are_a_function_of_seed_and_step_alone():
+    def draws(seed, steps):
+        pairs = PairSynthesis([photo(), photo(seed=1)], [look(), look(sigma=0.05)], pairs_a=[pair_a(), pair_a(80, 55)], batch=8, patch=33, seed=seed)
+        return {step: pairs(step) for step in steps}
+
+    forward, backward, other = draws(0, (0, 1, 7)), draws(0, (7, 1, 0)), draws(1, (0,))
+    for step, batch in forward.items():
+        assert all(torch.equal(batch[key], backward[step][key]) for key in batch)
+    assert not torch.equal(forward[0]["noisy"], forward[1]["noisy"]) and not torch.equal(forward[0]["noisy"], other[0]["noisy"])
+
+
+def test_the_global_generator_is_left_alone_and_has_no_say():
+    pairs = PairSynthesis([photo()], [look()], batch=2, patch=33)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    first = pairs(0)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(4)
+    assert torch.equal(first["noisy"], pairs(0)["noisy"])
+
+
+@pytest.mark.parametrize("batch, count", [(2, 1), (8, 1), (16, 2), (24, 3)])
+def test_pairs_a_come_first_an_eighth_of_the_batch_with_weight_a_tenth(batch, count):
+    pairs = PairSynthesis([photo()], [look()], pairs_a=[pair_a()], batch=batch, patch=33)
+    weight = pairs(0)["weight"].flatten().tolist()
+    assert weight == pytest.approx([WEIGHT_A] * count + [1.0] * (batch - count)) and WEIGHT_A == 0.1 and pairs.count_a == count
+
+
+def test_without_pairs_a_all_weigh_one():
+    assert PairSynthesis([photo()], [look()], batch=8, patch=33)(0)["weight"].flatten().tolist() == [1.0] * 8
+
+
+def test_a_pair_a_is_a_piece_of_the_image_and_of_its_result_at_the_same_place():
+    noisy, clean = pair_a()
+    batch = PairSynthesis([photo()], [look(sigma=0.1)], pairs_a=[(noisy, clean)], batch=8, patch=33)(0)
+    where = {value: index for index, value in enumerate(noisy.flatten().tolist())}
+    found = clean.flatten()[[where[value] for value in batch["noisy"][0].flatten().tolist()]]
+    assert torch.equal(found, batch["clean"][0].flatten()) and float(batch["sigma"][0]) == pytest.approx(0.1)
+
+
+def test_each_pair_a_keeps_the_law_of_its_own_image():
+    dark = torch.zeros(1, 1, 40, 41)
+    images = [(dark + i, dark + i) for i in range(3)]
+    pairs = PairSynthesis([photo()], [look(sigma=0.01 * (i + 1)) for i in range(3)], pairs_a=images, batch=8, patch=33)
+    for step in range(12):
+        batch = pairs(step)
+        assert float(batch["sigma"][0]) == pytest.approx(0.01 * (1 + float(batch["noisy"][0].mean())))
+
+
+def test_smooth_content_has_the_least_sharpness_and_white_the_most():
+    slope = torch.linspace(0, 1, 64)[:, None] + torch.linspace(0, 2, 81)
+    assert sharpness(slope[None, None]) == 1 / 16
+    white = sharpness(torch.randn(1, 1, 200, 151, generator=generator(0)))
+    # d(4) of 30 000 numbers is known to sqrt(3 / 30 000) = 1 %, d(1) / d(4) to 1.5 %; sharpness stops at 1
+    assert 1 - 5 * 0.015 < white <= 1
+
+
+def test_blurring_lowers_sharpness_step_by_step():
+    values = [sharpness(gaussian_blur(torch.randn(1, 1, 200, 151, generator=generator(0)), sigma=width)) for width in (0, 0.4, 0.7, 1.0, 1.6)]
+    assert values == sorted(values, reverse=True) and values[0] > 5 * values[-1]
+
+
+def test_sharpness_knows_no_contrast_and_no_offset():
+    x = photo()
+    assert sharpness(5 * x - 3) == pytest.approx(sharpness(x), rel=1e-4)
+
+
+@pytest.mark.parametrize("width", [0.7, 1.0])
+def test_sharpness_seen_through_noise_is_that_of_the_content(width):
+    content = gaussian_blur(torch.randn(1, 1, 300, 251, generator=generator(1)), sigma=width)
+    content = content / content.std()
+    law = PoissonGaussian(0.5)
+    noisy = law.sample(content, generator=generator(2))
+    assert look_of(noisy, law=law).sharpness == pytest.approx(sharpness(content), rel=0.05)
+    assert abs(sharpness(noisy) / sharpness(content) - 1) > 0.1  # the planted fault: noise left in
+
+
+def test_content_drowned_in_noise_has_no_sharpness():
+    law = PoissonGaussian(5.0)
+    assert look_of(law.sample(photo(200, 151), generator=generator(3)), law=law).sharpness is None
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.3])
+def test_a_look_takes_the_noise_s_share_off_the_contrast(sigma):
+    x, law = photo(200, 151), PoissonGaussian(sigma)
+    found = look_of(law.sample(x, generator=generator(4)), law=law)
+    # variance 0.04 + sigma^2 of 30 000 pixels: relative standard error sqrt(2 / 30 000) = 0.8 % of the sum, five of them on the difference
+    assert found.deviation**2 == pytest.approx(float(x.var()), abs=5 * 0.008 * (0.04 + sigma**2))
+    assert found.mean == pytest.approx(float(x.mean()), abs=5 * sigma / 30_000**0.5)
+
+
+def test_matched_photographs_have_the_look_s_mean_deviation_and_sharpness():
+    goal = look(mean=0.2, deviation=0.05, sharp=0.2)
+    pairs = PairSynthesis([photo(200, 200)], [goal], batch=8, patch=200)
+    clean = pairs(0)["clean"]  # the patch is the whole photograph
+    torch.testing.assert_close(clean.mean((1, 2, 3)), torch.full((8,), 0.2), rtol=0, atol=1e-5)
+    torch.testing.assert_close(clean.std((1, 2, 3)), torch.full((8,), 0.05), rtol=1e-4, atol=0)
+    assert abs(sharpness(clean[:1]) - 0.2) < min(abs(sharpness(x) - 0.2) for x in (photo(200, 200), gaussian_blur(photo(200, 200), sigma=2.0)))
+
+
+def test_a_look_without_sharpness_borrows_one_of_the_set():
+    pairs = PairSynthesis([photo()], [look(sharp=None), look(sharp=1 / 16)], batch=6, patch=33)
+    assert torch.isfinite(pairs(0)["noisy"]).all()
+    alone = PairSynthesis([photo()], [look(sharp=None)], batch=6, patch=33)
+    assert torch.isfinite(alone(0)["noisy"]).all()
+
+
+def test_unmatched_photographs_are_pieces_of_themselves():
+    x = photo()
+    clean = PairSynthesis([x], [look()], batch=4, patch=33, match_content=False)(0)["clean"]
+    assert torch.isin(clean, x).all()
+
+
+@pytest.mark.parametrize("photos, looks", [([], [look()]), ([photo()], []), ([], [])], ids=["no photographs", "no looks", "neither"])
+def test_empty_pools_are_refused_with_their_sizes(photos, looks):
+    with pytest.raises(ValueError, match=f"{len(photos)} photographs and {len(looks)} looks"):
+        PairSynthesis(photos, looks)
+
+
+@pytest.mark.parametrize("size", [(1, 9), (5, 7), (40, 31)], ids=str)
+@pytest.mark.parametrize("sigma", [0.0, 0.4, 2.0])
+def test_blur_keeps_a_constant_and_the_size(size, sigma):
+    flat = torch.full((2, 3, *size), 0.7)
+    torch.testing.assert_close(gaussian_blur(flat, sigma=sigma), flat)
+
+
+def test_blur_is_scipy_s():
+    from scipy.ndimage import gaussian_filter
+
+    x = photo(31, 44).double()
+    expected = gaussian_filter(x[0, 0].numpy(), 1.3, mode="mirror", radius=math.ceil(3 * 1.3))
+    torch.testing.assert_close(gaussian_blur(x, sigma=1.3)[0, 0], torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("side", [32, 33])
+def test_white_noise_has_a_flat_spectrum(side):
+    frequency, power = radial_spectrum(torch.randn(200, 1, side, side, generator=generator(7)))
+    assert frequency[0] == pytest.approx(1 / side) and frequency[-1] <= 0.5 and len(power) == side // 2
+    # a ring of r cycles has about pi r independent values a patch (the taper ties neighbours together, twofold); centring takes a part of the first
+    for r, value in list(enumerate(power, 1))[1:]:
+        assert abs(value - 1) < 5 * (2 / (math.pi * r * 200)) ** 0.5 + 0.02
+
+
+def test_the_spectrum_sums_to_the_variance():
+    """Mean power over all frequencies is the tapered variance: shares average to 1 over the plane (Parseval)."""
+    x = torch.randn(50, 1, 33, 33, generator=generator(8))
+    power = torch.tensor(radial_spectrum(x)[1])
+    along = torch.fft.fftfreq(33)
+    ring = ((along[:, None] ** 2 + along**2).sqrt() * 33).round().long()
+    count = torch.tensor([int((ring == r).sum()) for r in range(1, 17)])
+    corners = 33 * 33 - int(count.sum()) - 1
+    assert float((power * count).sum()) == pytest.approx(33 * 33 - corners, rel=0.03)  # white: the corners and the centre hold their own share
+
+
+def test_noise_taken_off_leaves_the_spectrum_of_the_content():
+    content = torch.cat([gaussian_blur(torch.randn(1, 1, 32, 32, generator=generator(9, i)), sigma=1.0) for i in range(300)])
+    noisy = content + 0.2 * torch.randn(content.shape, generator=generator(10))
+    expected, found, raw = (torch.tensor(radial_spectrum(x, noise_variance=v)[1]) for x, v in ((content, 0.0), (noisy, 0.04), (noisy, 0.0)))
+    # shares of a variance of about 0.08; 300 patches know each ring to about 3 %, of the noise's power (0.5 of the content's mean) too
+    assert (found - expected).abs().max() < 0.15 < (raw - expected).abs().max()
