@@ -36,7 +36,7 @@ def noisy(name, level, *, draw=0):
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", SEEN_NEVER)
 def test_a_hidden_level_is_found_within_ten_percent(network, name, level):
-    # noise of its own, about 2.1 / 255 in the small MR, is rightly counted too: sqrt(5^2 + 2.1^2) is 8 % more than 5, and leaves that one image no room for chance
+    # noise of its own, about 2.1 / 255 in the small MR, is rightly counted: sqrt(5^2 + 2.1^2) is 8 % more than 5, and leaves no room for chance
     assert 255 * estimate(network, noisy(name, level)).sigma == pytest.approx(level, rel=0.12 if (name, level) == ("small_mr", 5) else 0.1)
 
 
