@@ -26,8 +26,12 @@ class DilatedBlock(nn.Module):
 
     def __init__(self, channels: int, *, dilation: int):
         super().__init__()
-        self.wide = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, channels, 5, padding=2 * dilation, dilation=dilation), nn.ReLU())
-        self.narrow = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation), nn.ReLU())
+        self.wide = nn.Sequential(
+            nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, channels, 5, padding=2 * dilation, dilation=dilation), nn.ReLU()
+        )
+        self.narrow = nn.Sequential(
+            nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation), nn.ReLU()
+        )
         self.point = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU())
         self.join = nn.Conv2d(3 * channels, channels, 1)
         self.after = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, channels, 1), nn.ReLU())
@@ -64,11 +68,13 @@ class BlindSpotNetwork(nn.Module):
         channels: channels of the image.
         width: channels inside.
         depth: dilated blocks in each of the two branches.
-        local_means: sides, odd, 3 to 11 px, of windows around a pixel; the mean is then a learned, per-pixel mixture of the window's averages without the pixel itself, plus D-BSN's
-            output. () is D-BSN as published; (3, 5, 7, 11) learns in a tenth of the steps. At most 11: a wider window would see the holes (see visible_offsets).
+        local_means: sides, odd, 3 to 11 px, of windows around a pixel; the mean is then D-BSN's output plus a learned, per-pixel mixture of the windows'
+            averages without the pixel itself. () is D-BSN as published; (3, 5, 7, 11) learns in far fewer steps. At most 11: a wider window would see the
+            holes (see visible_offsets).
 
     forward(noisy [B, C, H, W]) -> mean mu [B, C, H, W] and standard deviation sigma_mu [B, C, H, W], both in the image's unit; any H, W >= 1.
-    Neither depends on the noisy value at its own pixel, in train and in eval mode, at any weights. No normalisation layer: it would carry the pixel around the hole.
+    Neither depends on the noisy value at its own pixel, in train and in eval mode, at any weights. No normalisation layer: it would carry the pixel
+    around the hole.
     """
 
     def __init__(self, channels: int = 1, *, width: int = 96, depth: int = 8, local_means: tuple[int, ...] = ()):

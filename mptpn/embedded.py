@@ -88,7 +88,11 @@ def natural(split: str) -> tuple[Image, ...]:
     Sources: scikit-image and PyWavelets package data; the camera man appears in both packages and is taken once.
     """
     _check_split(split)
-    names = {"train": ("astronaut", "camera", "chelsea", "coins", "moon", "motorcycle_left", "brick", "gravel", "coffee", "hubble_deep_field"), "val": ("rocket",), "test": ()}
+    names = {
+        "train": ("astronaut", "camera", "chelsea", "coins", "moon", "motorcycle_left", "brick", "gravel", "coffee", "hubble_deep_field"),
+        "val": ("rocket",),
+        "test": (),
+    }
     pywt_names = {"train": ("ascent",), "val": ("aero",), "test": ()}
     loaded = []
     for name in names[split]:

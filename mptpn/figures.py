@@ -6,7 +6,6 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn
@@ -22,7 +21,7 @@ COLOURS = {
     "Gaussian, oracle": "#c4a000",
     "stage 1": "#1f77b4",
     "stage 3": "#d62728",
-    "supervised": "#2ca02c",
+    "supervised ceiling": "#2ca02c",
     "true": "#000000",
 }
 DPI = 150
@@ -30,7 +29,9 @@ DPI = 150
 
 def look() -> None:
     """Set the one look: seaborn's ticks, small sans-serif type, gray images in lower origin order from the top."""
-    seaborn.set_theme(context="paper", style="ticks", rc={"figure.dpi": 100, "savefig.dpi": DPI, "image.cmap": "gray", "axes.spines.top": False, "axes.spines.right": False})
+    seaborn.set_theme(
+        context="paper", style="ticks", rc={"figure.dpi": 100, "savefig.dpi": DPI, "image.cmap": "gray", "axes.spines.top": False, "axes.spines.right": False}
+    )
 
 
 def show(axes: Axes, image, *, title: str = "", low: float = 0.0, high: float = 1.0, cmap: str = "gray"):
@@ -67,7 +68,8 @@ def save_figure(figure: Figure, name: str, *, table: pd.DataFrame, notebook: str
         "parameters": {key: value for key, value in parameters.items() if key != "out"},
         "commit": _commit(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads, {platform.machine()}",
-        "versions": {package: version(package) for package in ("torch", "lightning", "numpy", "scikit-image", "matplotlib")} | {"python": platform.python_version()},
+        "versions": {package: version(package) for package in ("torch", "lightning", "numpy", "scikit-image", "matplotlib")}
+        | {"python": platform.python_version()},
     }
     write_atomically(folder / f"{name}.csv", lambda path: table.to_csv(path, index=False, float_format="%.6g"))
     write_atomically(folder / f"{name}.json", lambda path: path.write_text(json.dumps(origin, indent=1, sort_keys=True) + "\n"))

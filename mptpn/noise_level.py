@@ -78,7 +78,18 @@ def log_sigma(network: NoiseLevelNetwork, noisy: Tensor) -> Tensor:
     return 0.5 * (confidence * variance).flatten(1).sum(1).log() - network.log_bias
 
 
-def train(network: NoiseLevelNetwork, photos: list[Tensor], *, steps: int, fabric: Fabric, batch: int = 6, patch: int = 96, lr: float = 3e-3, seed: int = 0, checkpoint: str | None = None) -> list[dict]:
+def train(
+    network: NoiseLevelNetwork,
+    photos: list[Tensor],
+    *,
+    steps: int,
+    fabric: Fabric,
+    batch: int = 6,
+    patch: int = 96,
+    lr: float = 3e-3,
+    seed: int = 0,
+    checkpoint: str | None = None,
+) -> list[dict]:
     """Train in place on clean photographs with noise of known, random law; see draw for the noise and training.fit for the other arguments."""
     return fit(
         network,
@@ -122,7 +133,9 @@ def loss(network: NoiseLevelNetwork, batch: Batch, fraction: float = 0.0) -> Ten
 
 
 @torch.no_grad()
-def calibrate(network: NoiseLevelNetwork, photos: list[Tensor], *, levels: tuple[float, ...] = (5 / 255, 12 / 255, 25 / 255, 50 / 255), seed: int = 0) -> list[dict]:
+def calibrate(
+    network: NoiseLevelNetwork, photos: list[Tensor], *, levels: tuple[float, ...] = (5 / 255, 12 / 255, 25 / 255, 50 / 255), seed: int = 0
+) -> list[dict]:
     """Take the median bias off and note the spread, on photographs that were not trained on.
 
     Returns:

@@ -25,7 +25,7 @@ def constrained_negative_log_likelihood(noisy: Tensor, mean: Tensor, *, sigma_mu
 
 
 def fuse(noisy: Tensor, mean: Tensor, *, sigma_mu: Tensor, sigma_n: Tensor) -> tuple[Tensor, Tensor]:
-    """Posterior mean (s_mu^2 y + s_n^2 mu) / (s_mu^2 + s_n^2) and its standard deviation (Wu et al. 2020, Eq. 9; the deviation follows from the same Gaussians).
+    """Posterior mean (s_mu^2 y + s_n^2 mu) / (s_mu^2 + s_n^2) and its standard deviation (Wu et al. 2020, Eq. 9; the deviation: same Gaussians).
 
     Args: as in negative_log_likelihood.
     Returns:

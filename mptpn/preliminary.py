@@ -28,7 +28,8 @@ def train(
     ema: float = 0.0,
     title: str = "stage 1",
 ) -> list[dict]:
-    """Train in place on noisy images alone: squared error first, then the spread with the mean frozen (constrained likelihood), then both by the plain likelihood.
+    """Train in place on noisy images alone: squared error first, then the spread with the mean frozen (constrained likelihood), then both
+    by the plain likelihood.
 
     Args:
         network: trained in place.

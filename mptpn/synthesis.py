@@ -41,7 +41,8 @@ def look_of(noisy: Tensor, *, law: PoissonGaussian) -> Look:
 def sharpness(image: Tensor, *, noise_variance: float = 0.0) -> float | None:
     """How fast content changes over one pixel, as a share of how fast it changes over four: d(1) / d(4), 1/16 for a smooth edge, 1 for white content.
 
-    d(k) = E (x[p] - x[p+k])^2 / 2 less the white noise's variance, over rows and columns: a property of the spectrum that contrast and large structures leave alone.
+    d(k) = E (x[p] - x[p+k])^2 / 2 less the white noise's variance, over rows and columns: a property of the spectrum that contrast and
+    large structures leave alone.
 
     Returns:
         the ratio, or None where d(1) is under a fifth of the noise's variance, which is itself known to a few percent only.
@@ -78,21 +79,30 @@ class PairSynthesis:
         seed: decides every draw.
     """
 
-    def __init__(self, photos: list[Tensor], looks: list[Look], *, pairs_a: list[tuple[Tensor, Tensor]] = (), batch: int = 16, patch: int = 64, match_content: bool = True, seed: int = 0):
+    def __init__(
+        self,
+        photos: list[Tensor],
+        looks: list[Look],
+        *,
+        pairs_a: list[tuple[Tensor, Tensor]] = (),
+        batch: int = 16,
+        patch: int = 64,
+        match_content: bool = True,
+        seed: int = 0,
+    ):
         if not photos or not looks:
             raise ValueError(f"{len(photos)} photographs and {len(looks)} looks make no pairs; give at least one of each.")
         self.photos, self.looks, self.pairs_a, self.seed = photos, looks, list(pairs_a), seed
         self.batch, self.patch, self.match_content = batch, patch, match_content
-        self.count_a = max(1, round(batch * SHARE_A)) if self.pairs_a else 0
-        blurred = [[gaussian_blur(photo, sigma=width) for width in BLURS] for photo in photos] if match_content else []
-        self.stacks = blurred
-        self.sharpnesses = [[sharpness(version) for version in versions] for versions in blurred]
+        self.blurred = [[gaussian_blur(photo, sigma=width) for width in BLURS] for photo in photos] if match_content else []
+        self.sharpnesses = [[sharpness(version) for version in versions] for versions in self.blurred]
         self.known = [look.sharpness for look in looks if look.sharpness is not None] or [1.0]
 
     def __call__(self, step: int) -> Batch:
         """noisy, clean [batch, 1, patch, patch]; sigma (level at the patch's mean), weight [batch, 1, 1, 1]; pairs A first."""
         draw = generator(self.seed, 301, step)
-        rows = [self._pair_a(draw) if i < self.count_a else self._pair_b(draw) for i in range(self.batch)]
+        count_a = int(self.batch * SHARE_A + float(torch.rand((), generator=draw))) if self.pairs_a else 0  # the share holds on average, also in small batches
+        rows = [self._pair_a(draw) if i < count_a else self._pair_b(draw) for i in range(self.batch)]
         noisy, clean, sigma, weight = zip(*rows, strict=True)
         column = {"sigma": torch.tensor(sigma).view(-1, 1, 1, 1), "weight": torch.tensor(weight).view(-1, 1, 1, 1)}
         return {"noisy": torch.cat(noisy), "clean": torch.cat(clean)} | column
@@ -108,7 +118,7 @@ class PairSynthesis:
         if self.match_content:
             goal = look.sharpness or self.known[int(torch.randint(len(self.known), (), generator=draw))]
             width = min(range(len(BLURS)), key=lambda i: abs(self.sharpnesses[photo][i] - goal))
-            whole = self.stacks[photo][width]
+            whole = self.blurred[photo][width]
             clean = _crop(whole, self.patch, draw)
             clean = (clean - whole.mean()) * (look.deviation / whole.std()) + look.mean
         else:

@@ -71,7 +71,8 @@ def fit(
         steps: optimiser steps in all.
         lr: peak learning rate, see learning_rate.
         fabric: from launch().
-        checkpoint: side file to resume from and to write to; None: no resume. It is used only if it belongs to this very training: same code, weights, data and settings.
+        checkpoint: side file to resume from and to write to; None: no resume. It is used only if it belongs to this very training:
+            same code, weights, data and settings.
         checkpoint_seconds: time between two writes.
         ema: decay of the exponential moving average of the weights; 0: none.
         clip: largest norm of the gradient.
@@ -83,7 +84,7 @@ def fit(
         FloatingPointError: the loss became NaN or infinite; the last good checkpoint stays.
     """
     module.to(fabric.device)
-    optimizer = torch.optim.Adam(module.parameters(), lr=lr, betas=(0.9, 0.99), fused=fabric.device.type == "cuda")
+    optimizer = torch.optim.Adam(module.parameters(), lr=lr, betas=(0.9, 0.99), fused=True)
     identity = _identity(module, batches, (steps, lr, ema, clip, fabric.world_size, title))
     wrapped, optimizer = fabric.setup(module, optimizer)
     average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema else None
