@@ -52,7 +52,7 @@ def medical(split: str) -> tuple[Image, ...]:
     """Embedded medical images that are nearly clean, gray, disjoint by subject between splits.
 
     train: retina (colour fundus), histology (immunohistochemistry), abdominal MR, head CT, whole-body scintigraphy, cut into 60 images of about 128 x 128 px.
-    val: a second retina (microaneurysms), a small MR. test: head MR, a cell, chest CT, a second head CT (skull base).
+    val: a second retina (microaneurysms). test: head MR, a cell, chest CT, a second head CT (skull base).
     Sources: scikit-image, pydicom and Matplotlib package data.
     """
     _check_split(split)
@@ -69,7 +69,7 @@ def medical(split: str) -> tuple[Image, ...]:
             *tiles(image("scintigraphy", _dicom("JPEG2000.dcm"), -10, 150), rows=8, cols=2),
         )
     if split == "val":
-        return (image("microaneurysms", _skimage("microaneurysms.png"), 0, 255), image("small_mr", _dicom("MR_small.dcm"), 0, 2000))
+        return (image("microaneurysms", _skimage("microaneurysms.png"), 0, 255),)
     from matplotlib import cbook
 
     head = np.frombuffer(cbook.get_sample_data("s1045.ima.gz").read(), ">u2").reshape(256, 256)

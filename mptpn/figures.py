@@ -6,10 +6,13 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
+import ipywidgets
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn
 import torch
+from IPython.display import clear_output, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
@@ -41,6 +44,34 @@ def show(axes: Axes, image, *, title: str = "", low: float = 0.0, high: float = 
     axes.set_title(title)
     axes.set_axis_off()
     return drawn
+
+
+def browse(pictures: dict[str, dict[str, torch.Tensor]]) -> ipywidgets.VBox:
+    """A widget to look at images one by one: which image, and the gray range that is shown.
+
+    Without a live kernel (an executed notebook, a page) it stays a still picture of the first image.
+
+    Args:
+        pictures: image name -> title -> [1, 1, H, W], shown side by side.
+    """
+    output = ipywidgets.Output()
+    image = ipywidgets.Dropdown(options=list(pictures), description="image")
+    gray = ipywidgets.FloatRangeSlider(value=(0.0, 1.0), min=-0.2, max=1.2, step=0.05, description="gray range", continuous_update=False)
+
+    def draw(_change=None) -> None:
+        panels = pictures[image.value]
+        figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3.2), squeeze=False)
+        for ax, (title, picture) in zip(axes[0], panels.items(), strict=True):
+            show(ax, picture, title=title, low=gray.value[0], high=gray.value[1])
+        plt.close(figure)
+        with output:
+            clear_output(wait=True)
+            display(figure)
+
+    for control in (image, gray):
+        control.observe(draw, names="value")
+    draw()
+    return ipywidgets.VBox([ipywidgets.HBox([image, gray]), output])
 
 
 def level_axis(axes: Axes, axis: str = "x", *, ticks: tuple[int, ...] = (5, 10, 20, 50)) -> None:

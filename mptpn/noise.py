@@ -1,5 +1,6 @@
 """Noise models: each draws noise, tells its variance at every pixel and its log-likelihood."""
 
+import hashlib
 import math
 from dataclasses import dataclass
 
@@ -64,11 +65,12 @@ def constant(noisy: Tensor) -> Tensor:
 
 
 def generator(*keys: int) -> torch.Generator:
-    """A CPU random generator that is a function of the keys alone: (seed, purpose, step, ...); equal keys draw equal numbers."""
-    state = 0x9E3779B97F4A7C15
-    for key in keys:
-        state = (state ^ (int(key) + 0x9E3779B97F4A7C15 + (state << 6) + (state >> 2))) * 0xBF58476D1CE4E5B9 % 2**64
-    return torch.Generator().manual_seed(state % 2**63)
+    """A CPU random generator that is a function of the keys alone: (seed, purpose, step, ...); equal keys draw equal numbers.
+
+    The keys are hashed: PyTorch's generator looks at 32 bits of its seed.
+    """
+    digest = hashlib.sha256(",".join(str(int(key)) for key in keys).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
 
 
 def hidden_levels(count: int, *, low: float, high: float, seed: int) -> list[float]:

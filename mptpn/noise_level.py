@@ -162,7 +162,8 @@ def estimate(network: NoiseLevelNetwork, noisy: Tensor, *, law: str = "white") -
     Args:
         network: trained and calibrated.
         noisy: [1, 1, H, W], H, W >= 16.
-        law: "white" (one sigma) or "poisson_gaussian" (variance = gain * intensity + sigma^2, non-negative least squares over intensity bins).
+        law: "white" (one sigma) or "poisson_gaussian" (variance = gain * intensity + sigma^2, non-negative least squares over intensity bins; too low in
+            the bright part of an image that is mostly dark, where nearly all confidence lies).
     """
     if law not in ("white", "poisson_gaussian"):
         raise ValueError(f"law {law!r} is unknown; choose white or poisson_gaussian.")

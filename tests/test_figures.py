@@ -98,3 +98,21 @@ def test_a_level_axis_is_logarithmic_with_plain_numbers(axis):
     side = getattr(ax, f"{axis}axis")
     assert side.get_scale() == "log" and [label.get_text() for label in side.get_ticklabels()] == ["5", "10", "20", "50"] and not len(side.get_minorticklocs())
     plt.close(fig)
+
+
+def test_moving_a_control_redraws_the_picture():
+    dark, bright = torch.zeros(1, 1, 9, 13), torch.ones(1, 1, 9, 13)
+    widget = figures.browse({"dark": {"noisy": dark}, "bright": {"noisy": bright}})
+    (image, gray), output = widget.children[0].children, widget.children[1]
+    assert list(image.options) == ["dark", "bright"]
+    drawn = []
+    figures.display, original = drawn.append, figures.display
+    try:
+        image.value = "bright"
+        gray.value = (0.5, 1.0)
+    finally:
+        figures.display = original
+    shown = [figure.axes[0].images[0] for figure in drawn]
+    assert [float(picture.get_array().max()) for picture in shown] == [1.0, 1.0]
+    assert [picture.get_clim() for picture in shown] == [(0.0, 1.0), (0.5, 1.0)]
+    assert output in widget.children
