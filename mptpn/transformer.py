@@ -5,18 +5,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mptpn.attention import DynamicPositionBias, RelativePositionBias, retractable_attention
+from mptpn.attention import BACKENDS, DynamicPositionBias, RelativePositionBias, retractable_attention
+from mptpn.attention_whole import whole_image_attention
 
 ATTENTION = ("both", "dense", "sparse")
+SPARSE_GROUPS = ("fixed", "whole_image")
 BIASES = {"dynamic": DynamicPositionBias, "relative": RelativePositionBias}
 
 
 class Block(nn.Module):
     """Pre-norm attention in groups at one stride, then pre-norm MLP, each added to its input (ART, Fig. 2); [B, H, W, C] in and out."""
 
-    def __init__(self, width: int, *, heads: int, interval: int, window: int, mlp_ratio: float, bias: str):
+    def __init__(self, width: int, *, heads: int, interval: int, window: int, mlp_ratio: float, bias: str, whole_image: bool = False, backend: str = "auto"):
         super().__init__()
-        self.heads, self.interval, self.window = heads, interval, window
+        self.heads, self.interval, self.window, self.whole_image, self.backend = heads, interval, window, whole_image, backend
         self.attention_norm = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.bias = BIASES[bias](heads, window=window)
@@ -27,7 +29,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
-        x = x + self.merge(retractable_attention(qkv, self.bias(), interval=self.interval, window=self.window).flatten(-2))
+        if self.whole_image:
+            attended = whole_image_attention(qkv, self.bias.network, interval=self.interval)
+        else:
+            attended = retractable_attention(qkv, self.bias(), interval=self.interval, window=self.window, backend=self.backend)
+        x = x + self.merge(attended.flatten(-2))
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -57,8 +63,8 @@ class RetractableTransformer(nn.Module):
     """Maps a noisy image to a clean one: output = input + residual. The defaults are ART's for colour denoising (Zhang et al. 2023, Sec. 4.1).
 
     With one scale it is ART's flat shape; with several it is a U: every scale but the last has its groups before going down and again after coming up,
-    joined to the first by a skip. Unlike ART, a sparse group holds window x window tokens whatever the image's size, so that cost is linear in pixels
-    and training and testing see the same groups.
+    joined to the first by a skip. Unlike ART's, a sparse group holds window x window tokens whatever the image's size (unless asked otherwise),
+    so that cost is linear in pixels and training and testing see the same groups.
 
     Args:
         channels: channels of the image.
@@ -70,8 +76,10 @@ class RetractableTransformer(nn.Module):
         mlp_ratio: hidden features of the MLP over width.
         unshuffle: side of the pixel block that becomes one token at the finest scale (1: every pixel is a token).
         attention: "both", "dense" or "sparse" (the last two are ablations).
-        bias: "dynamic" (ART) or "relative" position bias.
+        sparse_groups: "fixed", window x window tokens, or "whole_image", every token at the stride (ART's own, quadratic in pixels; an ablation).
+        bias: "dynamic" (ART) or "relative" position bias; the latter has no number for an offset beyond the window, so not with "whole_image".
         recompute: trade time for memory in training (gradient checkpointing).
+        backend: what computes the attention in windows and fixed groups, see `retractable_attention`.
 
     forward(noisy [B, C, H, W]) -> denoised [B, C, H, W], any H, W >= 1; never writes to self.
     """
@@ -88,12 +96,18 @@ class RetractableTransformer(nn.Module):
         mlp_ratio: float = 4.0,
         unshuffle: int = 1,
         attention: str = "both",
+        sparse_groups: str = "fixed",
         bias: str = "dynamic",
         recompute: bool = False,
+        backend: str = "auto",
     ):
         super().__init__()
         if attention not in ATTENTION or bias not in BIASES:
             raise ValueError(f"attention {attention!r} must be one of {ATTENTION} and bias {bias!r} one of {tuple(BIASES)}.")
+        if sparse_groups not in SPARSE_GROUPS or backend not in BACKENDS:
+            raise ValueError(f"sparse_groups {sparse_groups!r} must be one of {SPARSE_GROUPS} and backend {backend!r} one of {BACKENDS}.")
+        if sparse_groups == "whole_image" and bias != "dynamic":
+            raise ValueError(f'bias {bias!r} has no number for the offsets of sparse_groups "whole_image"; only "dynamic" has.')
         if len(widths) != len(intervals) or any(width % head_dim for width in widths):
             raise ValueError(f"widths {widths} must be multiples of head_dim {head_dim}, one for each of the {len(intervals)} tuples of intervals.")
         if blocks < 1 or unshuffle < 1 or not 2 <= window <= 32 or not 8 <= head_dim <= 128 or any(interval < 1 for scale in intervals for interval in scale):
@@ -103,8 +117,10 @@ class RetractableTransformer(nn.Module):
 
         def group(width: int, interval: int) -> Group:
             strides = {"both": (1, interval), "dense": (1, 1), "sparse": (interval, interval)}[attention]
-            shape = {"heads": width // head_dim, "window": window, "mlp_ratio": mlp_ratio, "bias": bias}
-            return Group(width, blocks=[Block(width, interval=strides[i % 2], **shape) for i in range(blocks)], recompute=recompute)
+            whole = [sparse_groups == "whole_image" and stride > 1 for stride in strides]
+            shape = {"heads": width // head_dim, "window": window, "mlp_ratio": mlp_ratio, "bias": bias, "backend": backend}
+            made = [Block(width, interval=strides[i % 2], whole_image=whole[i % 2], **shape) for i in range(blocks)]
+            return Group(width, blocks=made, recompute=recompute)
 
         def groups(scale: int) -> nn.Sequential:
             return nn.Sequential(*[group(widths[scale], interval) for interval in intervals[scale]])

@@ -13,7 +13,7 @@ import content
 ROOT = Path(__file__).parents[1]
 STAGE_1 = {"noise_level", "blind_spot", "posterior", "preliminary"}
 STAGE_2 = {"synthesis"}
-STAGE_3 = {"attention", "attention_triton", "attention_kernels", "transformer", "profound"}
+STAGE_3 = {"attention", "attention_triton", "attention_kernels", "attention_whole", "transformer", "profound"}
 ALLOWED = {  # module: the modules of mptpn that it may import
     "__init__": set(),
     "images": set(),
@@ -31,7 +31,10 @@ ALLOWED = {  # module: the modules of mptpn that it may import
     "attention_kernels": set(),
     "attention_triton": {"attention_kernels"},
     "attention": {"attention_triton", "attention_kernels"},
-    "transformer": {"attention"},
+    "attention_whole": set(),
+    "transformer": {"attention", "attention_whole"},
+    "timing": set(),
+    "benchmark": {"timing", "attention", "attention_triton", "attention_whole", "transformer"},
     "profound": {"noise", "training", "transformer"},
 }
 MODULES = sorted(path.stem for path in (ROOT / "mptpn").glob("*.py"))
