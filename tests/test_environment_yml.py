@@ -113,7 +113,7 @@ def test_lower_bounds_install_and_work(checkout):
     python = uv_install(checkout, "--resolution", "lowest-direct", "-c", "torch.txt", "-e", ".[dev]")
     subprocess.run([python, "-c", IMPORT_ALL], cwd=checkout / "notebooks", check=True)
     quick = [f"tests/test_{name}.py" for name in ("images", "embedded", "noise", "metrics", "posterior", "figures", "synthesis", "content")]
-    quick = [name for name in quick if (checkout / name).exists()] + ["tests/test_reproduce.py::test_killed_run_goes_on_with_the_same_command[ipykernel]"]
+    quick = [name for name in quick if (checkout / name).exists()] + ["tests/test_resume.py::test_killed_run_goes_on_with_the_same_command[ipykernel]"]
     subprocess.run([python, "-m", "pytest", "-q", "-x", "-m", "not slow", *quick], cwd=checkout, check=True)
 
 

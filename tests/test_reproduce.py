@@ -1,120 +1,20 @@
-"""The reproduction on stub notebooks that take a second each: bad input, resume, staleness, failures. Each test works on a copy of its own."""
+"""The reproduction on stub notebooks that take a second each: bad input, staleness, failures. Each test works on a copy of its own."""
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import nbformat
-import psutil
 import pytest
 
-ROOT = Path(__file__).parents[1]
-KNOBS = """
-out: str = "../runs/notebooks"  # run folder
-seed: int = 0  # seed of every generator
-threads: int = 1  # processor cores
-learning_rate: float = 0.1  # of the optimiser, per step
-"""
-WRITE = """
-import os, time
-from pathlib import Path
-house = Path("..").resolve()
-folder = Path(out, {folder})
-folder.mkdir(parents=True, exist_ok=True)
-with open(house / "ran.txt", "a") as file:
-    print({folder}, os.getpid(), file=file)
-while (house / "wait").exists():
-    time.sleep(0.1)
-{body}
-(folder / "new").write_text(str(value))
-os.replace(folder / "new", folder / "result.txt")
-"""
-PRESET = """
-description: stubs
-cores: 2
-notebooks:
-  01_noise_estimation: {seed: 1}
-  02_pair_synthesis: {}
-  03_profound_training: {learning_rate: 1}
-variants:
-  both: {}
-  dense: {seed: 2}
-"""
-
-
-def write_notebook(house: Path, name: str, imports: str, *, folder: str, knobs: str = "", body: str = "value = seed") -> None:
-    new = nbformat.v4.new_code_cell
-    parameters = new((KNOBS + knobs).strip(), metadata={"tags": ["parameters"]})
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(f"# {name}"), parameters, new(imports), new(WRITE.format(folder=folder, body=body))])
-    book.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(book, house / f"notebooks/{name}.ipynb")
-
-
-def write_second_notebook(house: Path, body: str = "value = seed") -> None:
-    write_notebook(house, "02_pair_synthesis", "from mptpn import synthesis", folder='"02_pair_synthesis"', body=body)
-
-
-def make_house(house: Path) -> Path:
-    """A copy of reproduce/ with stub notebooks and modules: 01 stands on noise by way of blind_spot, 02 on synthesis, 03 on transformer."""
-    shutil.copytree(ROOT / "reproduce", house / "reproduce", ignore=shutil.ignore_patterns("__pycache__", "presets"))
-    for folder in ("reproduce/presets", "notebooks", "mptpn"):
-        (house / folder).mkdir()
-    (house / "reproduce/presets/quick.yaml").write_text(PRESET)
-    (house / "reproduce/presets/single.yaml").write_text("description: one notebook\nnotebooks: {02_pair_synthesis: {}}\n")
-    modules = {"__init__": "", "noise": "A = 1", "blind_spot": "def f():\n    from .noise import A", "synthesis": "B = 1", "transformer": "C = 1"}
-    for name, source in modules.items():
-        (house / f"mptpn/{name}.py").write_text(source + "\n")
-    write_notebook(house, "01_noise_estimation", "import mptpn.blind_spot", folder='"01_noise_estimation"')
-    write_second_notebook(house)
-    knobs = 'variant: str = "both"  # name of the experiment\naccelerator: str = "cpu"  # or cuda'
-    body = "assert seed != 13, 'planted'\nvalue = seed"
-    write_notebook(house, "03_profound_training", "from mptpn.transformer import C", folder='"03_profound_training/" + variant', knobs=knobs, body=body)
-    return house
-
-
-def start(house: Path, *options: str) -> subprocess.Popen:
-    command = [sys.executable, str(house / "reproduce/drive.py"), *options]
-    return subprocess.Popen(command, cwd=house, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def run(house: Path, *options: str) -> tuple[int, str, str]:
-    process = start(house, *options)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
-
-
-def ran(house: Path) -> list[str]:
-    """Which notebooks have begun, in order."""
-    return [line.rsplit(maxsplit=1)[0] for line in (house / "ran.txt").read_text().splitlines()]
+import plan
+from stub_house import ROOT, make_house, ran, run, write_second_notebook
 
 
 def would_run(house: Path) -> list[str]:
     code, out, err = run(house, "--dry-run")
     assert code == 0, err
     return [line.split()[2].rstrip(":") for line in out.splitlines() if line.startswith("would run")]
-
-
-def wait_until(condition, seconds: float = 60) -> None:
-    end = time.time() + seconds
-    while not condition():
-        assert time.time() < end, "it never came true"
-        time.sleep(0.1)
-
-
-def processes_of(house: Path, word: str) -> list[psutil.Process]:
-    """Living processes of the house's runs with the word on their command line."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("MPTPN_RUN", "").startswith(str(house)) and word in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            pass
-    return found
 
 
 @pytest.fixture(scope="session")
@@ -256,40 +156,6 @@ def test_failed_run_shows_the_error_keeps_the_old_result_and_is_done_again(done)
     assert ran(done) == [*before, "03_profound_training/dense", "03_profound_training/dense"]
 
 
-@pytest.mark.parametrize("victim", ["drive.py", "snakemake", "ipykernel"])
-def test_killed_run_goes_on_with_the_same_command(house, victim):
-    (house / "wait").touch()
-    process = start(house, "--preset", "single")
-    wait_until(lambda: (house / "ran.txt").exists())
-    kernels = processes_of(house, "ipykernel")
-    assert len(kernels) == 1
-    if victim == "drive.py":
-        process.kill()
-    else:
-        processes_of(house, victim)[0].kill()
-    process.communicate(timeout=60)
-    assert process.returncode != 0 and not (house / "runs/single/02_pair_synthesis/result.txt").exists()
-    (house / "wait").unlink()
-    code, out, err = run(house, "--preset", "single")
-    assert code == 0, out + err
-    assert ran(house) == ["02_pair_synthesis", "02_pair_synthesis"]
-    assert (house / "runs/single/02_pair_synthesis/result.txt").read_text() == "0"
-    assert not kernels[0].is_running() and processes_of(house, "") == []
-
-
-def test_second_run_beside_the_first_is_refused_and_ctrl_c_ends_the_first_cleanly(house):
-    (house / "wait").touch()
-    first = start(house, "--preset", "single")
-    wait_until(lambda: (house / "ran.txt").exists())
-    code, out, err = run(house, "--preset", "single")
-    assert code == 1 and out == "" and err.count("\n") == 1 and "running already" in err
-    assert first.poll() is None and len(processes_of(house, "ipykernel")) == 1
-    first.send_signal(signal.SIGINT)
-    out, err = first.communicate(timeout=60)
-    assert first.returncode == 130 and "./reproduce/run --preset single" in out and "Traceback" not in err
-    assert processes_of(house, "") == []
-
-
 def test_slurm_profile_is_accepted(house):
     shutil.copytree(ROOT / "reproduce/profile", house / "reproduce/profile", dirs_exist_ok=True)
     code, out, err = run(house, "--executor", "slurm", "--dry-run")
@@ -309,17 +175,13 @@ def test_preset_for_gpus_is_refused_on_a_machine_without(house, monkeypatch):
 
 
 def test_parameters_are_those_that_papermill_sees():
-    from papermill import inspect_notebook
-
-    import plan
+    from papermill import inspect_notebook  # takes two seconds
 
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         assert list(plan.declared_parameters(path.stem)) == list(inspect_notebook(path)), path.stem
 
 
 def test_every_preset_fits_the_notebooks():
-    import plan
-
     for name in plan.presets():
         assert plan.tasks(name), name
 
