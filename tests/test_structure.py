@@ -35,8 +35,6 @@ ALLOWED = {  # module: the modules of mptpn that it may import
     "transformer": {"attention", "attention_whole"},
     "timing": set(),
     "benchmark": {"timing", "attention", "attention_triton", "attention_whole", "transformer"},
-    "timing": set(),
-    "benchmark": {"attention", "transformer", "timing"},
     "profound": {"noise", "training", "transformer"},
 }
 MODULES = sorted(path.stem for path in (ROOT / "mptpn").glob("*.py"))
