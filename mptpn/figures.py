@@ -1,5 +1,6 @@
 """One look for every figure, and one way to write it: picture, numbers, and where they come from."""
 
+import io
 import json
 import platform
 import subprocess
@@ -7,12 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import ipywidgets
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn
 import torch
-from IPython.display import clear_output, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
@@ -54,24 +53,23 @@ def browse(pictures: dict[str, dict[str, torch.Tensor]]) -> ipywidgets.VBox:
     Args:
         pictures: image name -> title -> [1, 1, H, W], shown side by side.
     """
-    output = ipywidgets.Output()
+    picture = ipywidgets.Image(format="png")  # not an Output widget: executing a notebook in a batch could wait for it for ever
     image = ipywidgets.Dropdown(options=list(pictures), description="image")
     gray = ipywidgets.FloatRangeSlider(value=(0.0, 1.0), min=-0.2, max=1.2, step=0.05, description="gray range", continuous_update=False)
 
     def draw(_change=None) -> None:
         panels = pictures[image.value]
-        figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3.2), squeeze=False)
-        for ax, (title, picture) in zip(axes[0], panels.items(), strict=True):
-            show(ax, picture, title=title, low=gray.value[0], high=gray.value[1])
-        plt.close(figure)
-        with output:
-            clear_output(wait=True)
-            display(figure)
+        figure = Figure(figsize=(3.2 * len(panels), 3.2))
+        for ax, (title, pixels) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+            show(ax, pixels, title=title, low=gray.value[0], high=gray.value[1])
+        png = io.BytesIO()
+        figure.savefig(png, format="png", bbox_inches="tight", dpi=100)
+        picture.value = png.getvalue()
 
     for control in (image, gray):
         control.observe(draw, names="value")
     draw()
-    return ipywidgets.VBox([ipywidgets.HBox([image, gray]), output])
+    return ipywidgets.VBox([ipywidgets.HBox([image, gray]), picture])
 
 
 def level_axis(axes: Axes, axis: str = "x", *, ticks: tuple[int, ...] = (5, 10, 20, 50)) -> None:
