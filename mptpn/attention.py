@@ -78,20 +78,20 @@ def _sdpa(qkv: Tensor, bias: Tensor, interval: int, window: int) -> Tensor:
 @torch.library.custom_op("mptpn::sdpa_attention_backward", mutates_args=())
 def _sdpa_backward(grad: Tensor, qkv: Tensor, bias: Tensor, interval: int, window: int) -> tuple[Tensor, Tensor]:
     """Gradients with respect to qkv and bias; the weights are computed again, so that nothing but the inputs is kept."""
-    # bfloat16 products are slower than float32 ones on a CPU, and less exact
-    work = qkv.dtype if qkv.is_cuda else torch.promote_types(qkv.dtype, torch.float32)
+    work = qkv.dtype if qkv.is_cuda else torch.promote_types(qkv.dtype, torch.float32)  # a CPU's bfloat16 products are slower and less exact
     heads, scale = qkv.shape[4], qkv.shape[5] ** -0.5
     grad_qkv, grad_bias = qkv.new_empty(qkv.shape), bias.new_zeros(bias.shape, dtype=torch.promote_types(bias.dtype, torch.float32))
     for (tokens, above, result), (part, grad_part) in _chunks((qkv, grad, grad_qkv), (bias.to(work), grad_bias), interval, window):
         n = tokens.shape[5] * tokens.shape[6]
         q, k, v = tokens.reshape(-1, n, *tokens.shape[7:]).permute(2, 0, 3, 1, 4).to(work).flatten(1, 2)  # [groups * heads, n, head_dim]
         above = above.reshape(-1, n, *above.shape[7:]).transpose(1, 2).to(work).flatten(0, 1)
-        logits = torch.bmm(q, k.mT).mul_(scale).unflatten(0, (-1, heads)).add_(part.reshape(heads, n, n))
-        weights = logits.softmax(-1).flatten(0, 1)
-        slope = torch.bmm(above, v.mT)
-        slope = slope.sub_((slope * weights).sum(-1, keepdim=True)).mul_(weights)  # with respect to the logits
+        weights = part.reshape(heads, n, n).repeat(len(q) // heads, 1, 1).baddbmm_(q, k.mT, alpha=scale).softmax(-1)
+        slope = torch._softmax_backward_data(torch.bmm(above, v.mT), weights, -1, work)  # with respect to the logits
         grad_part += slope.unflatten(0, (-1, heads)).sum(0, dtype=grad_part.dtype).view(grad_part.shape)
-        parts = torch.stack([torch.bmm(slope, k) * scale, torch.bmm(slope.mT, q) * scale, torch.bmm(weights.mT, above)])
+        parts = q.new_empty(3, *q.shape)
+        torch.baddbmm(parts[0], slope, k, beta=0, alpha=scale, out=parts[0])
+        torch.baddbmm(parts[1], slope.mT, q, beta=0, alpha=scale, out=parts[1])
+        torch.bmm(weights.mT, above, out=parts[2])
         result.copy_(parts.unflatten(1, (-1, heads)).permute(1, 3, 0, 2, 4).reshape(result.shape))
     return grad_qkv, grad_bias.to(bias.dtype)
 
