@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mptpn import timing
 from mptpn.attention import DynamicPositionBias, retractable_attention
 from mptpn.attention_whole import whole_image_attention
-from mptpn.transformer import RetractableTransformer
+from mptpn.transformer import Block, RetractableTransformer
 
 COMPILE_MODES = {"compiled": "default", "graphs": "reduce-overhead"}  # a backend's second word, as in "triton graphs": how torch.compile treats it
 NETWORKS = {  # arguments of RetractableTransformer
@@ -127,7 +127,7 @@ def time_whole_image(
 ) -> dict:
     """ART's own sparse groups: a row as `time_attention` gives it for the fixed ones of the same interval, forward, float32.
 
-    It is right if on window * interval pixels squared, where both kinds of groups are the same, it agrees with the reference.
+    On window * interval pixels squared, where both kinds of groups are the same, it is compared with the reference.
     """
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
@@ -201,7 +201,7 @@ def time_network(
     for backend in backends:
         kind, _, how = backend.partition(" ")
         net = network(name, backend=kind, channels=channels, seed=seed).to(device, noisy.dtype).train(training).requires_grad_(training)
-        step = torch.compile(net, mode=COMPILE_MODES[how], dynamic=False) if how else net
+        step = _compiled_network(net, how)
         # what is compiled is checked at the size that it is compiled for, against the same in more digits; else the reference in float64 is the law
         law = (kind, torch.float32) if how and dtype != torch.float32 else ("reference", torch.float64)
         plain = network(name, backend=kind if how else "reference", channels=channels, seed=seed).to(device, noisy.dtype)
@@ -215,6 +215,13 @@ def time_network(
     what = {"what": name, "pass": "training step" if training else "forward", "side": side, "batch": batch, "pixels": batch * side**2}
     what |= {"dtype": str(dtype).removeprefix("torch.")} | floors(name, size=size, dtype=dtype, training=training, ceilings=ceilings)
     return [what | row for row in _measure(calls, checks, device=device, seconds=seconds)]
+
+
+def _compiled_network(net: nn.Module, how: str) -> nn.Module:
+    """The network with its blocks compiled one by one (each kind once: a minute becomes seconds), or as a whole for CUDA graphs."""
+    for block in [module for module in net.modules() if isinstance(module, Block)] if how == "compiled" else []:
+        block.compile(mode=COMPILE_MODES[how], fullgraph=True, dynamic=False)
+    return torch.compile(net, mode=COMPILE_MODES[how], dynamic=False) if how == "graphs" else net
 
 
 def _network_ratio(ours: nn.Module, plain: nn.Module, exact: nn.Module, noisy: Tensor, *, low: torch.dtype) -> float:

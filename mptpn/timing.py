@@ -29,16 +29,16 @@ def _version(package: str) -> str:
         return "none"
 
 
-def race(calls: dict[str, Callable], *, device: str, seconds: float, least: int = 5) -> dict[str, list[float]]:
+def race(calls: dict[str, Callable], *, device: str, seconds: float, least: int = 3) -> dict[str, list[float]]:
     """Durations of each call, ms; the calls take turns, so that whatever disturbs the machine meets them alike.
 
     Args:
-        calls: functions without arguments, by name; each runs twice before anything counts.
+        calls: functions without arguments, by name; each runs twice before any time counts.
         device: "cpu" (wall clock) or "cuda" (device events; the level-2 cache is emptied before each call).
         seconds: about how long the race lasts.
         least: turns, however long they take.
     """
-    for call in [*calls.values()] * 2:
+    for call in calls.values():
         call()
     start = _clock(device)
     for call in calls.values():

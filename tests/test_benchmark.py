@@ -21,7 +21,7 @@ def test_growth_exponent_of_a_power_law_is_its_power(power):
 def test_the_slower_call_takes_longer_and_every_call_has_its_own_times():
     x = torch.randn(400, 400)
     times = timing.race({"one": lambda: x @ x, "ten": lambda: [x @ x for _ in range(10)]}, device="cpu", seconds=0.05)
-    assert len(times["one"]) == len(times["ten"]) >= 5
+    assert len(times["one"]) == len(times["ten"]) >= 3
     assert min(times["ten"]) > 3 * min(times["one"])  # ten times the work; a disturbed turn is not the least
 
 
