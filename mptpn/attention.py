@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mptpn.attention_operator import make_differentiable
+
 BACKENDS = ("auto", "reference", "sdpa", "triton")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
@@ -96,22 +98,7 @@ def _sdpa_backward(grad: Tensor, qkv: Tensor, bias: Tensor, interval: int, windo
     return grad_qkv, grad_bias.to(bias.dtype)
 
 
-@_sdpa.register_fake
-def _(qkv, bias, interval, window):
-    return qkv.new_empty(*qkv.shape[:3], *qkv.shape[4:])
-
-
-@_sdpa_backward.register_fake
-def _(grad, qkv, bias, interval, window):
-    return qkv.new_empty(qkv.shape), bias.new_empty(bias.shape)
-
-
-def _keep(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[:2])
-    ctx.grouping = inputs[2:]
-
-
-_sdpa.register_autograd(lambda ctx, grad: (*_sdpa_backward(grad, *ctx.saved_tensors, *ctx.grouping), None, None), setup_context=_keep)
+make_differentiable(_sdpa, _sdpa_backward)
 
 
 def _chunks(images: tuple[Tensor, ...], biases: tuple[Tensor, ...], interval: int, window: int) -> Iterator[tuple]:

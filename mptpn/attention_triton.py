@@ -5,6 +5,7 @@ import triton
 from torch import Tensor
 
 from mptpn import attention_kernels as kernels
+from mptpn.attention_operator import make_differentiable
 
 # Programs of a pass that sums over groups: a few on each of an H100's 132 multiprocessors, and few enough that their parts of the bias
 # gradient are small. A constant, and no autotuning: it decides the order of summation, and a run must give the same bits again.
@@ -67,19 +68,4 @@ def _launch(qkv: Tensor, interval: int, window: int) -> tuple[int, int, dict[str
     return groups, triton.cdiv(window**2, block), options
 
 
-@strided_attention.register_fake
-def _(qkv, bias, interval, window):
-    return qkv.new_empty(*qkv.shape[:3], *qkv.shape[4:])
-
-
-@_backward.register_fake
-def _(grad, qkv, bias, interval, window):
-    return qkv.new_empty(qkv.shape), bias.new_empty(bias.shape)
-
-
-def _keep(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[:2])
-    ctx.grouping = inputs[2:]
-
-
-strided_attention.register_autograd(lambda ctx, grad: (*_backward(grad, *ctx.saved_tensors, *ctx.grouping), None, None), setup_context=_keep)
+make_differentiable(strided_attention, _backward)

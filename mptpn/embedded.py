@@ -1,7 +1,7 @@
 """Images that come inside the packages the project depends on: nothing to download, split by subject."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 
 import numpy as np
@@ -140,6 +140,7 @@ def overlap(first: Image, second: Image, *, sizes: tuple[int, ...] = (16, 24, 32
     return best
 
 
+@lru_cache(maxsize=256)  # an image is compared with many others
 def _thumbnails(image: Image, size: int) -> Tensor:
     """Normalised thumbnails [N, size * size]: the whole image first, then its half-size windows, each in eight orientations of the square."""
     gray = image.pixels.mean(dim=1, keepdim=True)

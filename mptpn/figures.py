@@ -24,13 +24,12 @@ COLOURS = {
     "stage 1": "#1f77b4",
     "stage 3": "#d62728",
     "supervised ceiling": "#2ca02c",
-    "true": "#000000",
 }
 DPI = 150
 
 
 def look() -> None:
-    """Set the one look: seaborn's ticks, small sans-serif type, gray images in lower origin order from the top."""
+    """Set the one look: seaborn's ticks, small sans-serif type, images in gray."""
     seaborn.set_theme(
         context="paper", style="ticks", rc={"figure.dpi": 100, "savefig.dpi": DPI, "image.cmap": "gray", "axes.spines.top": False, "axes.spines.right": False}
     )

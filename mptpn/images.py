@@ -145,6 +145,12 @@ def write_image(path: str | Path, image: Image) -> Path:
     return write_atomically(path, write)
 
 
+def turned_square(pixels: Tensor, *, top: int, left: int, side: int, turn: int) -> Tensor:
+    """The square of [B, C, H, W] at (top, left), in one of the eight orientations of the square, turn 0 to 7; [B, C, side, side]."""
+    cut = pixels[:, :, top : top + side, left : left + side].rot90(turn % 4, (2, 3))
+    return (cut.flip(3) if turn > 3 else cut).contiguous()
+
+
 def write_atomically(path: str | Path, write) -> Path:
     """Call write(temporary path), then rename to path: a failed or killed write leaves an older file as it was."""
     path = Path(path)

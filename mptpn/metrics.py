@@ -13,18 +13,21 @@ WIDTHS = (*np.arange(0.2, 2.0, 0.1), *np.arange(2.0, 4.0, 0.25), *np.arange(4.0,
 
 def psnr_db(image: Tensor, clean: Tensor, *, peak: float = 1.0) -> float:
     """Peak signal-to-noise ratio, 10 log10(peak^2 / mean squared error), dB; nothing is clipped. Same shapes; infinite for equal images."""
-    if image.shape != clean.shape:
-        raise ValueError(f"shapes {tuple(image.shape)} and {tuple(clean.shape)} differ; compare images of one size.")
+    _check_same_size(image, clean)
     error = float(((image.double() - clean.double()) ** 2).mean())
     return 10 * math.log10(peak**2 / error) if error else math.inf
 
 
 def ssim(image: Tensor, clean: Tensor, *, peak: float = 1.0) -> float:
     """Structural similarity with Wang's 11 x 11 Gaussian window, sigma 1.5 (Wang et al. 2004), mean over the inside; [1, C, H, W], H, W >= 11."""
-    if image.shape != clean.shape:
-        raise ValueError(f"shapes {tuple(image.shape)} and {tuple(clean.shape)} differ; compare images of one size.")
+    _check_same_size(image, clean)
     first, second = (x[0].double().numpy() for x in (image, clean))
     return float(structural_similarity(first, second, data_range=peak, channel_axis=0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False))
+
+
+def _check_same_size(image: Tensor, clean: Tensor) -> None:
+    if image.shape != clean.shape:
+        raise ValueError(f"shapes {tuple(image.shape)} and {tuple(clean.shape)} differ; compare images of one size.")
 
 
 def gaussian_oracle(noisy: Tensor, clean: Tensor) -> tuple[Tensor, float]:

@@ -5,6 +5,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from mptpn.blind_spot import BlindSpotNetwork
+from mptpn.images import turned_square
 from mptpn.noise import PoissonGaussian, generator
 from mptpn.posterior import constrained_negative_log_likelihood, fuse, negative_log_likelihood
 from mptpn.training import Batch, fit
@@ -65,10 +66,9 @@ def patches(noisy: list[Tensor], laws: list[PoissonGaussian], *, batch: int, pat
         which, turn = int(torch.randint(len(noisy), (), generator=draw)), int(torch.randint(8, (), generator=draw))
         image = noisy[which]
         top, left = (int(torch.randint(side - patch + 1, (), generator=draw)) for side in image.shape[2:])
-        cut = image[:, :, top : top + patch, left : left + patch].rot90(turn % 4, (2, 3))
-        rows.append((cut.flip(3) if turn > 3 else cut, image.mean(), laws[which].sigma, laws[which].gain))
+        rows.append((turned_square(image, top=top, left=left, side=patch, turn=turn), image.mean(), laws[which].sigma, laws[which].gain))
     columns = [torch.tensor([float(row[i]) for row in rows]).view(-1, 1, 1, 1) for i in (1, 2, 3)]
-    return dict(zip(("noisy", "offset", "sigma", "gain"), [torch.cat([row[0] for row in rows]).contiguous(), *columns], strict=True))
+    return dict(zip(("noisy", "offset", "sigma", "gain"), [torch.cat([row[0] for row in rows]), *columns], strict=True))
 
 
 def predict(network: nn.Module, noisy: Tensor, *, offset: Tensor, sigma: Tensor, gain: Tensor, mean_frozen: bool = False) -> tuple[Tensor, Tensor, Tensor]:

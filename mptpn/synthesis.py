@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mptpn.images import turned_square
 from mptpn.noise import PoissonGaussian, generator
 from mptpn.training import Batch
 
@@ -136,8 +137,7 @@ def _crop(images: Tensor, patch: int, draw: torch.Generator) -> Tensor:
     """The same random square of every image of [B, C, H, W], in random orientation of the square, [B, C, patch, patch]."""
     top, left = (int(torch.randint(side - patch + 1, (), generator=draw)) for side in images.shape[2:])
     turn = int(torch.randint(8, (), generator=draw))
-    cut = images[:, :, top : top + patch, left : left + patch].rot90(turn % 4, (2, 3))
-    return (cut.flip(3) if turn > 3 else cut).contiguous()
+    return turned_square(images, top=top, left=left, side=patch, turn=turn)
 
 
 def radial_spectrum(patches: Tensor, *, noise_variance: Tensor | float = 0.0) -> tuple[list[float], list[float]]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +13,8 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
+
+from mptpn.images import write_atomically
 
 Batch = dict[str, Tensor]
 
@@ -136,7 +137,7 @@ def fit(
 def code_hash() -> str:
     """SHA-256 of the package's own sources, hexadecimal: a checkpoint of other code is not resumed."""
     digest = hashlib.sha256()
-    for source in sorted((files("mptpn")).iterdir(), key=lambda f: f.name):
+    for source in sorted(files("mptpn").iterdir(), key=lambda f: f.name):
         if source.name.endswith(".py"):
             digest.update(source.name.encode() + source.read_bytes())
     return digest.hexdigest()
@@ -161,11 +162,4 @@ def _load(checkpoint: str | Path | None, identity: str) -> dict | None:
 
 
 def _write(checkpoint: str | Path, parts: dict) -> None:
-    checkpoint = Path(checkpoint)
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    temporary = checkpoint.with_name(f".{os.getpid()}.{checkpoint.name}")
-    try:
-        torch.save(parts, temporary)
-        os.replace(temporary, checkpoint)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(checkpoint, lambda temporary: torch.save(parts, temporary))

@@ -13,24 +13,25 @@ import content
 ROOT = Path(__file__).parents[1]
 STAGE_1 = {"noise_level", "blind_spot", "posterior", "preliminary"}
 STAGE_2 = {"synthesis"}
-STAGE_3 = {"attention", "attention_triton", "attention_kernels", "attention_whole", "transformer", "profound"}
+STAGE_3 = {"attention", "attention_triton", "attention_kernels", "attention_operator", "attention_whole", "transformer", "profound"}
 ALLOWED = {  # module: the modules of mptpn that it may import
     "__init__": set(),
     "images": set(),
     "embedded": {"images"},
     "noise": set(),
-    "training": set(),
+    "training": {"images"},
     "weights": {"images"},
     "metrics": set(),
     "figures": {"images", "metrics"},
     "posterior": set(),
     "blind_spot": {"noise", "training"},
     "noise_level": {"noise", "training", "blind_spot", "posterior"},
-    "preliminary": {"noise", "training", "blind_spot", "noise_level", "posterior"},
-    "synthesis": {"noise", "training"},
+    "preliminary": {"images", "noise", "training", "blind_spot", "noise_level", "posterior"},
+    "synthesis": {"images", "noise", "training"},
     "attention_kernels": set(),
-    "attention_triton": {"attention_kernels"},
-    "attention": {"attention_triton", "attention_kernels"},
+    "attention_operator": set(),
+    "attention_triton": {"attention_kernels", "attention_operator"},
+    "attention": {"attention_triton", "attention_kernels", "attention_operator"},
     "attention_whole": set(),
     "transformer": {"attention", "attention_whole"},
     "timing": set(),
