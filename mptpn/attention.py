@@ -18,6 +18,7 @@ from mptpn.attention_operator import make_differentiable
 BACKENDS = ("auto", "reference", "sdpa", "triton")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
+KEPT = 2**20  # attention weights, numbers; above, their way to memory and back costs more than computing them again
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -32,8 +33,9 @@ def retractable_attention(qkv: Tensor, bias: Tensor, *, interval: int, window: i
         bias: added to the logits, [heads, window**2, window**2]; row = query, column = key, positions row-major in the group.
         interval: stride of a group's tokens, pixels.
         window: side of a group, tokens.
-        backend: "reference" (plain PyTorch, the law), "sdpa" (PyTorch's fused attention), "triton" (one kernel, no copies), "auto" (triton
-            for CUDA tensors where Triton is installed, else sdpa).
+        backend: "reference" (plain PyTorch, the law), "sdpa" (PyTorch's fused attention, weights computed again in backward), "triton" (one
+            kernel, no copies), "auto" (triton for CUDA tensors where Triton is installed, else sdpa, but the reference to train on images so small
+            that keeping the weights is cheaper than computing them again).
     Returns:
         Attended values, [B, H, W, heads, head_dim], dtype of qkv.
     Raises:
@@ -44,7 +46,7 @@ def retractable_attention(qkv: Tensor, bias: Tensor, *, interval: int, window: i
         qkv = qkv.to(torch.get_autocast_dtype(qkv.device.type))
     _check(qkv, bias, interval, window, backend)
     if backend == "auto":
-        backend = "triton" if qkv.is_cuda and TRITON_INSTALLED and qkv.dtype in DTYPES else "sdpa"
+        backend = "triton" if qkv.is_cuda and TRITON_INSTALLED and qkv.dtype in DTYPES else "reference" if _worth_keeping(qkv, interval, window) else "sdpa"
     with torch.autocast(qkv.device.type, enabled=False):
         if backend == "triton":
             from mptpn.attention_triton import strided_attention  # Triton is optional: import it where it is asked for
@@ -52,6 +54,13 @@ def retractable_attention(qkv: Tensor, bias: Tensor, *, interval: int, window: i
             return strided_attention(qkv, bias, interval, window)
         attend = _reference if backend == "reference" else _sdpa
         return attend(qkv, bias, interval, window)
+
+
+def _worth_keeping(qkv: Tensor, interval: int, window: int) -> bool:
+    """Whether a gradient is wanted on a CPU, the weights are under 4 MiB and no group is cut: up to 48 x 48 pixels and 6 heads the reference trains faster."""
+    weights = qkv.numel() // (3 * qkv.shape[-1]) * window**2
+    whole = all(length % (window * interval) == 0 for length in qkv.shape[1:3])
+    return not qkv.is_cuda and torch.is_grad_enabled() and qkv.requires_grad and whole and weights <= KEPT
 
 
 def _reference(qkv: Tensor, bias: Tensor, interval: int, window: int) -> Tensor:
@@ -81,10 +90,10 @@ def _sdpa(qkv: Tensor, bias: Tensor, interval: int, window: int) -> Tensor:
 def _sdpa_backward(grad: Tensor, qkv: Tensor, bias: Tensor, interval: int, window: int) -> tuple[Tensor, Tensor]:
     """Gradients with respect to qkv and bias; the weights are computed again, so that nothing but the inputs is kept."""
     work = qkv.dtype if qkv.is_cuda else torch.promote_types(qkv.dtype, torch.float32)  # a CPU's bfloat16 products are slower and less exact
-    heads, scale = qkv.shape[4], qkv.shape[5] ** -0.5
+    scale = qkv.shape[5] ** -0.5
     grad_qkv, grad_bias = qkv.new_empty(qkv.shape), bias.new_zeros(bias.shape, dtype=torch.promote_types(bias.dtype, torch.float32))
     for (tokens, above, result), (part, grad_part) in _chunks((qkv, grad, grad_qkv), (bias.to(work), grad_bias), interval, window):
-        n = tokens.shape[5] * tokens.shape[6]
+        n, heads = tokens.shape[5] * tokens.shape[6], len(part)
         q, k, v = tokens.reshape(-1, n, *tokens.shape[7:]).permute(2, 0, 3, 1, 4).to(work).flatten(1, 2)  # [groups * heads, n, head_dim]
         above = above.reshape(-1, n, *above.shape[7:]).transpose(1, 2).to(work).flatten(0, 1)
         weights = part.reshape(heads, n, n).repeat(len(q) // heads, 1, 1).baddbmm_(q, k.mT, alpha=scale).softmax(-1)
@@ -112,8 +121,11 @@ def _chunks(images: tuple[Tensor, ...], biases: tuple[Tensor, ...], interval: in
         i, j = row[3], col[3]
         views = [_groups(image, row, col, interval, window) for image in images]
         parts = [bias.unflatten(2, (window, window)).unflatten(1, (window, window))[:, :i, :j, :i, :j] for bias in biases]
-        for pieces in _split(views, max(1, logits // (heads * (i * j) ** 2))):
-            yield pieces, parts
+        few = min(heads, max(1, logits // (i * j) ** 2))  # of a large group even the heads are met a few at a time
+        for start in range(0, heads, few):
+            some = [view[..., start : start + few, :] for view in views]
+            for pieces in _split(some, max(1, logits // (few * (i * j) ** 2))):
+                yield pieces, [part[start : start + few] for part in parts]
 
 
 def _spans(length: int, interval: int, window: int) -> list[tuple[int, int, int, int]]:

@@ -186,6 +186,27 @@ def test_working_memory_does_not_grow_with_the_image(monkeypatch):
     assert 0 < large <= 1.1 * small
 
 
+def test_a_large_group_gives_the_same_with_its_heads_apart(monkeypatch):
+    """32 x 32 tokens make a million weights a head: more than one head at a time would leave the cache."""
+    qkv, bias = example(33, 35, 32, batch=1)
+    pieces = list(attention._chunks((qkv,), (bias,), 1, 32))
+    assert max(part.shape[0] * (views.shape[5] * views.shape[6]) ** 2 for (views,), (part,) in pieces) <= max(32**4, 2**19 * torch.get_num_threads())
+    plain = gradients(qkv, bias, upstream(qkv), interval=1, window=32, backend="reference")
+    # sums over 1024 numbers of size 1 to 10, float64: below 1024 * 10 * 2.2e-16
+    torch.testing.assert_close(gradients(qkv, bias, upstream(qkv), interval=1, window=32, backend="sdpa"), plain, rtol=0, atol=2.3e-12)
+
+
+@pytest.mark.parametrize(("size", "gradient", "used"), [(32, True, "reference"), (32, False, "sdpa"), (30, True, "sdpa"), (128, True, "sdpa")], ids=str)
+def test_auto_keeps_the_weights_only_where_that_is_faster(monkeypatch, size, gradient, used):
+    qkv, bias = example(size, size, 8, batch=1, heads=6, dtype=torch.float32)
+    called = []
+    for name in ("reference", "sdpa"):
+        function = getattr(attention, f"_{name}")
+        monkeypatch.setattr(attention, f"_{name}", lambda *arguments, name=name, function=function: called.append(name) or function(*arguments))
+    retractable_attention(qkv.requires_grad_(gradient), bias, interval=1)
+    assert called == [used]
+
+
 def cpu_seconds(backend, *, side, window):
     qkv, bias = example(side, side, window, batch=1, dtype=torch.float32)
     grad, seconds = upstream(qkv), []
