@@ -5,17 +5,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-KERNELS = (3, 5)  # side of the masked kernel of each branch
+RINGS = (1, 2)  # how far the masked kernel of each branch reaches beyond the hole: kernels of 3 and 5 px around a hole of one pixel
+Hole = tuple[int, int]  # half height and half width of the blind spot, px; (0, 0) is the pixel alone
 
 
 class MaskedConv2d(nn.Conv2d):
-    """A k x k convolution whose centre weight counts as 0 (zero padding: reflected borders would bring the pixel back)."""
+    """A convolution whose weights inside the hole count as 0 (zero padding: reflected borders would bring the pixel back)."""
 
-    def __init__(self, channels: int, *, kernel: int):
-        super().__init__(channels, channels, kernel, padding=kernel // 2)
-        mask = torch.ones(1, 1, kernel, kernel)
-        mask[..., kernel // 2, kernel // 2] = 0
-        self.register_buffer("mask", mask, persistent=False)
+    def __init__(self, channels: int, *, ring: int, hole: Hole):
+        super().__init__(channels, channels, tuple(2 * (half + ring) + 1 for half in hole), padding=tuple(half + ring for half in hole))
+        self.register_buffer("mask", _around(hole, ring=ring), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(x, self.weight * self.mask, self.bias)
@@ -24,11 +23,10 @@ class MaskedConv2d(nn.Conv2d):
 class DilatedBlock(nn.Module):
     """Three paths {1x1, 5x5 dilated; 1x1, 3x3 dilated; 1x1}, joined by 1x1, added to the input, two 1x1 (D-BSN, Fig. 3)."""
 
-    def __init__(self, channels: int, *, dilation: int):
+    def __init__(self, channels: int, *, dilation: tuple[int, int]):
         super().__init__()
-        self.wide = nn.Sequential(
-            nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, channels, 5, padding=2 * dilation, dilation=dilation), nn.ReLU()
-        )
+        twice = tuple(2 * step for step in dilation)
+        self.wide = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, channels, 5, padding=twice, dilation=dilation), nn.ReLU())
         self.narrow = nn.Sequential(
             nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation), nn.ReLU()
         )
@@ -42,18 +40,22 @@ class DilatedBlock(nn.Module):
 
 
 class Branch(nn.Module):
-    """One masked convolution, two 1x1, `depth` dilated blocks with dilation (kernel + 1) / 2, one 1x1."""
+    """One masked convolution, two 1x1, `depth` dilated blocks, one 1x1.
 
-    def __init__(self, channels: int, *, kernel: int, depth: int):
+    Dilation ring + 2 half + 1 along an axis: the masked convolution reaches offsets of at most half + ring, and two offsets that are equal modulo the
+    dilation, one of them within half, are then equal, so no sum of steps leads back into the hole.
+    """
+
+    def __init__(self, channels: int, *, ring: int, hole: Hole, depth: int):
         super().__init__()
         self.layers = nn.Sequential(
-            MaskedConv2d(channels, kernel=kernel),
+            MaskedConv2d(channels, ring=ring, hole=hole),
             nn.ReLU(),
             nn.Conv2d(channels, channels, 1),
             nn.ReLU(),
             nn.Conv2d(channels, channels, 1),
             nn.ReLU(),
-            *[DilatedBlock(channels, dilation=(kernel + 1) // 2) for _ in range(depth)],
+            *[DilatedBlock(channels, dilation=_dilation(ring, hole)) for _ in range(depth)],
             nn.Conv2d(channels, channels, 1),
         )
 
@@ -69,22 +71,25 @@ class BlindSpotNetwork(nn.Module):
         width: channels inside.
         depth: dilated blocks in each of the two branches.
         local_means: sides, odd, 3 to 11 px, of windows around a pixel; the mean is then D-BSN's output plus a learned, per-pixel mixture of the windows'
-            averages without the pixel itself. () is D-BSN as published; (3, 5, 7, 11) learns in far fewer steps. At most 11: a wider window would see the
-            holes (see visible_offsets).
+            averages without the blind spot, which widens the windows. () is D-BSN as published; (3, 5, 7, 11) learns in far fewer steps. At most 11: a wider
+            window would see the holes (see visible_offsets).
+        hole: half height and half width of the blind spot, px, for noise that is correlated so far (as AT-BSN, Chen et al. 2023); (0, 0) is D-BSN.
 
     forward(noisy [B, C, H, W]) -> mean mu [B, C, H, W] and standard deviation sigma_mu [B, C, H, W], both in the image's unit; any H, W >= 1.
-    Neither depends on the noisy value at its own pixel, in train and in eval mode, at any weights. No normalisation layer: it would carry the pixel
-    around the hole.
+    Neither depends on a noisy value inside the hole around its pixel, in train and in eval mode, at any weights. No normalisation layer: it would carry
+    the pixel around the hole.
     """
 
-    def __init__(self, channels: int = 1, *, width: int = 96, depth: int = 8, local_means: tuple[int, ...] = ()):
+    def __init__(self, channels: int = 1, *, width: int = 96, depth: int = 8, local_means: tuple[int, ...] = (), hole: Hole = (0, 0)):
         super().__init__()
+        if len(hole) != 2 or min(hole) < 0:
+            raise ValueError(f"hole {hole} must be the half height and half width of the blind spot, px, not negative.")
         if any(side % 2 == 0 or not 3 <= side <= 11 for side in local_means):
             raise ValueError(f"local_means {local_means} must be odd sides from 3 to 11 px: wider windows would fill the holes of the blind spot.")
-        self.local_means = local_means
+        self.local_means, self.hole = local_means, tuple(hole)
         self.head = nn.Sequential(nn.Conv2d(channels, width, 1), nn.ReLU())
-        self.branches = nn.ModuleList(Branch(width, kernel=kernel, depth=depth) for kernel in KERNELS)
-        self.features = nn.Sequential(nn.Conv2d(len(KERNELS) * width, width, 1), nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU())
+        self.branches = nn.ModuleList(Branch(width, ring=ring, hole=hole, depth=depth) for ring in RINGS)
+        self.features = nn.Sequential(nn.Conv2d(len(RINGS) * width, width, 1), nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU())
         known = width + 2 * channels * len(local_means)  # features, and the windows' averages and log variances
         self.mean = nn.Sequential(nn.Conv2d(width, width, 1), nn.ReLU(), nn.Conv2d(width, channels, 1))
         self.spread = nn.Sequential(nn.Conv2d(known, width, 1), nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU(), nn.Conv2d(width, channels, 1))
@@ -103,8 +108,8 @@ class BlindSpotNetwork(nn.Module):
         features = self.features(torch.cat([branch(context) for branch in self.branches], dim=1))
         mean = self.mean(features)
         if self.local_means:
-            windows = torch.stack([blind_average(noisy, side=side) for side in self.local_means], dim=2)  # [B, C, windows, H, W]
-            squares = torch.stack([blind_average(noisy**2, side=side) for side in self.local_means], dim=2)
+            windows = torch.stack([blind_average(noisy, side=side, hole=self.hole) for side in self.local_means], dim=2)  # [B, C, windows, H, W]
+            squares = torch.stack([blind_average(noisy**2, side=side, hole=self.hole) for side in self.local_means], dim=2)
             variances = (squares - windows**2).clamp_min(0)
             features = torch.cat([features, (windows - windows[:, :, -1:]).flatten(1, 2), (variances + 1e-3).log().flatten(1, 2)], dim=1)
             shares = self.mixture(features).softmax(dim=1)[:, None]  # [B, 1, windows, H, W]
@@ -114,57 +119,74 @@ class BlindSpotNetwork(nn.Module):
         return mean, F.softplus(self.spread(features) - 4) + 1e-3
 
 
-def blind_average(noisy: Tensor, *, side: int) -> Tensor:
-    """Average of the side x side window without its centre, inside the image; [B, C, H, W] in and out, 0 for a 1x1 image."""
+def _around(hole: Hole, *, ring: int) -> Tensor:
+    """Ones in a rectangle that reaches `ring` beyond the hole, zeros in the hole, [1, 1, 2 (h + ring) + 1, 2 (w + ring) + 1]."""
+    mask = torch.ones(1, 1, *(2 * (half + ring) + 1 for half in hole))
+    mask[..., ring : mask.shape[2] - ring, ring : mask.shape[3] - ring] = 0
+    return mask
+
+
+def _dilation(ring: int, hole: Hole) -> tuple[int, int]:
+    return ring + 2 * hole[0] + 1, ring + 2 * hole[1] + 1
+
+
+def blind_average(noisy: Tensor, *, side: int, hole: Hole = (0, 0)) -> Tensor:
+    """Average of a window without its blind spot, inside the image; [B, C, H, W] in and out, 0 where the window holds nothing else.
+
+    Args:
+        side: of the window around a single pixel, odd, px; a larger hole widens it by as much.
+        hole: half height and half width of the blind spot, px.
+    """
 
     def total(x: Tensor) -> Tensor:
-        return F.conv2d(x, window, padding=side // 2)
+        return F.conv2d(x, window, padding=(window.shape[2] // 2, window.shape[3] // 2))
 
-    window = noisy.new_ones(1, 1, side, side)
-    window[..., side // 2, side // 2] = 0  # a hole in the kernel: the sum less the pixel would leave rounding errors of the pixel behind
+    window = _around(hole, ring=side // 2).to(noisy)  # a hole in the kernel: the sum less the pixel would leave rounding errors of the pixel behind
     flat = noisy.flatten(0, 1)[:, None]
     return (total(flat) / total(torch.ones_like(flat[:1])).clamp_min(1)).view_as(noisy)
 
 
-def reach(*, depth: int = 8) -> int:
+def reach(*, depth: int = 8, hole: Hole = (0, 0)) -> int:
     """Largest distance, px, from which a pixel can influence the prediction: the halo that makes a tile exact."""
-    return max((k - 1) // 2 + depth * 2 * (k + 1) // 2 for k in KERNELS)
+    return max(half + ring + depth * 2 * step for ring in RINGS for half, step in zip(hole, _dilation(ring, hole), strict=True))
 
 
-def visible_offsets(*, depth: int = 8) -> np.ndarray:
-    """Which neighbours a prediction can depend on, [2 r + 1, 2 r + 1] bool with r = reach(depth); False at the centre and at the holes.
+def visible_offsets(*, depth: int = 8, hole: Hole = (0, 0)) -> np.ndarray:
+    """Which neighbours a prediction can depend on, [2 r + 1, 2 r + 1] bool with r = reach(depth); False in the blind spot and at the holes.
 
-    Dilations of the layers' supports: a masked k x k kernel, then `depth` times {-2..2} x {-2..2} in steps of (k + 1) / 2 (the 5 x 5 path contains the others).
+    Dilations of the layers' supports: a masked kernel, then `depth` times {-2..2} x {-2..2} in steps of the dilation (the 5 x 5 path contains the others).
     """
     from scipy.ndimage import binary_dilation
 
-    radius = reach(depth=depth)
+    radius = reach(depth=depth, hole=hole)
     seen = np.zeros((2 * radius + 1,) * 2, dtype=bool)
-    for kernel in KERNELS:
-        r, step = (kernel - 1) // 2, (kernel + 1) // 2
+    for ring in RINGS:
+        (high, wide), (down, across) = hole, _dilation(ring, hole)
         support = np.zeros_like(seen)
-        support[radius - r : radius + r + 1, radius - r : radius + r + 1] = True
-        support[radius, radius] = False
-        layer = np.zeros((4 * step + 1,) * 2, dtype=bool)
-        layer[::step, ::step] = True
+        support[radius - high - ring : radius + high + ring + 1, radius - wide - ring : radius + wide + ring + 1] = _around(hole, ring=ring)[0, 0].numpy() > 0
+        layer = np.zeros((4 * down + 1, 4 * across + 1), dtype=bool)
+        layer[::down, ::across] = True
         for _ in range(depth):
             support = binary_dilation(support, structure=layer)
         seen |= support
     return seen
 
 
-def leak(network: nn.Module, shape: tuple[int, int, int, int], *, generator: torch.Generator) -> float:
-    """Largest |d mu[p] / d y[p]| and |d sigma_mu[p] / d y[p]| over all pixels p of a random image; 0.0 exactly for a blind network.
+def leak(network: nn.Module, shape: tuple[int, int, int, int], *, generator: torch.Generator, hole: Hole = (0, 0)) -> float:
+    """Largest |d mu[p] / d y[q]| and |d sigma_mu[p] / d y[q]| over all pixels p of a random image, q in the hole around p; 0.0 exactly for a blind network.
 
     Args:
         network: maps [B, C, H, W] to (mu, sigma_mu).
         shape: [B, C, H, W] of the random image.
         generator: draws the image.
+        hole: half height and half width of the blind spot, px.
     """
     noisy = torch.rand(shape, generator=generator).requires_grad_()
     worst = 0.0
     for output in network(noisy):
         for index in np.ndindex(*output.shape):
             (gradient,) = torch.autograd.grad(output[index], noisy, retain_graph=True)
-            worst = max(worst, float(gradient[index].abs()))
+            batch, _, row, col = index
+            spot = (slice(max(0, at - half), at + half + 1) for at, half in zip((row, col), hole, strict=True))
+            worst = max(worst, float(gradient[(batch, slice(None), *spot)].abs().max()))
     return worst

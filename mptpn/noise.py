@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,27 +16,37 @@ class PoissonGaussian:
     Attributes:
         sigma: standard deviation of the signal-independent part, in the image's unit.
         gain: variance per unit of intensity, in the image's unit.
+        black: intensity without light (a camera's black level), in the image's unit; below it the variance is sigma**2.
     """
 
     sigma: float
     gain: float = 0.0
+    black: float = 0.0
 
     def __post_init__(self):
-        if not (self.sigma >= 0 and self.gain >= 0 and self.sigma + self.gain > 0 and math.isfinite(self.sigma + self.gain)):
-            raise ValueError(f"sigma {self.sigma} and gain {self.gain} must be finite, not negative and not both 0.")
+        if not (self.sigma >= 0 and self.gain >= 0 and self.sigma + self.gain > 0 and math.isfinite(self.sigma + self.gain + self.black)):
+            raise ValueError(f"sigma {self.sigma} and gain {self.gain} must be finite, not negative and not both 0, and black {self.black} finite.")
 
     def variance(self, clean: Tensor) -> Tensor:
-        """Variance at each pixel, same shape as clean, intensity squared; negative intensities count as 0."""
-        return self.gain * clean.clamp_min(0) + self.sigma**2
+        """Variance at each pixel, same shape as clean, intensity squared; intensities below black count as black."""
+        return self.gain * (clean - self.black).clamp_min(0) + self.sigma**2
+
+    def mean(self, clean: Tensor) -> Tensor:
+        """Expected noisy image: clean itself."""
+        return clean
 
     def sample(self, clean: Tensor, *, generator: torch.Generator) -> Tensor:
         """A noisy copy of clean, same shape, float, never clipped."""
-        return clean + self.variance(clean).sqrt() * torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
+        return clean + self.variance(clean).sqrt() * torch.randn(clean.shape, generator=generator, dtype=clean.dtype, device=clean.device)
 
     def log_likelihood(self, noisy: Tensor, clean: Tensor) -> Tensor:
         """Log density of noisy given clean at each pixel, same shape, nats."""
         variance = self.variance(clean)
         return -0.5 * ((noisy - clean) ** 2 / variance + variance.log() + math.log(2 * math.pi))
+
+    def scaled(self, factor: float) -> "PoissonGaussian":
+        """The same law with its standard deviation times factor."""
+        return replace(self, sigma=self.sigma * factor, gain=self.gain * factor**2)
 
 
 # Unit gain for white noise, blind to planes (Immerkaer 1996, Eq. 2).

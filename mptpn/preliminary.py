@@ -1,16 +1,20 @@
 """Stage 1, preliminary denoising: the blind-spot network learns from one noisy copy of each image, given the noise level of each."""
 
+import math
+
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from mptpn.blind_spot import BlindSpotNetwork
 from mptpn.images import turned_square
-from mptpn.noise import PoissonGaussian, generator
+from mptpn.noise import generator
+from mptpn.noise_models import Law
 from mptpn.posterior import constrained_negative_log_likelihood, fuse, negative_log_likelihood
 from mptpn.training import Batch, fit
 
 WARM, HEADS = 0.1, 0.15  # fractions of the training at which the warm start and the training of the spread alone end
+KNOTS = 65  # of the table that stands for a law inside a batch, evenly spaced over the image's intensities
 UNIT = 0.25  # the network sees (y - offset) / sigma_n * UNIT: noise of one and the same size at every level
 
 
@@ -18,7 +22,7 @@ def train(
     network: BlindSpotNetwork,
     noisy: list[Tensor],
     *,
-    laws: list[PoissonGaussian],
+    laws: list[Law],
     steps: int,
     fabric: Fabric,
     batch: int = 8,
@@ -27,6 +31,7 @@ def train(
     seed: int = 0,
     checkpoint: str | None = None,
     ema: float = 0.0,
+    seconds: float = math.inf,
     title: str = "stage 1",
 ) -> list[dict]:
     """Train in place on noisy images alone: squared error first, then the spread with the mean frozen (constrained likelihood), then both
@@ -44,50 +49,66 @@ def train(
     return fit(
         network,
         loss=loss,
-        batches=lambda step: patches(noisy, laws, batch=batch, patch=patch, keys=(seed, 201, step)),
+        batches=lambda step: patches(noisy, laws, batch=batch, patch=patch, keys=(seed, 201, step), transposed=network.hole[0] == network.hole[1]),
         steps=steps,
         lr=lr,
         fabric=fabric,
         checkpoint=checkpoint,
         ema=ema,
+        seconds=seconds,
         title=title,
     )
 
 
-def patches(noisy: list[Tensor], laws: list[PoissonGaussian], *, batch: int, patch: int, keys: tuple[int, ...]) -> Batch:
-    """Random square patches in random orientation of the square.
+def patches(noisy: list[Tensor], laws: list[Law], *, batch: int, patch: int, keys: tuple[int, ...], transposed: bool = True) -> Batch:
+    """Random square patches in random orientation of the square; without transposed ones where rows and columns differ (a blind spot that is not square).
 
     Returns:
-        noisy [batch, C, patch, patch]; offset, sigma, gain [batch, 1, 1, 1]: mean of the image the patch is from, and its noise law.
+        noisy [batch, C, patch, patch]; offset [batch, 1, 1, 1], mean of the image the patch is from; law [batch, 2 + knots], see tabulated.
     """
     draw = generator(*keys)
     rows = []
     for _ in range(batch):
         which, turn = int(torch.randint(len(noisy), (), generator=draw)), int(torch.randint(8, (), generator=draw))
+        turn = turn if transposed else turn // 2 * 2
         image = noisy[which]
         top, left = (int(torch.randint(side - patch + 1, (), generator=draw)) for side in image.shape[2:])
-        rows.append((turned_square(image, top=top, left=left, side=patch, turn=turn), image.mean(), laws[which].sigma, laws[which].gain))
-    columns = [torch.tensor([float(row[i]) for row in rows]).view(-1, 1, 1, 1) for i in (1, 2, 3)]
-    return dict(zip(("noisy", "offset", "sigma", "gain"), [torch.cat([row[0] for row in rows]), *columns], strict=True))
+        rows.append((turned_square(image, top=top, left=left, side=patch, turn=turn), image.mean().view(1, 1, 1, 1), tabulated(laws[which], image)))
+    return {name: torch.cat(column) for name, column in zip(("noisy", "offset", "law"), zip(*rows, strict=True), strict=True)}
 
 
-def predict(network: nn.Module, noisy: Tensor, *, offset: Tensor, sigma: Tensor, gain: Tensor, mean_frozen: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """Blind mean, its spread sigma_mu and the noise sigma_n at that mean, each [B, C, H, W] in the image's unit; offset, sigma, gain [B, 1, 1, 1].
+def tabulated(law: Law, image: Tensor) -> Tensor:
+    """A law as numbers: smallest and largest intensity of the image, then the variance at 65 intensities evenly between them, [1, 67]."""
+    ends = torch.stack([image.amin(), image.amax()])
+    variance = law.variance(torch.lerp(ends[0], ends[1], torch.linspace(0, 1, KNOTS, dtype=image.dtype)))
+    return torch.cat([ends, variance.clamp_min(1e-4 * variance.max())])[None]  # a law without read noise has none in the dark: keep the likelihood finite
+
+
+def variance_at(intensity: Tensor, law: Tensor) -> Tensor:
+    """Variance of tabulated laws [B, 67], linear between the knots and constant outside, at intensities [B, C, H, W]."""
+    low, high = (law[:, i].view(-1, 1, 1, 1) for i in (0, 1))
+    place = ((intensity - low) / (high - low).clamp_min(1e-30) * (KNOTS - 1)).clamp(0, KNOTS - 1).flatten(1)
+    left = place.long().clamp_max(KNOTS - 2)
+    below, above = (law[:, 2:].gather(1, left + i) for i in (0, 1))
+    return torch.lerp(below, above, place - left).view_as(intensity)
+
+
+def predict(network: nn.Module, noisy: Tensor, *, offset: Tensor, law: Tensor, mean_frozen: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Blind mean, its spread sigma_mu and the noise sigma_n at that mean, each [B, C, H, W] in the image's unit; offset [B, 1, 1, 1], law from tabulated.
 
     The network works in units of the noise, so that one small network serves all levels: a flat region looks alike at 5 and at 50 gray levels.
     """
-    scale = UNIT / (sigma**2 + gain * offset.clamp_min(0)).sqrt()
+    scale = UNIT / variance_at(offset, law).sqrt()
     mean, spread = network((noisy - offset) * scale, mean_frozen=mean_frozen)
     mean, spread = mean / scale + offset, spread / scale
-    floor = 1e-4 * (sigma**2 + gain)  # a law without read noise has no noise in the dark: keep the likelihood finite
-    sigma_n = (sigma**2 + gain * mean.detach().clamp_min(0) + floor).sqrt()
+    sigma_n = variance_at(mean.detach(), law).sqrt()
     return mean, spread, sigma_n
 
 
 def loss(network: nn.Module, batch: Batch, fraction: float) -> Tensor:
     """Scalar loss of a batch from patches(); which one depends on the fraction of the training done, see train."""
     heads = WARM <= fraction < HEADS
-    mean, sigma_mu, sigma_n = predict(network, batch["noisy"], offset=batch["offset"], sigma=batch["sigma"], gain=batch["gain"], mean_frozen=heads)
+    mean, sigma_mu, sigma_n = predict(network, batch["noisy"], offset=batch["offset"], law=batch["law"], mean_frozen=heads)
     if fraction < WARM:
         # the spread enters with weight 0 so that every weight has a gradient in each phase (several processes need that)
         return (((batch["noisy"] - mean) / sigma_n) ** 2).mean() + 0 * sigma_mu.sum()
@@ -96,7 +117,7 @@ def loss(network: nn.Module, batch: Batch, fraction: float) -> Tensor:
 
 
 @torch.no_grad()
-def denoise(network: nn.Module, noisy: Tensor, *, law: PoissonGaussian) -> dict[str, Tensor]:
+def denoise(network: nn.Module, noisy: Tensor, *, law: Law) -> dict[str, Tensor]:
     """Stage-1 result of one image.
 
     Args:
@@ -106,7 +127,6 @@ def denoise(network: nn.Module, noisy: Tensor, *, law: PoissonGaussian) -> dict[
     Returns:
         denoised (posterior mean), sigma (standard deviation of its error), mean (blind mean), sigma_mu, sigma_n: each [1, C, H, W] in the image's unit.
     """
-    one = torch.ones(1, 1, 1, 1, dtype=noisy.dtype)
-    mean, sigma_mu, sigma_n = predict(network, noisy, offset=noisy.mean() * one, sigma=law.sigma * one, gain=law.gain * one)
+    mean, sigma_mu, sigma_n = predict(network, noisy, offset=noisy.mean().view(1, 1, 1, 1), law=tabulated(law, noisy))
     denoised, sigma = fuse(noisy, mean, sigma_mu=sigma_mu, sigma_n=sigma_n)
-    return {"denoised": denoised, "sigma": sigma, "mean": mean, "sigma_mu": sigma_mu, "sigma_n": sigma_n.expand_as(noisy)}
+    return {"denoised": denoised, "sigma": sigma, "mean": mean, "sigma_mu": sigma_mu, "sigma_n": sigma_n}

@@ -3,15 +3,20 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mptpn.images import turned_square
-from mptpn.noise import PoissonGaussian, generator
+from mptpn.noise import generator, robust_level
+from mptpn.noise_models import CorrelatedGaussian, Law
 from mptpn.training import Batch
 
-BLURS = (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.3, 1.6, 2.0)  # px, widths tried to bring a photograph to a medical image's sharpness
+BLURS = (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.3, 1.6, 2.0, 2.5, 3.2)  # px, widths tried to bring a photograph to a medical image's sharpness
+STEPS = (1, 2, 4, 8)  # px, lags of the structure function
+UNSURE = 0.04  # relative error of a noise variance
+SMOOTH, QUANTILES = 2.0, 33  # px, width of the blur that leaves intensities without noise, and the number of their quantiles
 JITTER = 0.1  # each pair's level is the learned one times u, u ~ U(0.9, 1.1)
 WEIGHT_A, SHARE_A = 0.1, 1 / 8  # weight and share of pairs A in a batch (Wu et al. 2020, public code)
 
@@ -23,38 +28,65 @@ class Look:
     Attributes:
         law: its noise law, estimated by stage 1.
         mean, deviation: of the clean intensities, the noise's variance taken off.
-        sharpness: see sharpness(); None where the noise drowns it, and the pair then takes that of another image of the set.
+        robust: robust_level of the noisy image, the unit in which stage 3 will see it.
+        steps: structure function of the content at the lags STEPS, the noise's part taken off.
+        noise: what was taken off, which stage 1 knows to a few percent.
+        quantiles: of the content's intensities, evenly spaced from 0 to 1, read off the smoothed image.
     """
 
-    law: PoissonGaussian
+    law: Law
     mean: float
     deviation: float
-    sharpness: float | None
+    robust: float
+    steps: tuple[float, ...]
+    noise: tuple[float, ...]
+    quantiles: tuple[float, ...]
 
 
-def look_of(noisy: Tensor, *, law: PoissonGaussian) -> Look:
-    """Learn a look from one noisy image [1, 1, H, W] and its noise law; no clean image is needed."""
-    noise = float(law.variance(noisy).mean())
-    variance = max(float(noisy.var()) - noise, 1e-3 * noise)
-    return Look(law=law, mean=float(noisy.mean()), deviation=math.sqrt(variance), sharpness=sharpness(noisy, noise_variance=noise))
+def look_of(noisy: Tensor, *, law: Law) -> Look:
+    """Learn a look from one noisy image [1, 1, H, W], H, W > 8, and its noise law; no clean image is needed."""
+    share = float(law.variance(noisy).mean())
+    variance = max(float(noisy.var()) - share, 1e-3 * share)
+    noise = noise_steps(share, correlation=getattr(law, "correlation", ((1.0,),)))
+    steps = tuple(seen - part for seen, part in zip(structure(noisy), noise, strict=True))
+    smooth = gaussian_blur(noisy, sigma=SMOOTH).flatten()
+    quantiles = tuple(smooth.quantile(torch.linspace(0, 1, QUANTILES)).tolist())
+    return Look(law, float(noisy.mean()), math.sqrt(variance), float(robust_level(noisy)), steps, noise, quantiles)
 
 
-def sharpness(image: Tensor, *, noise_variance: float = 0.0) -> float | None:
-    """How fast content changes over one pixel, as a share of how fast it changes over four: d(1) / d(4), 1/16 for a smooth edge, 1 for white content.
+def structure(image: Tensor) -> tuple[float, ...]:
+    """Structure function d(k) = E (x[p] - x[p+k])^2 / 2 over rows and columns at the lags STEPS, intensity squared; [1, 1, H, W], H, W > 8."""
+    down = [(image[..., lag:, :] - image[..., :-lag, :]).square().mean() for lag in STEPS]
+    across = [(image[..., lag:] - image[..., :-lag]).square().mean() for lag in STEPS]
+    return tuple(float(a + b) / 4 for a, b in zip(down, across, strict=True))
 
-    d(k) = E (x[p] - x[p+k])^2 / 2 less the white noise's variance, over rows and columns: a property of the spectrum that contrast and
-    large structures leave alone.
 
-    Returns:
-        the ratio, or None where d(1) is under a fifth of the noise's variance, which is itself known to a few percent only.
+def noise_steps(variance: float, *, correlation: tuple[tuple[float, ...], ...] = ((1.0,),)) -> tuple[float, ...]:
+    """Structure function of noise of this variance and correlation (at lags -r..r of rows and columns; 0 beyond) at the lags STEPS."""
+    radius = len(correlation) // 2
+    return tuple(variance * (1 - ((correlation[radius + k][radius] + correlation[radius][radius + k]) / 2 if k <= radius else 0.0)) for k in STEPS)
+
+
+def sharpness(steps: tuple[float, ...]) -> float:
+    """How fast content changes over one pixel, as a share of how fast it changes over four: d(1) / d(4), 1/16 for a smooth edge, 1 for white content."""
+    return min(1.0, max(1 / 16, steps[0] / steps[2])) if steps[2] > 0 else 1.0
+
+
+def closest(look: Look, steps: Tensor) -> int:
+    """Which of several structure functions [N, lags] has the shape of the look's, whose amplitude does not count and whose noise is known to 4 %.
+
+    The difference of d at two lags knows no white noise: content far below the noise still has a shape.
     """
-
-    def step(lag: int) -> float:
-        down, across = image[..., lag:, :] - image[..., :-lag, :], image[..., lag:] - image[..., :-lag]
-        return float((down.square().mean() + across.square().mean()) / 4) - noise_variance
-
-    fine, coarse = step(1), step(4)
-    return min(1.0, max(1 / 16, fine / coarse)) if fine > 0.2 * noise_variance and coarse > 0 else None
+    found, noise = (torch.tensor(values, dtype=torch.float64) for values in (look.steps, look.noise))
+    spread = 0.1 * found.abs() + 0.002 * noise
+    best = []
+    for candidate in steps.double():
+        # found + error * noise = amplitude * candidate, the error being 0 +- UNSURE
+        rows = torch.stack([torch.cat([candidate / spread, candidate.new_zeros(1)]), torch.cat([-noise / spread, candidate.new_ones(1) / UNSURE])], 1)
+        wanted = torch.cat([found / spread, found.new_zeros(1)])[:, None]
+        amplitude = torch.linalg.lstsq(rows, wanted).solution
+        best.append(float((rows @ amplitude - wanted).square().sum()) + (1e6 if amplitude[0] <= 0 else 0.0))
+    return best.index(min(best))
 
 
 def gaussian_blur(image: Tensor, *, sigma: float) -> Tensor:
@@ -74,7 +106,8 @@ class PairSynthesis:
     Args:
         photos: clean natural photographs, each [1, 1, H, W], H, W >= patch.
         looks: one for each noisy medical image; a pair takes law, range and sharpness of one of them.
-        pairs_a: (noisy medical image, its stage-1 result), each [1, 1, H, W]; empty: pairs B alone.
+        pairs_a: (noisy medical image, its stage-1 result), each [1, 1, H, W], in the order of the looks; empty: pairs B alone.
+        share_a, weight_a: share of pairs A in a batch, and their weight in the loss.
         batch, patch: pairs a batch and their side, px.
         match_content: bring a photograph to the look's intensity range and sharpness (False: noise alone, for the ablation).
         seed: decides every draw.
@@ -86,6 +119,8 @@ class PairSynthesis:
         looks: list[Look],
         *,
         pairs_a: list[tuple[Tensor, Tensor]] = (),
+        share_a: float = SHARE_A,
+        weight_a: float = WEIGHT_A,
         batch: int = 16,
         patch: int = 64,
         match_content: bool = True,
@@ -94,50 +129,54 @@ class PairSynthesis:
         if not photos or not looks:
             raise ValueError(f"{len(photos)} photographs and {len(looks)} looks make no pairs; give at least one of each.")
         self.photos, self.looks, self.pairs_a, self.seed = photos, looks, list(pairs_a), seed
-        self.batch, self.patch, self.match_content = batch, patch, match_content
+        self.batch, self.patch, self.match_content, self.share_a, self.weight_a = batch, patch, match_content, share_a, weight_a
         self.blurred = [[gaussian_blur(photo, sigma=width) for width in BLURS] for photo in photos] if match_content else []
-        self.sharpnesses = [[sharpness(version) for version in versions] for versions in self.blurred]
-        self.known = [look.sharpness for look in looks if look.sharpness is not None] or [1.0]
+        shapes = [torch.tensor([structure(version) for version in versions]) for versions in self.blurred]
+        self.widths = [[closest(look, shape) for look in looks] for shape in shapes]
+        self.quantiles = [[version.flatten().quantile(torch.linspace(0, 1, QUANTILES)).numpy() for version in versions] for versions in self.blurred]
 
     def __call__(self, step: int) -> Batch:
-        """noisy, clean [batch, 1, patch, patch]; sigma (level at the patch's mean), weight [batch, 1, 1, 1]; pairs A first."""
+        """noisy, clean [batch, 1, patch, patch]; sigma (level at the patch's mean), weight, offset and scale (mean and robust level of the whole image that
+        the patch stands for) [batch, 1, 1, 1]; pairs A first.
+        """
         draw = generator(self.seed, 301, step)
-        count_a = int(self.batch * SHARE_A + float(torch.rand((), generator=draw))) if self.pairs_a else 0  # the share holds on average, also in small batches
+        count_a = int(self.batch * self.share_a + float(torch.rand((), generator=draw))) if self.pairs_a else 0  # the share holds on average
         rows = [self._pair_a(draw) if i < count_a else self._pair_b(draw) for i in range(self.batch)]
-        noisy, clean, sigma, weight = zip(*rows, strict=True)
-        column = {"sigma": torch.tensor(sigma).view(-1, 1, 1, 1), "weight": torch.tensor(weight).view(-1, 1, 1, 1)}
-        return {"noisy": torch.cat(noisy), "clean": torch.cat(clean)} | column
+        noisy, clean, *numbers = zip(*rows, strict=True)
+        columns = {name: torch.tensor(column).view(-1, 1, 1, 1) for name, column in zip(("sigma", "weight", "offset", "scale"), numbers, strict=True)}
+        return {"noisy": torch.cat(noisy), "clean": torch.cat(clean)} | columns
 
-    def _pair_a(self, draw: torch.Generator) -> tuple[Tensor, Tensor, float, float]:
+    def _pair_a(self, draw: torch.Generator) -> tuple[Tensor, Tensor, float, float, float, float]:
         which = int(torch.randint(len(self.pairs_a), (), generator=draw))
-        noisy, clean = _crop(torch.cat(self.pairs_a[which]), self.patch, draw).split(1)
-        return noisy, clean, _level(self.looks[which].law, clean), WEIGHT_A
+        look = self.looks[which]
+        lopsided = isinstance(look.law, CorrelatedGaussian)  # noise that may differ between rows and columns
+        noisy, clean = _crop(torch.cat(self.pairs_a[which]), self.patch, draw, transposed=not lopsided).split(1)
+        return noisy, clean, _level(look.law, clean), self.weight_a, look.mean, look.robust
 
-    def _pair_b(self, draw: torch.Generator) -> tuple[Tensor, Tensor, float, float]:
-        photo = int(torch.randint(len(self.photos), (), generator=draw))
-        look = self.looks[int(torch.randint(len(self.looks), (), generator=draw))]
-        if self.match_content:
-            goal = look.sharpness or self.known[int(torch.randint(len(self.known), (), generator=draw))]
-            width = min(range(len(BLURS)), key=lambda i: abs(self.sharpnesses[photo][i] - goal))
-            whole = self.blurred[photo][width]
-            clean = _crop(whole, self.patch, draw)
-            clean = (clean - whole.mean()) * (look.deviation / whole.std()) + look.mean
-        else:
-            clean = _crop(self.photos[photo], self.patch, draw)
+    def _pair_b(self, draw: torch.Generator) -> tuple[Tensor, Tensor, float, float, float, float]:
+        photo, which = (int(torch.randint(len(pool), (), generator=draw)) for pool in (self.photos, self.looks))
+        look = self.looks[which]
         u = 1 + JITTER * (2 * float(torch.rand((), generator=draw)) - 1)
-        law = PoissonGaussian(sigma=look.law.sigma * u, gain=look.law.gain * u**2)
-        return law.sample(clean, generator=draw), clean, _level(law, clean), 1.0
+        law = look.law.scaled(u)
+        if not self.match_content:
+            clean = _crop(self.photos[photo], self.patch, draw)
+            noisy = law.sample(clean, generator=draw)
+            return noisy, clean, _level(law, clean), 1.0, float(noisy.mean()), float(robust_level(noisy))
+        width = self.widths[photo][which]
+        crop = _crop(self.blurred[photo][width], self.patch, draw)
+        clean = torch.from_numpy(np.interp(crop.numpy(), self.quantiles[photo][width], look.quantiles)).to(crop)
+        return law.sample(clean, generator=draw), clean, _level(law, clean), 1.0, look.mean, look.robust * u
 
 
-def _level(law: PoissonGaussian, clean: Tensor) -> float:
+def _level(law: Law, clean: Tensor) -> float:
     return math.sqrt(float(law.variance(clean).mean()))
 
 
-def _crop(images: Tensor, patch: int, draw: torch.Generator) -> Tensor:
+def _crop(images: Tensor, patch: int, draw: torch.Generator, *, transposed: bool = True) -> Tensor:
     """The same random square of every image of [B, C, H, W], in random orientation of the square, [B, C, patch, patch]."""
     top, left = (int(torch.randint(side - patch + 1, (), generator=draw)) for side in images.shape[2:])
     turn = int(torch.randint(8, (), generator=draw))
-    return turned_square(images, top=top, left=left, side=patch, turn=turn)
+    return turned_square(images, top=top, left=left, side=patch, turn=turn if transposed else turn // 2 * 2)
 
 
 def radial_spectrum(patches: Tensor, *, noise_variance: Tensor | float = 0.0) -> tuple[list[float], list[float]]:

@@ -13,17 +13,23 @@ NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tok
 
 
 def code_hash(notebook: str) -> str:
-    """16 hex digits of the sha256 over the JSON of [code cells, [module name, module source] in alphabetical order], all stripped.
+    """16 hex digits of the sha256 over the JSON of [code cells, [module name, module source, hash of its weights] in alphabetical order], stripped.
 
     Outputs, metadata, texts, comments, docstrings and file dates do not enter, so that opening a notebook or wording a docstring reruns nothing.
     """
     cells = ["".join(cell["source"]) for cell in notebook_cells(notebook) if cell["cell_type"] == "code"]
-    library = [[name, stripped(module_source(name))] for name in sorted(modules_behind(cells))]
+    library = [[name, stripped(module_source(name)), weights_hash(name)] for name in sorted(modules_behind(cells))]
     return hashlib.sha256(json.dumps([[stripped(cell) for cell in cells], library]).encode()).hexdigest()[:16]
 
 
 def module_source(name: str) -> str:
     return (ROOT / f"mptpn/{name}.py").read_text()
+
+
+def weights_hash(name: str) -> str:
+    """Sha256 of the weights that ship beside a module under its name; empty if there are none."""
+    path = ROOT / f"mptpn/{name}.safetensors"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
 def modules_behind(sources: list[str]) -> set[str]:

@@ -10,6 +10,7 @@ from mptpn.noise import generator
 
 SIZES = [(1, 1), (1, 6), (5, 7), (13, 10)]
 KINDS = [{"depth": 0}, {"depth": 1}, {"depth": 2}, {"depth": 1, "local_means": (3, 5, 7, 11)}, {"depth": 3, "local_means": (11,), "channels": 2}]
+HOLES = [{"depth": 1, "hole": (0, 1)}, {"depth": 2, "hole": (2, 1), "local_means": (3, 11)}, {"depth": 1, "hole": (1, 3), "local_means": (5,)}]
 
 
 def network(*, seed=0, width=6, **kind) -> BlindSpotNetwork:
@@ -22,6 +23,15 @@ def network(*, seed=0, width=6, **kind) -> BlindSpotNetwork:
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_centre_pixel_has_no_influence(size, kind, mode):
     assert leak(network(**kind).train(mode == "train"), (1, kind.get("channels", 1), *size), generator=generator(1)) == 0.0
+
+
+@pytest.mark.parametrize("kind", HOLES, ids=str)
+@pytest.mark.parametrize("size", [(1, 6), (5, 7), (13, 10)], ids=str)
+def test_no_pixel_of_a_larger_hole_has_influence(size, kind):
+    blind, shape = network(**kind), (1, 1, *size)
+    assert leak(blind, shape, generator=generator(1), hole=kind["hole"]) == 0.0
+    if size == (13, 10):  # and the next pixel has
+        assert leak(blind, shape, generator=generator(1), hole=(kind["hole"][0], kind["hole"][1] + 1)) > 1e-6
 
 
 def test_centre_pixel_has_no_influence_in_channels_last_and_a_batch():
@@ -65,9 +75,15 @@ def test_a_window_that_fills_a_hole_is_refused():
             BlindSpotNetwork(width=4, depth=1, local_means=(3, side))
 
 
+@pytest.mark.parametrize("hole", [(-1, 0), (1,), (0, 1, 0)], ids=str)
+def test_a_hole_that_is_none_is_refused(hole):
+    with pytest.raises(ValueError, match="hole .* must be the half height"):
+        BlindSpotNetwork(width=4, depth=1, hole=hole)
+
+
 def seen_by_gradient(blind, *, depth) -> np.ndarray:
     """Offsets with a gradient, in an image with a margin beyond the reach, [2 r + 3, 2 r + 3]."""
-    r = reach(depth=depth) + 1
+    r = reach(depth=depth, hole=blind.hole) + 1
     shape = (2 * r + 1 + 4, 2 * r + 1 + 7)
     noisy = torch.rand(1, 1, *shape, generator=generator(2)).requires_grad_()
     row, col = r + 2, r + 3
@@ -80,6 +96,16 @@ def test_visible_neighbours_are_the_computed_ones(depth, local_means):
     """Union over seeds, because a ReLU can close a path; 8 features leave hundreds of paths to each neighbour. Nothing may lie outside the reach."""
     seen = np.any([seen_by_gradient(network(seed=seed, width=8, depth=depth, local_means=local_means), depth=depth) for seed in range(3)], axis=0)
     np.testing.assert_array_equal(seen, np.pad(visible_offsets(depth=depth), 1))
+
+
+@pytest.mark.parametrize("depth, hole", [(0, (1, 2)), (1, (2, 1)), (2, (0, 1)), (1, (2, 3))], ids=str)
+def test_visible_neighbours_of_a_larger_hole_are_the_computed_ones(depth, hole):
+    seen = np.any([seen_by_gradient(network(seed=seed, width=8, depth=depth, hole=hole), depth=depth) for seed in range(3)], axis=0)
+    computed = visible_offsets(depth=depth, hole=hole)
+    np.testing.assert_array_equal(seen, np.pad(computed, 1))
+    r = reach(depth=depth, hole=hole)
+    assert not computed[r - hole[0] : r + hole[0] + 1, r - hole[1] : r + hole[1] + 1].any()
+    assert computed[r - hole[0] - 1, r] and computed[r, r + hole[1] + 1]
 
 
 @pytest.mark.parametrize("depth", [1, 3, 8])

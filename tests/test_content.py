@@ -34,3 +34,13 @@ def test_imports_are_found_wherever_they_stand():
 
 def test_closure_follows_the_modules_own_imports():
     assert content.modules_behind(["from mptpn.embedded import x"]) >= {"__init__", "embedded", "images"}
+
+
+def test_other_weights_in_the_box_change_the_hash(monkeypatch, tmp_path):
+    (tmp_path / "mptpn").mkdir()
+    monkeypatch.setattr(content, "ROOT", tmp_path)
+    weights, hashes = tmp_path / "mptpn/a.safetensors", [content.weights_hash("a")]
+    for data in (b"one", b"two"):
+        weights.write_bytes(data)
+        hashes.append(content.weights_hash("a"))
+    assert hashes[0] == "" and len(set(hashes)) == 3 and content.weights_hash("b") == ""

@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter, uniform_filter
 from skimage.metrics import structural_similarity
 
-from mptpn.metrics import WIDTHS, gaussian_oracle, psnr_db, residual_correlation, ssim
+from mptpn.metrics import WIDTHS, blend, fitted, gaussian_oracle, paired_interval, psnr_db, residual_correlation, ssim, tv_oracle
 from mptpn.noise import PoissonGaussian, generator
 
 
@@ -108,3 +108,38 @@ def test_box_filtered_noise_correlates_as_computed_along_each_axis(box, expected
 def test_a_checkerboard_correlates_negatively():
     board = (torch.arange(30)[:, None] + torch.arange(41)) % 2
     assert residual_correlation(board[None, None].float()) == pytest.approx((-1, -1), abs=0.1)
+
+
+def smooth(seed, *size):
+    return torch.from_numpy(gaussian_filter(torch.rand(1, 1, *size, generator=generator(seed)).numpy(), (0, 0, 2, 2))) * 4
+
+
+def test_gain_and_offset_are_fitted_away_and_nothing_else():
+    clean = smooth(1, 31, 40)
+    torch.testing.assert_close(fitted(-3 * clean + 7, clean), clean, rtol=0, atol=1e-5)
+    noisy = clean + 0.1 * torch.randn(clean.shape, generator=generator(2))
+    assert 0 < float((fitted(noisy, clean) - clean).square().mean()) < float((noisy - clean).square().mean())
+
+
+def test_total_variation_of_oracle_weight_beats_every_other_weight_and_keeps_the_unit():
+    clean = smooth(3, 33, 47) * 50 - 10
+    noisy = clean + 5 * torch.randn(clean.shape, generator=generator(4))
+    best = tv_oracle(noisy, clean)
+    assert best.shape == noisy.shape and best.dtype == noisy.dtype
+    errors = [float((x - clean).square().mean()) for x in (best, noisy)]
+    assert errors[0] < 0.4 * errors[1]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_blend_finds_the_share_of_the_input_in_the_truth(share):
+    noisy, denoised = [smooth(i, 9, 13) for i in (5, 6)], [smooth(i, 9, 13) for i in (7, 8)]
+    clean = [share * y + (1 - share) * x for y, x in zip(noisy, denoised, strict=True)]
+    assert blend(noisy, denoised, clean) == pytest.approx(share, abs=1e-5)
+
+
+def test_the_interval_is_over_subjects_not_over_images():
+    """Ten images of each of two subjects that differ: the interval spans both; as ten thousand images it would not."""
+    differences, subjects = [0.0] * 10 + [1.0] * 10, ["a"] * 10 + ["b"] * 10
+    assert paired_interval(differences, subjects) == (0.5, 0.0, 1.0)
+    assert paired_interval(differences, [str(i) for i in range(20)])[1:] == pytest.approx((0.28, 0.72), abs=0.08)  # 0.5 -+ 1.96 * 0.5 / sqrt(20)
+    assert paired_interval([0.2, 0.4], ["a", "a"]) == pytest.approx((0.3, 0.3, 0.3))

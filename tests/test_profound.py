@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mptpn import profound
-from mptpn.noise import generator
+from mptpn.noise import generator, robust_level
 from mptpn.transformer import RetractableTransformer
 
 
@@ -59,23 +59,35 @@ def test_a_new_network_leaves_the_image_as_it_is():
     torch.testing.assert_close(profound.denoise(net, y), y)
 
 
+def test_a_part_is_seen_in_the_unit_of_its_whole():
+    """In the middle of a tile with a halo, far from every edge, a window-attention network gives the same only if it is given the whole's mean and level."""
+    whole, middle = noisy(1, 1, 40, 40) * torch.linspace(0.2, 3, 40, dtype=torch.float64), nn.Conv2d(1, 1, 3, padding=1, bias=False).double()
+    unit = {"offset": whole.mean().view(1, 1, 1, 1), "scale": robust_level(whole)}
+    relu = nn.Sequential(middle, nn.ReLU())  # not linear: the unit matters
+    expected, tile = profound.denoise(relu, whole)[..., 4:12, 4:12], whole[..., 2:14, 2:14]
+    torch.testing.assert_close(profound.denoise(relu, tile, **unit)[..., 2:10, 2:10], expected)
+    assert (profound.denoise(relu, tile)[..., 2:10, 2:10] - expected).abs().max() > 1e-3
+
+
 def batch_of(size=(13, 9)):
     clean = noisy(3, 1, *size, seed=2)
     level = torch.tensor([0.1, 0.2, 0.4], dtype=torch.float64).view(3, 1, 1, 1)
     weight = torch.tensor([0.1, 1.0, 1.0], dtype=torch.float64).view(3, 1, 1, 1)
-    return {"noisy": clean + level * noisy(3, 1, *size, seed=3), "clean": clean, "sigma": level, "weight": weight}
+    offset = torch.tensor([0.0, 0.3, -1.0], dtype=torch.float64).view(3, 1, 1, 1)
+    return {"noisy": clean + level * noisy(3, 1, *size, seed=3), "clean": clean, "scale": level, "offset": offset, "weight": weight}
 
 
 def test_the_loss_is_the_weighted_error_in_units_of_the_noise():
     batch = batch_of()
-    error = (profound.denoise(network(), batch["noisy"]) - batch["clean"]).square().mean((1, 2, 3))
+    denoised = profound.denoise(network(), batch["noisy"], offset=batch["offset"], scale=batch["scale"])
+    error = (denoised - batch["clean"]).square().mean((1, 2, 3))
     expected = (0.1 * error[0] / 0.01 + error[1] / 0.04 + error[2] / 0.16) / 3
     torch.testing.assert_close(profound.loss(network(), batch), expected)
 
 
 def test_the_loss_does_not_know_the_gain():
     batch = batch_of()
-    brighter = batch | {key: 9 * batch[key] for key in ("noisy", "clean", "sigma")}
+    brighter = batch | {key: 9 * batch[key] for key in ("noisy", "clean", "scale", "offset")}
     torch.testing.assert_close(profound.loss(network(), brighter), profound.loss(network(), batch))
 
 

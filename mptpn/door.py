@@ -1,0 +1,202 @@
+"""The public door: what a user calls with images in their own unit, or with a folder of them."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+
+from mptpn import embedded, stages
+from mptpn.images import Image, read_image, write_atomically
+from mptpn.noise import PoissonGaussian
+from mptpn.noise_models import CorrelatedGaussian, Law, NoiseLevelFunction, Rician
+from mptpn.noise_report import SMALLEST, NoiseReport, report
+from mptpn.weights import save_weights
+
+Picture = np.ndarray | Tensor | Image | str | Path
+STAGE_1, STAGE_3 = 0.4, 0.5  # shares of the wall-clock budget; estimates and pairs A take the rest
+STEPS = 100_000  # more than any budget on a CPU allows: the clock decides
+
+
+def estimate_noise(image_or_images: Picture | Sequence[Picture]) -> NoiseReport:
+    """The noise of one image, or of images that share one law, from the images alone, in their own unit; seconds for 512 x 512 pixels.
+
+    Args:
+        image_or_images: arrays or tensors [H, W], [H, W, 3] or [H, W, 4] (alpha is dropped), Image objects or paths, or a list of these. Colour is turned
+            into luminance.
+    Returns:
+        sigma with its interval, the noise-level function, the correlation, the law that fits best, and what to beware of: see NoiseReport.
+    Raises:
+        ValueError, FileNotFoundError: no image, or one that is too small, constant or not finite; the message names it.
+    """
+    several = isinstance(image_or_images, Sequence) and not isinstance(image_or_images, Picture)
+    arrays = [_own_unit(picture, number) for number, picture in enumerate(image_or_images if several else [image_or_images])]
+    scale = max((float(np.abs(array).max()) for array in arrays), default=1.0) or 1.0
+    tensors = [torch.from_numpy((array / scale).astype(np.float32))[None, None] for array in arrays]
+    return in_unit(report(tensors, from_zero=all(array.min() >= 0 for array in arrays)), scale)
+
+
+def _own_unit(picture: Picture, number: int) -> np.ndarray:
+    """[H, W], float64, in the picture's own unit; refuses what carries no noise."""
+    name = str(picture) if isinstance(picture, str | Path) else f"image {number}"
+    if isinstance(picture, str | Path):
+        if Path(picture).is_dir():
+            raise ValueError(f"{name}: a folder; give the images in it.")
+        picture = read_image(picture)
+    if isinstance(picture, Image):
+        low, high = picture.value_range
+        array = picture.pixels[0].double().permute(1, 2, 0).numpy() * (high - low) + low
+        array = array if array.shape[2] >= 3 else array[..., 0]
+    elif isinstance(picture, Tensor):
+        array = (picture.double() if picture.is_floating_point() else picture).detach().cpu().numpy()  # NumPy knows no bfloat16
+    else:
+        array = np.asarray(picture)
+    if array.dtype == bool or not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
+        raise ValueError(f"{name}: pixels of type {array.dtype} are not gray levels; give integers or floats.")
+    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
+        raise ValueError(f"{name}: shape {array.shape} is not an image; give [H, W] or [H, W, 3], and a list for several images.")
+    if min(array.shape[:2]) < SMALLEST:
+        raise ValueError(f"{name}: {array.shape[0]} x {array.shape[1]} pixels are too few to tell noise from structure; give at least {SMALLEST} x {SMALLEST}.")
+    gray = embedded.luminance(array) if array.ndim == 3 else array.astype(np.float64)
+    if not np.isfinite(gray).all():
+        raise ValueError(f"{name}: {int((~np.isfinite(gray)).sum())} of {gray.size} pixels are NaN or infinite; replace or crop them first.")
+    if gray.min() == gray.max():
+        raise ValueError(f"{name}: every pixel is {gray[0, 0]:g}; a constant image holds no noise.")
+    return gray
+
+
+def in_unit(found: NoiseReport, scale: float, offset: float = 0.0) -> NoiseReport:
+    """A report of images of which offset was taken and that were divided by scale, in the unit that they had before."""
+    parameters = {
+        name: pair if name == "looks" else (pair[0] * scale + (offset if name == "black" else 0.0), pair[1] * scale) for name, pair in found.parameters.items()
+    }
+    return replace(
+        found,
+        sigma=found.sigma * scale,
+        sigma_interval=tuple(end * scale for end in found.sigma_interval),
+        mean=found.mean * scale + offset,
+        law=_law_in_unit(found.law, scale, offset),
+        parameters=parameters,
+        intensity=tuple(value * scale + offset for value in found.intensity),
+        level=tuple(value * scale for value in found.level),
+    )
+
+
+def _law_in_unit(law: Law, scale: float, offset: float) -> Law:
+    if isinstance(law, CorrelatedGaussian):
+        return replace(law, law=_law_in_unit(law.law, scale, offset))
+    if isinstance(law, PoissonGaussian):
+        return PoissonGaussian(law.sigma * scale, gain=law.gain * scale, black=law.black * scale + offset)
+    if isinstance(law, NoiseLevelFunction):
+        return NoiseLevelFunction(tuple(x * scale + offset for x in law.intensities), tuple(v * scale**2 for v in law.variances))
+    if offset:
+        raise ValueError(f"{law} needs intensity 0 to mean no signal; it cannot be moved by {offset:g}.")
+    return Rician(law.sigma * scale) if isinstance(law, Rician) else law
+
+
+def train(folder: str | Path, *, out: str | Path, minutes: float, fabric: Fabric, photos: Sequence[Image] = (), seed: int = 0) -> dict:
+    """Stages 1 to 3 on a folder of noisy images: out holds the denoiser, out's stem + ".stage1.safetensors" the blind-spot network, ".json" the report.
+
+    A stopped call goes on where it was, from checkpoints beside out; they are removed at the end.
+
+    Args:
+        folder: images in any format that read_image knows, of 64 x 64 pixels or more (the smallest one sets the side of the training patches, down to 16);
+            files that are no images, or smaller, are named and left out.
+        out: ends in .safetensors.
+        minutes: wall-clock budget of both trainings together, over all calls that went on.
+        photos: clean natural photographs; empty: those inside the installed packages.
+    Returns:
+        the report: noise of the set and of each image in the images' unit, files used and left out, steps of each training, seconds of this call.
+    Raises:
+        FileNotFoundError, ValueError: no such folder, no image in it, another ending of out, no budget, photographs that are all smaller than a patch.
+    """
+    out, started = Path(out), time.monotonic()
+    if out.suffix != ".safetensors":
+        raise ValueError(f"{out}: weights are written as .safetensors; choose this ending.")
+    if not 0 < minutes < math.inf:
+        raise ValueError(f"minutes {minutes}: give a finite budget above 0.")
+    images, left_out = read_folder(folder)
+    low, high = min(image.value_range[0] for image in images), max(image.value_range[1] for image in images)
+    pixels = [_gray(_in_range(image, low, high)) for image in images]  # one unit for all: a set has one noise law
+    side = min(64, *(min(x.shape[2:]) for x in pixels))
+    photos = [_gray(photo.pixels) for photo in photos or embedded.natural("train") if min(photo.pixels.shape[2:]) >= side]
+    if not photos:
+        raise ValueError(f"no photograph is as large as a training patch, {side} x {side} pixels; give larger ones.")
+    for name, reason in left_out.items():
+        print(f"left out {name}: {reason}", file=sys.stderr)
+    print(f"{len(pixels)} images; estimating their noise", file=sys.stderr)
+    noise = stages.noise_of(pixels)
+    whole = in_unit(noise.whole, high - low, low)
+    print(whole, file=sys.stderr)
+    parts = [out.with_suffix(f".stage{stage}.checkpoint.pt") for stage in (1, 3)]
+    common = {"steps": STEPS, "fabric": fabric, "seed": seed}
+    blind = stages.stage_1(pixels, noise=noise, patch=side, checkpoint=parts[0], seconds=60 * minutes * STAGE_1, **common)
+    pairs = stages.stage_2(pixels, photos, noise=noise, blind=blind, batch=4, patch=side, seed=seed)
+    student = stages.stage_3(pairs, checkpoint=parts[1], seconds=60 * minutes * STAGE_3, **common)
+    about = {
+        "noise": str(whole),
+        "sigma": [float(law.variance(x).mean().sqrt()) * (high - low) for law, x in zip(noise.laws, pixels, strict=True)],
+        "correlation": whole.correlation.tolist(),
+        "blind_spot": [2 * half + 1 for half in whole.hole],
+        "images": [image.name for image in images],
+        "left_out": left_out,
+        "minutes": minutes,
+        "steps": [torch.load(part, weights_only=True)["step"] for part in parts],
+        "seconds": round(time.monotonic() - started, 1),
+        "seed": seed,
+    }
+    save_weights(out, student, arguments={name: _plain(value) for name, value in stages.STUDENT.items()}, note=about)
+    save_weights(
+        out.with_suffix(".stage1.safetensors"), blind, arguments={**stages.BLIND, "local_means": list(stages.BLIND["local_means"]), "hole": list(blind.hole)}
+    )
+    write_atomically(out.with_suffix(".json"), lambda path: path.write_text(json.dumps(about, indent=1)))
+    for part in parts:
+        part.unlink(missing_ok=True)
+    return about
+
+
+def _plain(value):
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _in_range(image: Image, low: float, high: float) -> Tensor:
+    """Pixels [1, C, H, W] in which 0 and 1 stand for low and high in the image's own unit."""
+    lowest, highest = image.value_range
+    return image.pixels * ((highest - lowest) / (high - low)) + (lowest - low) / (high - low)
+
+
+def _gray(pixels: Tensor) -> Tensor:
+    """Rec. 601 luma of [1, 3, H, W], or the image itself, [1, 1, H, W]."""
+    return pixels if pixels.shape[1] == 1 else (pixels * pixels.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+
+
+def read_folder(folder: str | Path) -> tuple[list[Image], dict[str, str]]:
+    """All images of a folder of at least 16 x 16 pixels, in the order of their names, and the other files, with the reason.
+
+    Raises:
+        FileNotFoundError, ValueError: no such folder; no image in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; give a folder of noisy images.")
+    images, left_out = [], {}
+    for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
+        try:
+            image = read_image(path)
+        except ValueError as error:
+            left_out[path.name] = str(error).removeprefix(f"{path}: ")
+            continue
+        if min(image.pixels.shape[2:]) < SMALLEST:
+            left_out[path.name] = f"smaller than {SMALLEST} x {SMALLEST} pixels"
+        else:
+            images.append(image)
+    if not images:
+        raise ValueError(f"{folder}: no image in this folder ({len(left_out)} other files); give DICOM, NIfTI, TIFF, PNG, JPEG or .npy.")
+    return images, left_out

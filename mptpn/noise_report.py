@@ -1,0 +1,303 @@
+"""What the noise of an image or a set is: its level as a function of intensity, its correlation, the law that fits best, how sure all that is."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mptpn.noise import PoissonGaussian
+from mptpn.noise_level import FAR, LAGS, RADIUS, SMALLEST, NoiseLevelNetwork, shipped, stated_precision
+from mptpn.noise_models import CorrelatedGaussian, Law, NoiseLevelFunction, Rician, Speckle
+
+TILE, TILES = 1024, 12  # px and number: a larger image is judged by tiles spread over it
+SHARE = 0.01  # least share of the windows in an intensity bin
+INDEPENDENT = 0.1  # correlation up to which noise counts as independent from pixel to pixel
+BLIND = 0.2  # correlation that a blind spot must cover
+SURE = 0.15  # stated relative error of a level up to which a bin speaks for the law
+UNSURE = 0.5  # stated relative error of a level from which a bin is not used for the correlation
+WIDEST = math.log(10)  # of an interval: beyond a factor of ten either way, the level is unknown and the report says so
+MISFIT = 4.0  # mean squared deviation of a law from the bins, in standard errors, from which it does not fit
+NAMES = {
+    "gaussian": "Gaussian noise",
+    "poisson_gaussian": "Poisson-Gaussian noise",
+    "speckle": "speckle noise",
+    "rician": "Rician noise",
+    "free": "noise of no known law",
+}
+
+
+@dataclass(frozen=True)
+class NoiseReport:
+    """What estimate_noise found; every number is in the image's own unit.
+
+    Attributes:
+        sigma: standard deviation at `mean`.
+        sigma_interval: (low, high), 95 %.
+        mean: mean intensity of the pixels that count.
+        kind: "gaussian", "poisson_gaussian", "speckle", "rician" or "free" (none of these fits; the table below is the law), after "correlated " where it is.
+        law: the model, to draw from or to ask for its likelihood.
+        parameters: of the law, name: (value, standard error).
+        intensity, level, error: the noise-level function in bins: intensity, standard deviation, relative standard error of the latter.
+        correlation: measured at lags -3..3 of rows and columns, [7, 7], 1 in the middle.
+        hole: half height and half width, px, of the blind spot that this correlation asks for.
+        findings: what a user must know, a sentence each.
+    """
+
+    sigma: float
+    sigma_interval: tuple[float, float]
+    mean: float
+    kind: str
+    law: Law
+    parameters: dict[str, tuple[float, float]]
+    intensity: tuple[float, ...]
+    level: tuple[float, ...]
+    error: tuple[float, ...]
+    correlation: Tensor
+    hole: tuple[int, int]
+    findings: tuple[str, ...]
+
+    def variance(self, intensity: float | Sequence[float] | np.ndarray) -> np.ndarray:
+        """Variance of the noise at these intensities, in the image's unit squared."""
+        return self.law.variance(torch.as_tensor(np.asarray(intensity, dtype=np.float64))).numpy()
+
+    def __str__(self) -> str:
+        low, high = self.sigma_interval
+        name = " ".join(NAMES.get(word, word) for word in self.kind.split())
+        return "\n".join([f"{name}, sigma {self.sigma:.4g} ({low:.4g} to {high:.4g}) at intensity {self.mean:.4g}", *self.findings])
+
+
+@torch.no_grad()
+def report(images: Sequence[Tensor], *, from_zero: bool = False, network: NoiseLevelNetwork | None = None) -> NoiseReport:
+    """The noise of images that share one law, from the images alone.
+
+    Args:
+        images: each [1, C, H, W] with H, W >= 16; the channels count as further images.
+        from_zero: intensity 0 means no signal, so that noise may be multiplicative or Rician.
+        network: trained and calibrated; None: the one in the box.
+    Raises:
+        ValueError: no image, or one that is too small, constant or not finite.
+    """
+    network = network or _shipped()
+    precision, energy, mean, shares = _windows(network, images)
+    bins = _bins(mean)
+    count = torch.bincount(bins)
+    weight = precision.exp()
+    total = torch.zeros(len(weight), len(count), dtype=torch.float64).index_add_(1, bins, weight)
+    found = torch.zeros_like(total).index_add_(1, bins, weight * energy) / total
+    at = torch.zeros_like(total).index_add_(1, bins, weight * mean) / total
+    error = stated_precision(network, total[None])[0].double() ** -0.5
+    correlation, unsure = _correlation(found, error, count)
+    seen = _outside(correlation, (0, 0)).abs() > torch.maximum(torch.tensor(INDEPENDENT), 2 * _outside(unsure, (0, 0)))
+    independent, reliable = not bool(seen.any()), float(_outside(unsure, (0, 0)).median()) < BLIND
+    if independent:
+        intensity, variance, error = at[0], found[0], error[0]
+    else:
+        factor = _band_factors(correlation)[:, None]
+        trust = (factor > 0.1) / error**2
+        variance = (trust * found / factor.clamp_min(0.1)).sum(0) / trust.sum(0)
+        intensity, error = (trust * at).sum(0) / trust.sum(0), trust.amax(0) ** -0.5
+    known = next((error < most for most in (SURE, UNSURE) if int((error < most).sum()) > 1), torch.ones_like(error, dtype=torch.bool))
+    unknown = float(count[~known].sum() / count.sum())
+    order = intensity.argsort()[known[intensity.argsort()]]
+    intensity, variance, error = (x[order].numpy() for x in (intensity, variance, error))
+    kind, law, parameters, misfit = fit_law(intensity, variance, error, from_zero=from_zero)
+    findings = _findings(correlation, independent, reliable, kind, misfit, error, shares | {"unknown": unknown})
+    middle = float(mean.mean())
+    sigma = math.sqrt(float(law.variance(torch.tensor(middle, dtype=torch.float64))))
+    relative = min(WIDEST, float(network.tail) * float(np.average(error, weights=1 / error**2)) * max(1.0, min(misfit, MISFIT)) ** 0.5)
+    if not independent:
+        law, kind = CorrelatedGaussian(_gaussian(law), correlation), f"correlated {kind}"
+    interval = sigma * math.exp(-relative), sigma * math.exp(relative)
+    numbers = (tuple(map(float, x)) for x in (intensity, variance**0.5, error))
+    return NoiseReport(
+        sigma, interval, middle, kind, law, parameters, *numbers, correlation.float(), (0, 0) if independent else blind_hole(correlation), findings
+    )
+
+
+@cache
+def _shipped() -> NoiseLevelNetwork:
+    return shipped()
+
+
+def _windows(network: NoiseLevelNetwork, images: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, dict[str, float]]:
+    """Log precision and energy [bands, windows] and mean [windows] of all images, float64; the share of windows that count."""
+    parts = []
+    for number, image in enumerate(images):
+        if image.ndim != 4 or min(image.shape[2:]) < SMALLEST:
+            raise ValueError(f"image {number} has shape {tuple(image.shape)}; give [1, C, H, W] of at least {SMALLEST} x {SMALLEST} px.")
+        if not torch.isfinite(image).all():
+            raise ValueError(f"image {number} holds NaN or infinite pixels; replace or crop them first.")
+        if image.amin() == image.amax():
+            raise ValueError(f"image {number} is constant, {float(image.amin()):g} everywhere; it holds no noise.")
+        for channel in image.flatten(0, 1):
+            parts += [[x.double().flatten(2)[0] for x in network(tile[None, None])] for tile in _tiles(channel)]
+    if not parts:
+        raise ValueError("no image was given; the noise of nothing is unknown.")
+    precision, energy, mean = (torch.cat([part[i] for part in parts], 1) for i in range(3))
+    known = precision[0] > -20
+    return precision[:, known], energy[:, known], mean[0, known], {"counted": float(known.double().mean())}
+
+
+def _tiles(channel: Tensor) -> Iterator[Tensor]:
+    height, width = channel.shape
+    corners = [(top, left) for top in range(0, max(1, height - TILE // 2), TILE) for left in range(0, max(1, width - TILE // 2), TILE)]
+    for top, left in corners[:: -(-len(corners) // TILES)]:
+        bottom, right = (side if side - start < 1.5 * TILE else start + TILE for side, start in ((height, top), (width, left)))
+        yield channel[top:bottom, left:right]
+
+
+def _bins(mean: Tensor) -> Tensor:
+    """Number of each window's intensity bin: edges are eight quantiles and sixteen even steps, bins with under 1 % of the windows join their neighbour."""
+    ordered = mean.sort().values
+    low, high = (ordered[int(share * (len(ordered) - 1))] for share in (0.005, 0.995))
+    inner = torch.linspace(0, 1, 9, dtype=mean.dtype)[1:-1]
+    edges = torch.cat([ordered[(inner * (len(ordered) - 1)).long()], torch.linspace(float(low), float(high), 17, dtype=mean.dtype)[1:-1]]).unique()
+    kept, below = [], 0
+    at = torch.searchsorted(ordered, edges, right=True)  # bucketize too puts a mean that equals an edge below it
+    for edge, position in zip(edges, at.tolist(), strict=True):
+        if position - below >= SHARE * len(ordered) and len(ordered) - position >= SHARE * len(ordered):
+            kept.append(edge)
+            below = position
+    return torch.bucketize(mean, torch.stack(kept)) if kept else torch.zeros(len(mean), dtype=torch.long)
+
+
+def _correlation(found: Tensor, error: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Correlation map [7, 7] and its standard errors from band energies and their errors [bands, bins]: 1 - E(lag) / E(far).
+
+    Each bin counts with its pixels and its noise, for correlation matters where the noise is, but only where all bands are well known, if there are such bins.
+    """
+    sure = (error[1:] < UNSURE).all(0)
+    share = count.double() * (sure if bool(sure.any()) else torch.ones_like(sure)) / error[1:].amax(0) ** 2
+    total = (found * share).sum(1)
+    unsure = (found * share * error).sum(1) / total  # of log levels; the bins share their causes of error
+    weight = unsure[-2:] ** -2
+    far = (total[-2:] * weight).sum() / weight.sum()
+    left = total[1 : 1 + len(LAGS)] / far
+    return _lag_map((1 - left).clamp_min(-1)), _lag_map(2 * left * torch.hypot(unsure[1 : 1 + len(LAGS)], unsure[-2:].amin()))
+
+
+def _lag_map(values: Tensor) -> Tensor:
+    out = torch.zeros(2 * RADIUS + 1, 2 * RADIUS + 1, dtype=torch.float64)
+    out[RADIUS, RADIUS] = 1
+    for (row, col), value in zip(LAGS, values, strict=True):
+        out[RADIUS + row, RADIUS + col] = out[RADIUS - row, RADIUS - col] = value
+    return out
+
+
+def _band_factors(correlation: Tensor) -> Tensor:
+    """Share of the variance in each band under a correlation map, [bands]."""
+    pair = torch.tensor([1.0, -4.0, 6.0, -4.0, 1.0], dtype=torch.float64)  # autocorrelation of [1, -2, 1], of which the second difference is made
+    middle = correlation[RADIUS - 2 : RADIUS + 3, RADIUS - 2 : RADIUS + 3]
+    second = (torch.outer(pair, pair) * middle).sum() / 36
+    lags = torch.stack([1 - correlation[RADIUS + row, RADIUS + col] for row, col in LAGS])
+    return torch.cat([second[None].clamp_min(0), lags, torch.ones(len(FAR), dtype=torch.float64)])
+
+
+def _outside(correlation: Tensor, hole: tuple[int, int]) -> Tensor:
+    offset = torch.arange(-RADIUS, RADIUS + 1).abs()
+    return correlation[(offset[:, None] > hole[0]) | (offset[None] > hole[1])]
+
+
+def blind_hole(correlation: Tensor) -> tuple[int, int]:
+    """Smallest half height and half width of a blind spot outside which no correlation of the map exceeds 0.2."""
+    holes = sorted(((h, w) for h in range(RADIUS + 1) for w in range(RADIUS + 1)), key=lambda hole: (2 * hole[0] + 1) * (2 * hole[1] + 1))
+    return next((hole for hole in holes if not len(out := _outside(correlation, hole)) or float(out.abs().max()) < BLIND), (RADIUS, RADIUS))
+
+
+def fit_law(
+    intensity: np.ndarray, variance: np.ndarray, error: np.ndarray, *, from_zero: bool = False
+) -> tuple[str, Law, dict[str, tuple[float, float]], float]:
+    """The law with the smallest Bayesian information criterion over the bins of a noise-level function.
+
+    Args:
+        intensity, variance: of the bins. error: relative standard error of the level, half that of the variance.
+    Returns:
+        kind, law, parameters with standard errors, and the misfit: mean squared deviation in standard errors.
+    """
+    fits = {"gaussian": _fit_linear(intensity, variance, error, powers=(0,)), "poisson_gaussian": _fit_linear(intensity, variance, error, powers=(0, 1))}
+    if from_zero and (intensity > 0).all():
+        fits |= {"speckle": _fit_linear(intensity, variance, error, powers=(2,)), "rician": _fit_rician(intensity, variance, error)}
+    fits = {kind: fit for kind, fit in fits.items() if fit is not None}
+
+    def deviation(law: Law) -> float:
+        at = torch.from_numpy(intensity) if not isinstance(law, Rician) else _rician_clean(intensity, law.sigma)
+        return float(np.mean((np.log(law.variance(at).numpy() / variance) / (2 * np.maximum(error, 0.01))) ** 2))
+
+    misfits = {kind: deviation(law) for kind, (law, _) in fits.items()}
+    size = {"gaussian": 1, "poisson_gaussian": 2, "speckle": 1, "rician": 1.5}  # far from the dark Rician is Gaussian: it must do better, not as well
+    best = min(misfits, key=lambda kind: len(intensity) * misfits[kind] + size[kind] * math.log(len(intensity) + 1))
+    if misfits[best] > MISFIT and len(intensity) > 2:
+        return "free", NoiseLevelFunction(tuple(intensity), tuple(variance)), {}, misfits[best]
+    return best, *fits[best], misfits[best]
+
+
+def _fit_linear(
+    intensity: np.ndarray, variance: np.ndarray, error: np.ndarray, *, powers: tuple[int, ...]
+) -> tuple[Law, dict[str, tuple[float, float]]] | None:
+    """Weighted least squares of the variance on powers of the intensity; None where the slope is not positive or nothing is left to fit."""
+    if len(intensity) <= len(powers):
+        return None
+    columns, fitted = np.stack([intensity**power for power in powers], 1), variance
+    for _ in range(5):  # the error of a variance grows with the variance: weigh by the last fit
+        weight = 1 / (2 * np.maximum(error, 0.01) * np.maximum(fitted, 1e-3 * variance.max()))
+        found = np.linalg.lstsq(columns * weight[:, None], variance * weight, rcond=None)[0]
+        fitted = columns @ found
+    spread = np.sqrt(np.diag(np.linalg.pinv((columns * weight[:, None]).T @ (columns * weight[:, None]))))
+    if powers == (2,):
+        return (Speckle(looks=1 / found[0]), {"looks": (1 / found[0], spread[0] / found[0] ** 2)}) if found[0] > 0 else None
+    if powers == (0,):
+        return PoissonGaussian(sigma=found[0] ** 0.5), {"sigma": (found[0] ** 0.5, spread[0] / (2 * found[0] ** 0.5))}
+    floor, gain = found
+    if gain <= 0:
+        return None
+    least = max(0.25 * variance.min(), 1e-12)  # where the line meets no read noise: the darkest bins still have theirs
+    sigma2, black = (floor, 0.0) if floor >= least else (least, (least - floor) / gain)
+    law = PoissonGaussian(sigma=sigma2**0.5, gain=gain, black=black)
+    return law, {"sigma": (sigma2**0.5, spread[0] / (2 * sigma2**0.5)), "gain": (gain, spread[1]), "black": (black, spread[0] / gain if black else 0.0)}
+
+
+def _rician_clean(mean: np.ndarray, sigma: float) -> Tensor:
+    """Clean magnitudes whose Rice mean is `mean`."""
+    clean = torch.linspace(0, float(mean.max()) + 4 * sigma, 4096, dtype=torch.float64)
+    return torch.from_numpy(np.interp(mean, Rician(sigma).mean(clean).numpy(), clean.numpy()))
+
+
+def _fit_rician(intensity: np.ndarray, variance: np.ndarray, error: np.ndarray) -> tuple[Law, dict[str, tuple[float, float]]]:
+    weight = 1 / np.maximum(error, 0.01) ** 2
+    log_sigma = 0.5 * np.average(np.log(variance), weights=weight)
+    for _ in range(20):
+        law = Rician(math.exp(log_sigma))
+        log_sigma += 0.5 * np.average(np.log(variance / law.variance(_rician_clean(intensity, law.sigma)).numpy()), weights=weight)
+    sigma = math.exp(log_sigma)
+    return Rician(sigma), {"sigma": (sigma, sigma * weight.sum() ** -0.5)}
+
+
+def _gaussian(law: Law) -> Law:
+    """A law with mean clean, for a correlated field."""
+    return PoissonGaussian(law.sigma) if isinstance(law, Rician) else law
+
+
+def _findings(correlation: Tensor, independent: bool, reliable: bool, kind: str, misfit: float, error: np.ndarray, shares: dict[str, float]) -> tuple[str, ...]:
+    out = []
+    if not independent:
+        down, across = float(correlation[RADIUS + 1, RADIUS]), float(correlation[RADIUS, RADIUS + 1])
+        high, wide = (2 * half + 1 for half in blind_hole(correlation))
+        out.append(f"neighbouring pixels correlate ({down:.2f} down, {across:.2f} across); a blind spot of {high} x {wide} px covers it")
+        edge = float(_outside(correlation, (RADIUS - 1, RADIUS - 1)).abs().max())
+        if edge > BLIND:
+            out.append(f"the correlation is still {edge:.2f} at a lag of {RADIUS} px, the end of the map: noise of longer range is not described")
+    if not reliable:
+        out.append("hardly any window is free of structure: whether pixels correlate is not known")
+    if kind == "free":
+        out.append(f"no known law fits (deviation {misfit**0.5:.1f} standard errors): the noise-level function is given as a table")
+    if shares["unknown"] > 0.05:
+        out.append(f"at the intensities of {100 * shares['unknown']:.0f} % of the image no window is free of structure: the law is extended to them")
+    if error.min() > 0.1:
+        out.append(f"the level is known to {100 * error.min():.0f} % only")
+    if shares["counted"] < 0.5:
+        out.append(f"only {100 * shares['counted']:.0f} % of the image counts; the rest is constant or clipped")
+    return tuple(out)

@@ -1,0 +1,107 @@
+"""From noisy images alone to a denoiser: stages 1, 2 and 3 in a row. The one module, besides the notebooks, that joins them."""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+
+from mptpn import preliminary, profound
+from mptpn.blind_spot import BlindSpotNetwork
+from mptpn.noise_models import CorrelatedGaussian, Law
+from mptpn.noise_report import NoiseReport, report
+from mptpn.synthesis import Look, PairSynthesis, look_of
+from mptpn.training import fit
+from mptpn.transformer import RetractableTransformer
+
+BLIND = {"width": 16, "depth": 3, "local_means": (3, 5, 7, 11)}  # of BlindSpotNetwork: learns in minutes on a CPU
+STUDENT = {"widths": (32, 64), "intervals": ((4,), (2,)), "blocks": 2, "head_dim": 16, "unshuffle": 2, "mlp_ratio": 2.0, "bias": "relative"}
+
+
+@dataclass(frozen=True)
+class NoiseOfSet:
+    """What stage 1 knows of the noise of a set.
+
+    Attributes:
+        whole: report of all images together; its correlation is that of the set.
+        laws: of each image, with the correlation of the set where there is any.
+    """
+
+    whole: NoiseReport
+    laws: tuple[Law, ...]
+
+
+def noise_of(noisy: list[Tensor]) -> NoiseOfSet:
+    """Noise of a set: each image has a level of its own, all share a correlation; images [1, 1, H, W]."""
+    whole = report(noisy)
+    return NoiseOfSet(whole, tuple(law_of(image, whole=whole) for image in noisy))
+
+
+def law_of(noisy: Tensor, *, whole: NoiseReport) -> Law:
+    """The law of one image, with the correlation of its set, or without any where the set has none."""
+    law = report([noisy]).law
+    plain = law.law if isinstance(law, CorrelatedGaussian) else law
+    return replace(whole.law, law=plain) if isinstance(whole.law, CorrelatedGaussian) else plain
+
+
+def stage_1(
+    noisy: list[Tensor],
+    *,
+    noise: NoiseOfSet,
+    steps: int,
+    fabric: Fabric,
+    hole: tuple[int, int] | None = None,
+    network: dict = BLIND,
+    batch: int = 4,
+    patch: int = 64,
+    lr: float = 3e-3,
+    ema: float = 0.98,
+    seconds: float = math.inf,
+    checkpoint: str | Path | None = None,
+    seed: int = 0,
+) -> BlindSpotNetwork:
+    """Train a blind-spot network on noisy images alone.
+
+    Args:
+        noisy: each [1, 1, H, W].
+        noise: from noise_of.
+        hole: of the blind spot, see BlindSpotNetwork; None: what the set's correlation asks for.
+        network: arguments of BlindSpotNetwork. The others: see preliminary.train.
+    """
+    torch.manual_seed(seed)
+    blind = BlindSpotNetwork(**network, hole=noise.whole.hole if hole is None else hole).to(memory_format=torch.channels_last)
+    training = {"steps": steps, "batch": batch, "patch": patch, "lr": lr, "ema": ema, "seconds": seconds, "checkpoint": checkpoint, "seed": seed}
+    preliminary.train(blind, noisy, laws=list(noise.laws), fabric=fabric, **training)
+    return blind.eval()
+
+
+@torch.no_grad()
+def stage_2(
+    noisy: list[Tensor], photos: list[Tensor], *, noise: NoiseOfSet, blind: BlindSpotNetwork | None = None, batch: int = 8, patch: int = 64, seed: int = 0
+) -> PairSynthesis:
+    """Pairs B from photographs that take on the looks of the noisy images and, given the blind-spot network, pairs A; the others as in PairSynthesis."""
+    looks: list[Look] = [look_of(image, law=law) for image, law in zip(noisy, noise.laws, strict=True)]
+    denoised = [preliminary.denoise(blind, image, law=law)["denoised"] for image, law in zip(noisy, noise.laws, strict=True)] if blind else []
+    return PairSynthesis(photos, looks, pairs_a=list(zip(noisy, denoised, strict=True)) if blind else [], batch=batch, patch=patch, seed=seed)
+
+
+def stage_3(
+    pairs: PairSynthesis,
+    *,
+    steps: int,
+    fabric: Fabric,
+    lr: float = 2e-3,
+    ema: float = 0.98,
+    network: dict = STUDENT,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    seconds: float = math.inf,
+    title: str = "stage 3",
+) -> RetractableTransformer:
+    """Train a retractable transformer on pairs; network: arguments of RetractableTransformer, the others as in training.fit."""
+    torch.manual_seed(seed)
+    student = RetractableTransformer(1, **network)
+    fit(student, loss=profound.loss, batches=pairs, steps=steps, lr=lr, fabric=fabric, checkpoint=checkpoint, ema=ema, seconds=seconds, title=title)
+    return student.eval()
