@@ -22,6 +22,7 @@ from mptpn.weights import save_weights
 
 Picture = np.ndarray | Tensor | Image | str | Path
 STAGE_1, STAGE_3 = 0.4, 0.5  # shares of the wall-clock budget; estimates and pairs A take the rest
+BELOW = 0.05  # share of the pixels, and of the range below 0, from which 0 is no black level (Hounsfield units)
 STEPS = 100_000  # more than any budget on a CPU allows: the clock decides
 
 
@@ -38,9 +39,12 @@ def estimate_noise(image_or_images: Picture | Sequence[Picture]) -> NoiseReport:
     """
     several = isinstance(image_or_images, Sequence) and not isinstance(image_or_images, Picture)
     arrays = [_own_unit(picture, number) for number, picture in enumerate(image_or_images if several else [image_or_images])]
-    scale = max((float(np.abs(array).max()) for array in arrays), default=1.0) or 1.0
-    tensors = [torch.from_numpy((array / scale).astype(np.float32))[None, None] for array in arrays]
-    return in_unit(report(tensors, from_zero=all(array.min() >= 0 for array in arrays)), scale)
+    lowest, highest = min((float(array.min()) for array in arrays), default=0.0), max((float(array.max()) for array in arrays), default=1.0)
+    below = sum(float((array < -BELOW * (highest - lowest)).mean()) for array in arrays) / max(1, len(arrays))
+    zero = lowest if below > BELOW else 0.0
+    scale = max(abs(lowest - zero), abs(highest - zero)) or 1.0
+    tensors = [torch.from_numpy(((array - zero) / scale).astype(np.float32))[None, None] for array in arrays]
+    return in_unit(report(tensors, from_zero=lowest >= 0), scale, zero=zero)
 
 
 def _own_unit(picture: Picture, number: int) -> np.ndarray:
@@ -72,33 +76,36 @@ def _own_unit(picture: Picture, number: int) -> np.ndarray:
     return gray
 
 
-def in_unit(found: NoiseReport, scale: float, offset: float = 0.0) -> NoiseReport:
-    """A report of images of which offset was taken and that were divided by scale, in the unit that they had before."""
-    parameters = {
-        name: pair if name == "looks" else (pair[0] * scale + (offset if name == "black" else 0.0), pair[1] * scale) for name, pair in found.parameters.items()
-    }
+def in_unit(found: NoiseReport, scale: float, *, zero: float = 0.0) -> NoiseReport:
+    """A report of images from which `zero` was taken before they were divided by `scale`, in the unit that they had before."""
+    low, high = found.sigma_interval
+    parameters = {name: _parameter(name, *pair, scale=scale, zero=zero) for name, pair in found.parameters.items()}
     return replace(
         found,
         sigma=found.sigma * scale,
-        sigma_interval=tuple(end * scale for end in found.sigma_interval),
-        mean=found.mean * scale + offset,
-        law=_law_in_unit(found.law, scale, offset),
+        sigma_interval=(low * scale, high * scale),
+        mean=found.mean * scale + zero,
+        law=_law_in_unit(found.law, scale, zero),
         parameters=parameters,
-        intensity=tuple(value * scale + offset for value in found.intensity),
-        level=tuple(value * scale for value in found.level),
+        intensity=tuple(x * scale + zero for x in found.intensity),
+        level=tuple(x * scale for x in found.level),
     )
 
 
-def _law_in_unit(law: Law, scale: float, offset: float) -> Law:
+def _parameter(name: str, value: float, error: float, *, scale: float, zero: float) -> tuple[float, float]:
+    if name == "looks":  # a number
+        return float(value), float(error)
+    return float(value * scale + (zero if name == "black" else 0.0)), float(error * scale)
+
+
+def _law_in_unit(law: Law, scale: float, zero: float) -> Law:
     if isinstance(law, CorrelatedGaussian):
-        return replace(law, law=_law_in_unit(law.law, scale, offset))
+        return replace(law, law=_law_in_unit(law.law, scale, zero))
     if isinstance(law, PoissonGaussian):
-        return PoissonGaussian(law.sigma * scale, gain=law.gain * scale, black=law.black * scale + offset)
+        return PoissonGaussian(float(law.sigma * scale), gain=float(law.gain * scale), black=float(law.black * scale + zero))
     if isinstance(law, NoiseLevelFunction):
-        return NoiseLevelFunction(tuple(x * scale + offset for x in law.intensities), tuple(v * scale**2 for v in law.variances))
-    if offset:
-        raise ValueError(f"{law} needs intensity 0 to mean no signal; it cannot be moved by {offset:g}.")
-    return Rician(law.sigma * scale) if isinstance(law, Rician) else law
+        return NoiseLevelFunction(tuple(x * scale + zero for x in law.intensities), tuple(v * scale**2 for v in law.variances))
+    return Rician(float(law.sigma * scale)) if isinstance(law, Rician) else law
 
 
 def train(folder: str | Path, *, out: str | Path, minutes: float, fabric: Fabric, photos: Sequence[Image] = (), seed: int = 0) -> dict:
@@ -133,7 +140,7 @@ def train(folder: str | Path, *, out: str | Path, minutes: float, fabric: Fabric
         print(f"left out {name}: {reason}", file=sys.stderr)
     print(f"{len(pixels)} images; estimating their noise", file=sys.stderr)
     noise = stages.noise_of(pixels)
-    whole = in_unit(noise.whole, high - low, low)
+    whole = in_unit(noise.whole, high - low, zero=low)
     print(whole, file=sys.stderr)
     parts = [out.with_suffix(f".stage{stage}.checkpoint.pt") for stage in (1, 3)]
     common = {"steps": STEPS, "fabric": fabric, "seed": seed}
@@ -152,7 +159,7 @@ def train(folder: str | Path, *, out: str | Path, minutes: float, fabric: Fabric
         "seconds": round(time.monotonic() - started, 1),
         "seed": seed,
     }
-    save_weights(out, student, arguments={name: _plain(value) for name, value in stages.STUDENT.items()}, note=about)
+    save_weights(out, student, arguments={"channels": 1} | {name: _plain(value) for name, value in stages.STUDENT.items()}, note=about)
     save_weights(
         out.with_suffix(".stage1.safetensors"), blind, arguments={**stages.BLIND, "local_means": list(stages.BLIND["local_means"]), "hole": list(blind.hole)}
     )

@@ -1,0 +1,427 @@
+"""The public door and the command: images come in any unit and leave in it, a folder becomes three files, what is wrong is said in one sentence."""
+
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Picture
+
+import mptpn
+from mptpn import door, stages
+from mptpn.__main__ import main
+from mptpn.blind_spot import BlindSpotNetwork
+from mptpn.door import estimate_noise, in_unit
+from mptpn.images import image_from_array, write_image
+from mptpn.noise import PoissonGaussian, generator
+from mptpn.noise_models import CorrelatedGaussian, NoiseLevelFunction, Rician, Speckle
+from mptpn.noise_report import NoiseReport
+from mptpn.profound import denoise
+from mptpn.transformer import RetractableTransformer
+from mptpn.weights import load_weights
+
+PAIR = ((0.0, 0.0, 0.0), (0.5, 1.0, 0.5), (0.0, 0.0, 0.0))
+LAWS = {
+    "gaussian": PoissonGaussian(0.05),
+    "poisson_gaussian": PoissonGaussian(0.02, gain=0.02),
+    "free": NoiseLevelFunction((0.1, 0.5, 0.9), (0.0004, 0.0064, 0.0004)),
+    "rician": Rician(0.15),
+    "speckle": Speckle(12.0),
+    "correlated gaussian": CorrelatedGaussian(PoissonGaussian(0.05), PAIR),
+}
+
+
+def waves(height: int, width: int) -> torch.Tensor:
+    rows, cols = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return (0.5 + 0.4 * torch.sin(rows / 25) * torch.cos(cols / 31))[None, None]
+
+
+def noisy(height: int = 90, width: int = 111, *, key: int = 2) -> np.ndarray:
+    """Whole gray levels of 255 under white noise of 10, none of them cut off."""
+    clean = 255 * (0.3 + 0.4 * waves(height, width))
+    return (clean + 10 * torch.randn(clean.shape, generator=generator(key, height, width)))[0, 0].round().clamp(1, 254).numpy().astype(np.float64)
+
+
+def numbers(found: NoiseReport) -> list[float]:
+    return [found.sigma, *found.sigma_interval, found.mean, *found.level, *found.intensity, *(x for pair in found.parameters.values() for x in pair)]
+
+
+def same(found: NoiseReport, wanted: NoiseReport, *, rel: float = 1e-6) -> bool:
+    return (found.kind, found.hole, found.findings) == (wanted.kind, wanted.hole, wanted.findings) and numbers(found) == pytest.approx(numbers(wanted), rel=rel)
+
+
+@pytest.fixture(scope="module")
+def wanted() -> NoiseReport:
+    return estimate_noise(noisy())
+
+
+def test_the_level_of_an_array_is_found_in_its_own_unit(wanted):
+    """Errors of the level are 3 % on 10 000 pixels; whole gray levels add 1/12 to a variance of 100."""
+    assert wanted.sigma == pytest.approx(10, rel=0.08) and wanted.sigma_interval[0] < 10 < wanted.sigma_interval[1]
+    assert wanted.mean == pytest.approx(noisy().mean(), rel=0.02) and wanted.kind == "gaussian" and wanted.law == PoissonGaussian(wanted.sigma)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.int64, np.float16, np.float32, np.float64])
+def test_every_type_of_number_gives_the_same_report(wanted, kind):
+    assert same(estimate_noise(noisy().astype(kind)), wanted)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32, torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_every_type_of_tensor_gives_the_same_report(wanted, kind):
+    assert same(estimate_noise(torch.from_numpy(noisy()).to(kind).requires_grad_(kind.is_floating_point)), wanted)  # 255 levels are whole in bfloat16
+
+
+def test_paths_and_images_give_the_same_report(wanted, tmp_path):
+    np.save(tmp_path / "a.npy", noisy())
+    Picture.fromarray(noisy().astype(np.uint8)).save(tmp_path / "a.png")
+    image = image_from_array(noisy(), name="a", value_range=(-40.0, 300.0))
+    # float32 pixels over a range of 340: steps of 2e-5, a millionth of the noise
+    assert same(estimate_noise(image), wanted, rel=1e-4) and same(estimate_noise(write_image(tmp_path / "a.tif", image)), wanted, rel=1e-4)
+    for path in (tmp_path / "a.npy", str(tmp_path / "a.npy"), tmp_path / "a.png"):
+        assert same(estimate_noise(path), wanted, rel=1e-4)
+
+
+def test_a_list_is_a_set_and_a_set_of_one_is_an_image(wanted):
+    assert same(estimate_noise([noisy()]), wanted) and same(estimate_noise((torch.from_numpy(noisy()),)), wanted)
+    both = estimate_noise([noisy(), torch.from_numpy(noisy(70, 131, key=1))])
+    assert both.sigma == pytest.approx(10, rel=0.08) and min(both.error) < min(wanted.error)
+
+
+def test_a_set_has_one_unit_and_not_one_for_each_image():
+    """The second image is brighter by half and its noise as strong: in a unit of its own it would seem weaker."""
+    both = estimate_noise([noisy(), noisy(key=1) * 0.1 + 900])
+    assert estimate_noise([noisy(), noisy(key=1) + 900]).sigma == pytest.approx(10, rel=0.08)
+    assert both.variance(900) < 0.1 * both.variance(100)  # the planted fault: its noise is a tenth
+
+
+def test_colour_becomes_luminance_and_alpha_is_dropped(wanted):
+    gray = np.repeat(noisy()[..., None], 3, axis=2)
+    assert same(estimate_noise(gray), wanted, rel=1e-4)
+    assert same(estimate_noise(np.concatenate([gray, np.full((*gray.shape[:2], 1), 7.0)], 2)), wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize("factor", [1000.0, 1e-6])
+@pytest.mark.parametrize("kind", LAWS)
+def test_the_estimate_of_a_multiple_is_the_multiple_of_the_estimate(kind, factor):
+    array = LAWS[kind].sample(0.05 + 0.9 * waves(120, 151), generator=generator(3))[0, 0].double().abs().numpy()
+    plain, scaled = estimate_noise(array), estimate_noise(factor * array)
+    assert plain.kind == scaled.kind == kind
+    for name in ("sigma", "mean", "sigma_interval", "intensity", "level"):
+        assert getattr(scaled, name) == pytest.approx(factor * np.array(getattr(plain, name)), rel=1e-5)
+    for name, pair in plain.parameters.items():
+        assert scaled.parameters[name] == pytest.approx(np.array(pair) * (1 if name == "looks" else factor), rel=1e-4)
+    at = np.array(plain.intensity)
+    np.testing.assert_allclose(scaled.variance(factor * at), factor**2 * plain.variance(at), rtol=1e-4)
+    assert scaled.error == pytest.approx(plain.error, rel=1e-5) and torch.allclose(scaled.correlation, plain.correlation, atol=1e-5)
+
+
+@pytest.mark.parametrize("law", [law for law in LAWS.values() if not isinstance(law, Rician | Speckle)], ids=str)
+def test_a_law_in_another_unit_has_the_same_noise_at_the_same_place(law):
+    """Unit 40 and zero -1000, as from 0..1 to Hounsfield units."""
+    at = torch.linspace(0, 1, 50, dtype=torch.float64)
+    blank = NoiseReport(0.1, (0.05, 0.2), 0.5, "free", law, {}, (0.1,), (0.2,), (0.3,), torch.ones(7, 7), (0, 0), ())
+    moved = in_unit(blank, 40.0, zero=-1000.0)
+    np.testing.assert_allclose(moved.law.variance(40 * at - 1000), 1600 * law.variance(at), rtol=1e-9)
+    assert (moved.sigma, moved.sigma_interval, moved.mean, moved.intensity, moved.level, moved.error) == (4, (2, 8), -980, (-996,), (8,), (0.3,))
+
+
+@pytest.mark.parametrize("shift", [-1024.0, 1e3, 3e4])
+def test_an_offset_moves_intensities_and_no_level(shift):
+    """Hounsfield units have air at -1000. At 3e4 float32 has steps of 2e-3 to noise of 10 and more."""
+    array = LAWS["poisson_gaussian"].sample(waves(120, 151), generator=generator(4))[0, 0].double().numpy() * 1000
+    plain, moved = estimate_noise(array), estimate_noise(array + shift)
+    assert moved.kind == plain.kind == "poisson_gaussian" and moved.mean == pytest.approx(plain.mean + shift, abs=0.01)
+    assert moved.sigma == pytest.approx(plain.sigma, rel=2e-3)
+    at = np.array(plain.intensity)
+    np.testing.assert_allclose(moved.variance(at + shift), plain.variance(at), rtol=5e-3)
+
+
+def test_nothing_below_zero_means_that_noise_may_be_magnitude_noise():
+    array = Rician(0.15).sample(waves(120, 151), generator=generator(3))[0, 0].numpy()
+    assert estimate_noise(array).kind == "rician" and estimate_noise(array - 0.3).kind != "rician"
+
+
+def test_the_package_itself_offers_the_door():
+    assert mptpn.estimate_noise is estimate_noise and mptpn.__all__ == ["estimate_noise"]
+    with pytest.raises(AttributeError, match="'mptpn' has no attribute 'estimate'"):
+        mptpn.estimate  # noqa: B018
+
+
+GOOD = noisy(40, 41)
+WRONG = {
+    "nan": (np.where(np.arange(40)[:, None] == 3, np.nan, GOOD), r"image 1: 41 of 1640 pixels are NaN or infinite"),
+    "inf": (np.where(np.eye(40, 41) > 0, np.inf, GOOD), r"image 1: 40 of 1640 pixels are NaN or infinite"),
+    "constant": (np.full((30, 30), 7), r"image 1: every pixel is 7; a constant image holds no noise"),
+    "zeros": (torch.zeros(30, 30), r"image 1: every pixel is 0"),
+    "bool": (GOOD > 100, r"image 1: pixels of type bool are not gray levels"),
+    "bool tensor": (torch.zeros(30, 30) > 0, r"image 1: pixels of type bool"),
+    "complex": (GOOD * 1j, r"image 1: pixels of type complex128"),
+    "text": (np.array([["a"] * 20] * 20), r"image 1: pixels of type <U1"),
+    "None": (None, r"image 1: pixels of type object"),
+    "empty": (np.zeros((0, 40)), r"image 1: 0 x 40 pixels are too few"),
+    "empty colour": (np.zeros((0, 40, 3)), r"image 1: 0 x 40 pixels are too few"),
+    "number": (3.0, r"image 1: shape \(\) is not an image"),
+    "line": (np.arange(50), r"image 1: shape \(50,\) is not an image; give \[H, W\]"),
+    "stack": (np.zeros((10, 40, 40)), r"image 1: shape \(10, 40, 40\) is not an image; .*a list for several"),
+    "batch": (torch.zeros(2, 3, 40, 40), r"image 1: shape \(2, 3, 40, 40\) is not an image"),
+    "small": (GOOD[:5, :5], r"image 1: 5 x 5 pixels are too few .* at least 16 x 16"),
+    "narrow": (GOOD[:, :15], r"image 1: 40 x 15 pixels are too few"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_no_image_is_refused_in_one_sentence_that_says_which(case):
+    wrong, message = WRONG[case]
+    for pictures, said in (([GOOD, wrong], message), (wrong, message.replace("image 1", "image 0"))):
+        with pytest.raises(ValueError, match=rf"^{said}") as caught:
+            estimate_noise(pictures)
+        assert "\n" not in str(caught.value)
+
+
+def test_no_image_at_all_is_refused():
+    with pytest.raises(ValueError, match="no image was given"):
+        estimate_noise([])
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch) -> Path:
+    """A folder to stand in, with a noisy image and many other things."""
+    monkeypatch.chdir(tmp_path)
+    np.save("a.npy", noisy())
+    np.save("five.npy", noisy()[:5, :5])
+    np.save("four.npy", np.zeros((2, 3, 40, 40)))
+    np.save("constant.npy", np.full((40, 40), 7.0))
+    np.save("nan.npy", np.full((40, 40), np.nan))
+    np.save("pickled.npy", np.array([{}], dtype=object), allow_pickle=True)
+    Path("b.txt").write_text("hello\n")
+    Path("text.png").write_text("no picture")
+    Path("zero.tif").touch()
+    Path("folder").mkdir()
+    return tmp_path
+
+
+FILES = {
+    "five.npy": r"five\.npy: 5 x 5 pixels are too few",
+    "four.npy": r"four\.npy: shape \(2, 3, 40, 40\) is not an image",
+    "constant.npy": r"constant\.npy: every pixel is 7\.0",
+    "nan.npy": r"nan\.npy: 1600 of 1600 values are NaN",
+    "pickled.npy": r"pickled\.npy: not an image that can be read",
+    "b.txt": r"b\.txt: not an image that can be read",
+    "text.png": r"text\.png: not an image that can be read",
+    "zero.tif": r"zero\.tif: not an image that can be read",
+    "folder": r"folder: a folder; give the images in it\.",
+    "nowhere.png": r"nowhere\.png: no such file",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_is_no_image_is_refused_by_its_name(shelf, name):
+    for path in (name, Path(name), [shelf / "a.npy", name]):
+        with pytest.raises(FileNotFoundError if name == "nowhere.png" else ValueError, match=f"^{FILES[name]}") as caught:
+            estimate_noise(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_command_reports_on_each_image_and_says_which_are_none(shelf, capsys, wanted):
+    assert main(["noise", "a.npy", *FILES, "a.npy"]) == 1
+    out, err = capsys.readouterr()
+    assert out == 2 * f"a.npy: {wanted}\n" and out.startswith("a.npy: Gaussian noise, sigma ")
+    lines = err.splitlines()
+    assert len(lines) == len(FILES) and all(line.startswith("mptpn noise: ") for line in lines)
+    for line, name in zip(lines, FILES, strict=True):
+        assert name in line and "Traceback" not in line
+
+
+def test_the_command_ends_with_0_where_all_are_images(shelf, capsys):
+    assert main(["noise", "a.npy"]) == 0 and capsys.readouterr().err == ""
+
+
+def test_together_images_have_one_report_and_one_that_is_none_stops_it(shelf, capsys):
+    np.save("second.npy", noisy(key=1))
+    assert main(["noise", "--together", "a.npy", "second.npy"]) == 0
+    out = capsys.readouterr().out
+    assert out == f"a.npy and 1 more: {estimate_noise([noisy(), noisy(key=1)])}\n"
+    assert main(["noise", "--together", "a.npy", "b.txt"]) == 1
+    assert capsys.readouterr().err.startswith("mptpn noise: b.txt: not an image")
+
+
+def test_the_module_runs_as_a_command(shelf, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["mptpn", "noise", "a.npy", "b.txt"])
+    monkeypatch.delitem(sys.modules, "mptpn.__main__")
+    with pytest.raises(SystemExit, match="^1$"):
+        runpy.run_module("mptpn", run_name="__main__")
+    out, err = capsys.readouterr()
+    assert out.startswith("a.npy: ") and err.startswith("mptpn noise: b.txt")
+
+
+@pytest.mark.parametrize("arguments", [[], ["noise"], ["train", "folder"], ["train", "folder", "--out", "x.safetensors", "--minutes", "soon"], ["denoise"]])
+def test_a_command_that_lacks_something_is_explained_before_torch_is_loaded(arguments, capsys):
+    with pytest.raises(SystemExit, match="^2$"):
+        main(arguments)
+    assert capsys.readouterr().err.startswith("usage: mptpn")
+
+
+def test_help_needs_no_torch():
+    """The answer comes at once: nothing heavy is imported for it."""
+    code = "import sys; from mptpn.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: print(sorted({'torch', 'numpy'} & set(sys.modules)))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    assert "noise" in answer.stdout and "train" in answer.stdout and answer.stdout.endswith("[]\n")
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory) -> Path:
+    """A folder of three small noisy images of level 20 in units of their own, other files among them, two photographs; and one training of seconds."""
+    torch.set_num_threads(1)
+    box = tmp_path_factory.mktemp("box")
+    (box / "noisy/inside").mkdir(parents=True)
+    for i, (height, width) in enumerate([(64, 64), (65, 80), (70, 33)]):
+        np.save(box / f"noisy/{i}.npy", 2 * noisy(height, width, key=i) - 1000)
+    (box / "noisy/notes.txt").write_text("not an image")
+    (box / "noisy/.hidden").write_text("left alone")
+    np.save(box / "noisy/stamp.npy", noisy(9, 9))
+    (box / "photos").mkdir()
+    for i in range(2):
+        Picture.fromarray(noisy(70, 81, key=9 + i).astype(np.uint8)).save(box / f"photos/{i}.png")
+    return box
+
+
+def command(box: Path, name: str = "net", *, minutes: str = "0.04", folder: str = "noisy") -> list[str]:
+    out = str(box / f"{name}/denoiser.safetensors")
+    return ["train", str(box / folder), "--out", out, "--minutes", minutes, "--photos", str(box / "photos"), "--accelerator", "cpu"]
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+def is_no_number(text: str):
+    raise AssertionError(f"{text} is no JSON")
+
+
+@pytest.fixture(scope="module")
+def trained(box) -> tuple[dict, str, str, str]:
+    """The report of a training that was stopped between stages 1 and 3 and went on; what the first and the second call said; what is printed at the end."""
+    said = [StringIO(), StringIO()]
+    out = StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(said[0]):
+        patch.setattr(stages, "stage_3", interrupted)
+        assert main(command(box)) == 130
+    assert sorted(path.name for path in (box / "net").iterdir()) == ["denoiser.stage1.checkpoint.pt"]
+    steps = torch.load(box / "net/denoiser.stage1.checkpoint.pt", weights_only=True)["step"]
+    with redirect_stderr(said[1]), redirect_stdout(out):
+        assert main(command(box)) == 0
+    about = json.loads((box / "net/denoiser.json").read_text(), parse_constant=is_no_number)
+    assert about["steps"][0] == steps > 0  # its budget was spent: not one step more
+    return about, said[0].getvalue(), said[1].getvalue(), out.getvalue()
+
+
+def test_a_stopped_training_goes_on_when_it_is_given_again(trained):
+    about, first, second, _ = trained
+    assert first.endswith("mptpn train: stopped; give the same command again and it goes on\n") and "going on" not in first
+    assert f"going on from step {about['steps'][0]} of denoiser.stage1.checkpoint.pt" in second
+
+
+def test_a_training_leaves_three_files_and_no_checkpoint(trained, box):
+    assert sorted(path.name for path in (box / "net").iterdir()) == ["denoiser.json", "denoiser.safetensors", "denoiser.stage1.safetensors"]
+
+
+def test_the_report_says_what_was_trained_on_and_what_was_left_out(trained):
+    about, _, said, out = trained
+    assert about["images"] == ["0.npy", "1.npy", "2.npy"] and set(about["left_out"]) == {"notes.txt", "stamp.npy"}
+    assert about["left_out"]["notes.txt"].startswith("not an image that can be read") and "smaller than 16 x 16" in about["left_out"]["stamp.npy"]
+    assert all(f"left out {name}: {reason}" in said for name, reason in about["left_out"].items())
+    assert about["minutes"] == 0.04 and about["seed"] == 0 and about["seconds"] > 0 and len(about["steps"]) == 2 and min(about["steps"]) > 0
+    assert f"trained on 3 images, {about['steps'][0]} and {about['steps'][1]} steps" in out
+
+
+def test_the_noise_in_the_report_is_in_the_images_own_unit(trained):
+    """Level 20 at intensities about -750; images of 2300 pixels at least, errors of 5 %."""
+    about = trained[0]
+    assert about["sigma"] == pytest.approx([20, 20, 20], rel=0.15) and len(about["correlation"]) == 7 and about["blind_spot"] == [1, 1]
+    assert "Gaussian noise, sigma " in about["noise"] and about["noise"] in trained[2]
+    assert float(about["noise"].split("sigma ")[1].split()[0]) == pytest.approx(20, rel=0.1)
+    assert float(about["noise"].split("intensity ")[1].split()[0]) == pytest.approx(-745, rel=0.05)
+
+
+def test_both_networks_load_and_carry_what_they_are(trained, box):
+    student, note = load_weights(box / "net/denoiser.safetensors", RetractableTransformer)
+    blind, _ = load_weights(box / "net/denoiser.stage1.safetensors", BlindSpotNetwork)
+    assert note == trained[0] and blind.hole == (0, 0) and not blind.training
+    with torch.no_grad():
+        image = torch.from_numpy(noisy(37, 51)).float()[None, None]
+        assert denoise(student, image).isfinite().all() and all(x.isfinite().all() for x in blind(image / 255))
+
+
+def test_a_training_without_photographs_takes_those_in_the_box(box, monkeypatch, capsys):
+    """Up to the point where stage 2 has them."""
+    seen = []
+    monkeypatch.setattr(stages, "stage_2", lambda noisy, photos, **_: seen.append(len(photos)) or interrupted())
+    arguments = command(box, "boxed", minutes="0.001")
+    del arguments[arguments.index("--photos") : arguments.index("--photos") + 2]
+    assert main(arguments) == 130 and seen == [len(door.embedded.natural("train"))]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({1: "nowhere"}, "nowhere: no such folder; give a folder of noisy images."),
+        ({1: "noisy/0.npy"}, "noisy/0.npy: no such folder"),
+        ({1: "empty"}, "empty: no image in this folder (0 other files)"),
+        ({1: "words"}, "words: no image in this folder (1 other files)"),
+        ({3: "net.pt"}, "net.pt: weights are written as .safetensors; choose this ending."),
+        ({3: "net"}, "net: weights are written as .safetensors"),
+        ({5: "0"}, "minutes 0.0: give a finite budget above 0."),
+        ({5: "-1"}, "minutes -1.0: give"),
+        ({5: "nan"}, "minutes nan: give"),
+        ({5: "inf"}, "minutes inf: give"),
+        ({7: "words"}, "words: no image in this folder"),
+        ({7: "nowhere"}, "nowhere: no such folder"),
+        ({7: "stamps"}, "no photograph is as large as a training patch, 33 x 33 pixels; give larger ones."),
+    ],
+)
+def test_a_training_that_cannot_start_ends_with_one_sentence(box, change, message, capsys, monkeypatch):
+    monkeypatch.chdir(box)
+    for name in ("empty", "words", "stamps"):
+        (box / name).mkdir(exist_ok=True)
+    (box / "words/a.txt").write_text("word")
+    np.save(box / "stamps/a.npy", noisy(32, 40))
+    arguments = command(Path("."), "refused")
+    for place, value in change.items():
+        arguments[place] = value
+    assert main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(f"mptpn train: {message}") and err.count("\n") == 1
+    assert not (box / "refused").exists() and not list(box.glob("net.*"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_device_that_is_not_there_is_named(box, capsys):
+    assert main([*command(box, "refused")[:-1], "cuda"]) == 1
+    assert capsys.readouterr().err.startswith('mptpn train: accelerator="cuda": PyTorch finds no CUDA device here')
+
+
+def test_a_loss_that_is_no_number_ends_with_one_sentence(box, capsys, monkeypatch):
+    def diverged(*_, **__):
+        raise FloatingPointError("stage 1: the loss is nan at step 3")
+
+    monkeypatch.setattr(stages, "stage_1", diverged)
+    assert main(command(box, "diverged")) == 1
+    assert capsys.readouterr().err.endswith("mptpn train: stage 1: the loss is nan at step 3\n")
+
+
+def test_another_folder_does_not_go_on_from_the_checkpoint_of_this_one(box, capsys, monkeypatch):
+    """One image less is another training, even where the same files are written."""
+    monkeypatch.setattr(stages, "stage_3", interrupted)
+    assert main(command(box, "other", minutes="0.002")) == 130
+    shutil.copytree(box / "noisy", box / "fewer")
+    os.remove(box / "fewer/2.npy")
+    assert main(command(box, "other", minutes="0.002", folder="fewer")) == 130
+    assert "denoiser.stage1.checkpoint.pt belongs to another training" in capsys.readouterr().err
