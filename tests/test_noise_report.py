@@ -26,6 +26,12 @@ MEDICAL = {image.name: image.pixels for split in ("val", "test") for image in em
 EMBEDDED = MEDICAL | {image.name: image.pixels for image in embedded.natural("val")}
 LEVELS = (15, 25, 50)  # gray levels of 255
 
+# Known faults, strict: the day one is mended, its mark must go.
+NEGATIVE = pytest.mark.xfail(strict=True, reason="report: a Poisson-Gaussian line stops at intensity 0; door.estimate_noise moves such images first")
+HALF = pytest.mark.xfail(strict=True, reason="report: a tile of exactly half the size is left at the rim")
+FLOATS = pytest.mark.xfail(strict=True, reason="report: parameters are NumPy's floats, not Python's")
+RICE = pytest.mark.xfail(strict=True, reason="report: the error of Rice's sigma leaves out that the level moves less than sigma in the dark")
+
 
 @pytest.fixture
 def data(monkeypatch):
@@ -137,7 +143,7 @@ def test_gain_and_read_noise_are_within_three_stated_errors(name, which):
     assert 3 * gain_error < 0.3 * law.gain or (name, which) == ("skull_ct", 0)
 
 
-@pytest.mark.parametrize("shift", [-0.6, -3.0, 1.5])
+@pytest.mark.parametrize("shift", [*(pytest.param(shift, marks=NEGATIVE) for shift in (-0.6, -3.0)), 1.5])
 @pytest.mark.parametrize("name", ["head_mr", "cell", "chest_ct"])
 def test_an_offset_moves_the_law_and_changes_nothing_else(name, shift):
     """Hounsfield units start at -1024: a law that stops at intensity 0 could not follow. Pixels near 4 have float32 steps of 4e-7, 1e-5 of the noise."""
@@ -249,7 +255,7 @@ def test_channels_count_as_further_images():
     assert str(report([torch.cat(channels, 1)])) == str(report(channels))
 
 
-@pytest.mark.parametrize("shape", [(1024, 1024), (1535, 700), (1536, 1536), (1700, 2300), (1025, 4000), (16, 5000)], ids=str)
+@pytest.mark.parametrize("shape", [(1024, 1024), (1535, 700), pytest.param((1536, 1536), marks=HALF), (1700, 2300), (1025, 4000), (16, 5000)], ids=str)
 def test_tiles_cover_an_image_once(shape):
     """Of twelve tiles at most nothing is left out; none is so small that its own quantiles say little, unless the image is."""
     index = torch.arange(shape[0] * shape[1]).view(shape)
@@ -382,6 +388,7 @@ def told(law, at: np.ndarray = BINS) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", EXACT)
+@FLOATS
 def test_a_law_without_error_is_given_back(kind):
     at = BINS + 0.25 if kind == "rician" else BINS  # Rice's mean is 1.25 sigma at least
     found, law, parameters, misfit = fit_law(at, told(EXACT[kind], at), np.full(18, 0.02), from_zero=True)
@@ -390,6 +397,7 @@ def test_a_law_without_error_is_given_back(kind):
     assert all(type(number) is float for pair in parameters.values() for number in pair)
 
 
+@NEGATIVE
 @pytest.mark.parametrize("law", [PoissonGaussian(0.05, gain=0.02, black=-4.0), PoissonGaussian(0.02, gain=0.02, black=-0.3)], ids=str)
 def test_a_line_at_negative_intensities_is_followed(law):
     at = BINS * 4 - 3.9 if law.black == -4 else BINS - 0.3
@@ -398,7 +406,7 @@ def test_a_line_at_negative_intensities_is_followed(law):
     np.testing.assert_allclose(told(found, at), told(law, at), rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", EXACT)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=RICE if kind == "rician" else ()) for kind in EXACT])
 def test_stated_errors_of_parameters_are_those_of_repeated_draws(kind):
     """300 draws: the spread of 300 scores has a standard error of 4 %; 15 % is nearly four. Half the error would double the scores."""
     law, error, random = EXACT[kind], 0.03, np.random.default_rng(3)
