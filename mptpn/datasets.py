@@ -15,8 +15,7 @@ import pooch
 from torch import Tensor
 from tqdm import tqdm
 
-from mptpn.embedded import luminance
-from mptpn.images import Image, image_from_array
+from mptpn.images import Image, decode, image_from_array, luminance
 from mptpn.metrics import fitted
 
 ADDRESS = "https://raw.githubusercontent.com"
@@ -201,15 +200,7 @@ def _images(set: str, *, split: str, side: str) -> list[Image]:
 
 
 def _read(path: Path, *, pseudo_coloured: bool) -> np.ndarray:
-    if path.suffix == ".IMA":
-        import pydicom
-        from pydicom.pixels import apply_modality_lut
-
-        data = pydicom.dcmread(path)
-        return apply_modality_lut(data.pixel_array, data)  # HU
-    from skimage.io import imread
-
-    array = imread(path)
+    array, _, _ = decode(path)
     if array.ndim == 2:
         return array
     return array[..., 0] if pseudo_coloured else luminance(array)

@@ -14,7 +14,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from mptpn import embedded, stages
-from mptpn.images import Image, read_image, write_atomically
+from mptpn.images import Image, luminance, read_image, write_atomically
 from mptpn.noise import PoissonGaussian
 from mptpn.noise_models import CorrelatedGaussian, Law, NoiseLevelFunction, Rician
 from mptpn.noise_report import SMALLEST, NoiseReport, report
@@ -22,7 +22,6 @@ from mptpn.weights import save_weights
 
 Picture = np.ndarray | Tensor | Image | str | Path
 STAGE_1, STAGE_3 = 0.4, 0.5  # shares of the wall-clock budget; estimates and pairs A take the rest
-BELOW = 0.05  # share of the pixels, and of the range below 0, from which 0 is no black level (Hounsfield units)
 STEPS = 100_000  # more than any budget on a CPU allows: the clock decides
 
 
@@ -40,11 +39,8 @@ def estimate_noise(image_or_images: Picture | Sequence[Picture]) -> NoiseReport:
     several = isinstance(image_or_images, Sequence) and not isinstance(image_or_images, Picture)
     arrays = [_own_unit(picture, number) for number, picture in enumerate(image_or_images if several else [image_or_images])]
     lowest, highest = min((float(array.min()) for array in arrays), default=0.0), max((float(array.max()) for array in arrays), default=1.0)
-    below = sum(float((array < -BELOW * (highest - lowest)).mean()) for array in arrays) / max(1, len(arrays))
-    zero = lowest if below > BELOW else 0.0
-    scale = max(abs(lowest - zero), abs(highest - zero)) or 1.0
-    tensors = [torch.from_numpy(((array - zero) / scale).astype(np.float32))[None, None] for array in arrays]
-    return in_unit(report(tensors, from_zero=lowest >= 0), scale, zero=zero)
+    scale = max(abs(lowest), abs(highest)) or 1.0
+    return in_unit(report([_tensor(array / scale) for array in arrays], from_zero=lowest >= 0), scale)
 
 
 def _own_unit(picture: Picture, number: int) -> np.ndarray:
@@ -55,9 +51,7 @@ def _own_unit(picture: Picture, number: int) -> np.ndarray:
             raise ValueError(f"{name}: a folder; give the images in it.")
         picture = read_image(picture)
     if isinstance(picture, Image):
-        low, high = picture.value_range
-        array = picture.pixels[0].double().permute(1, 2, 0).numpy() * (high - low) + low
-        array = array if array.shape[2] >= 3 else array[..., 0]
+        array = picture.array
     elif isinstance(picture, Tensor):
         array = (picture.double() if picture.is_floating_point() else picture).detach().cpu().numpy()  # NumPy knows no bfloat16
     else:
@@ -68,12 +62,17 @@ def _own_unit(picture: Picture, number: int) -> np.ndarray:
         raise ValueError(f"{name}: shape {array.shape} is not an image; give [H, W] or [H, W, 3], and a list for several images.")
     if min(array.shape[:2]) < SMALLEST:
         raise ValueError(f"{name}: {array.shape[0]} x {array.shape[1]} pixels are too few to tell noise from structure; give at least {SMALLEST} x {SMALLEST}.")
-    gray = embedded.luminance(array) if array.ndim == 3 else array.astype(np.float64)
+    gray = luminance(array) if array.ndim == 3 else array.astype(np.float64)
     if not np.isfinite(gray).all():
         raise ValueError(f"{name}: {int((~np.isfinite(gray)).sum())} of {gray.size} pixels are NaN or infinite; replace or crop them first.")
     if gray.min() == gray.max():
         raise ValueError(f"{name}: every pixel is {gray[0, 0]:g}; a constant image holds no noise.")
     return gray
+
+
+def _tensor(gray: np.ndarray) -> Tensor:
+    """[H, W] becomes [1, 1, H, W], float32."""
+    return torch.from_numpy(gray.astype(np.float32))[None, None]
 
 
 def in_unit(found: NoiseReport, scale: float, *, zero: float = 0.0) -> NoiseReport:
@@ -94,18 +93,18 @@ def in_unit(found: NoiseReport, scale: float, *, zero: float = 0.0) -> NoiseRepo
 
 def _parameter(name: str, value: float, error: float, *, scale: float, zero: float) -> tuple[float, float]:
     if name == "looks":  # a number
-        return float(value), float(error)
-    return float(value * scale + (zero if name == "black" else 0.0)), float(error * scale)
+        return value, error
+    return value * scale + (zero if name == "black" else 0.0), error * scale
 
 
 def _law_in_unit(law: Law, scale: float, zero: float) -> Law:
     if isinstance(law, CorrelatedGaussian):
         return replace(law, law=_law_in_unit(law.law, scale, zero))
     if isinstance(law, PoissonGaussian):
-        return PoissonGaussian(float(law.sigma * scale), gain=float(law.gain * scale), black=float(law.black * scale + zero))
+        return PoissonGaussian(law.sigma * scale, gain=law.gain * scale, black=law.black * scale + zero)
     if isinstance(law, NoiseLevelFunction):
         return NoiseLevelFunction(tuple(x * scale + zero for x in law.intensities), tuple(v * scale**2 for v in law.variances))
-    return Rician(float(law.sigma * scale)) if isinstance(law, Rician) else law
+    return Rician(law.sigma * scale) if isinstance(law, Rician) else law
 
 
 def train(folder: str | Path, *, out: str | Path, minutes: float, fabric: Fabric, photos: Sequence[Image] = (), seed: int = 0) -> dict:
@@ -131,9 +130,9 @@ def train(folder: str | Path, *, out: str | Path, minutes: float, fabric: Fabric
         raise ValueError(f"minutes {minutes}: give a finite budget above 0.")
     images, left_out = read_folder(folder)
     low, high = min(image.value_range[0] for image in images), max(image.value_range[1] for image in images)
-    pixels = [_gray(_in_range(image, low, high)) for image in images]  # one unit for all: a set has one noise law
+    pixels = [_tensor((_own_unit(image, number) - low) / (high - low)) for number, image in enumerate(images)]  # one unit for all: a set has one noise law
     side = min(64, *(min(x.shape[2:]) for x in pixels))
-    photos = [_gray(photo.pixels) for photo in photos or embedded.natural("train") if min(photo.pixels.shape[2:]) >= side]
+    photos = [_tensor(_own_unit(photo, number)) for number, photo in enumerate(photos or embedded.natural("train")) if min(photo.pixels.shape[2:]) >= side]
     if not photos:
         raise ValueError(f"no photograph is as large as a training patch, {side} x {side} pixels; give larger ones.")
     for name, reason in left_out.items():
@@ -159,29 +158,12 @@ def train(folder: str | Path, *, out: str | Path, minutes: float, fabric: Fabric
         "seconds": round(time.monotonic() - started, 1),
         "seed": seed,
     }
-    save_weights(out, student, arguments={"channels": 1} | {name: _plain(value) for name, value in stages.STUDENT.items()}, note=about)
-    save_weights(
-        out.with_suffix(".stage1.safetensors"), blind, arguments={**stages.BLIND, "local_means": list(stages.BLIND["local_means"]), "hole": list(blind.hole)}
-    )
+    save_weights(out, student, arguments=stages.STUDENT, note=about)
+    save_weights(out.with_suffix(".stage1.safetensors"), blind, arguments=stages.BLIND | {"hole": blind.hole})
     write_atomically(out.with_suffix(".json"), lambda path: path.write_text(json.dumps(about, indent=1)))
     for part in parts:
         part.unlink(missing_ok=True)
     return about
-
-
-def _plain(value):
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _in_range(image: Image, low: float, high: float) -> Tensor:
-    """Pixels [1, C, H, W] in which 0 and 1 stand for low and high in the image's own unit."""
-    lowest, highest = image.value_range
-    return image.pixels * ((highest - lowest) / (high - low)) + (lowest - low) / (high - low)
-
-
-def _gray(pixels: Tensor) -> Tensor:
-    """Rec. 601 luma of [1, 3, H, W], or the image itself, [1, 1, H, W]."""
-    return pixels if pixels.shape[1] == 1 else (pixels * pixels.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
 
 
 def read_folder(folder: str | Path) -> tuple[list[Image], dict[str, str]]:

@@ -8,15 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mptpn.images import Image, image_from_array
+from mptpn.images import Image, image_from_array, luminance
 
 SPLITS = ("train", "val", "test")
 SAME = 0.75  # overlap() from which two images are one picture: unrelated embedded images reach 0.53, copies at least 0.84
-
-
-def luminance(array: np.ndarray) -> np.ndarray:
-    """Rec. 601 luma of an [H, W, 3] array, [H, W], same unit."""
-    return array[..., :3].astype(np.float64) @ np.array([0.299, 0.587, 0.114])
 
 
 def halved(array: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The doors: images come in as float32 in [0, 1] with their own range beside them, and go out in that range again."""
 
 import hashlib
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 SMALLEST = 2  # px; a single pixel carries no noise statistics
 
@@ -35,9 +37,21 @@ class Image:
         return replace(self, pixels=pixels)
 
     @property
+    def array(self) -> np.ndarray:
+        """[H, W], or [H, W, C] where there are several channels, float64, in `unit`."""
+        low, high = self.value_range
+        array = self.pixels[0].permute(1, 2, 0).double().numpy() * (high - low) + low
+        return array[..., 0] if array.shape[-1] == 1 else array
+
+    @property
     def sha256(self) -> str:
         """SHA-256 of the pixels' bytes, hexadecimal."""
         return hashlib.sha256(self.pixels.contiguous().numpy().tobytes()).hexdigest()
+
+
+def luminance(array: np.ndarray) -> np.ndarray:
+    """Rec. 601 luma of an [H, W, 3] array, [H, W], same unit."""
+    return array[..., :3].astype(np.float64) @ np.array([0.299, 0.587, 0.114])
 
 
 def image_from_array(array: np.ndarray, *, name: str, subject: str = "", value_range: tuple[float, float] | None = None, unit: str = "gray level") -> Image:
@@ -89,14 +103,15 @@ def read_image(path: str | Path) -> Image:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give the path of one image.")
     try:
-        array, value_range, unit = _decode(path)
+        array, value_range, unit = decode(path)
     except Exception as error:  # every decoder has its own exception; the sentence names the file and keeps the cause
         cause = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"  # one line: some decoders list their plug-ins
         raise ValueError(f"{path}: not an image that can be read ({cause}); give DICOM, NIfTI, TIFF, PNG, JPEG or .npy.") from error
     return image_from_array(array, name=path.name, value_range=value_range, unit=unit)
 
 
-def _decode(path: Path) -> tuple[np.ndarray, tuple[float, float] | None, str]:
+def decode(path: Path) -> tuple[np.ndarray, tuple[float, float] | None, str]:
+    """Pixels in the file's own unit, what 0 and 1 should stand for (None: image_from_array decides), and the unit; each format raises what its decoder does."""
     head = path.open("rb").read(132)
     if head[128:] == b"DICM" or path.suffix.lower() in (".dcm", ".ima"):
         import pydicom
@@ -127,9 +142,7 @@ def write_image(path: str | Path, image: Image) -> Path:
         image: pixels [1, C, H, W], 0..1 over value_range.
     """
     path = Path(path)
-    low, high = image.value_range
-    array = (image.pixels[0].permute(1, 2, 0).double().numpy() * (high - low) + low).astype(np.float32)
-    array = array[..., 0] if array.shape[-1] == 1 else array
+    array = image.array.astype(np.float32)
     if path.suffix.lower() not in (".npy", ".tif", ".tiff"):
         raise ValueError(f"{path}: float pixels are written as .npy or .tif; choose one of these endings.")
 
@@ -143,6 +156,22 @@ def write_image(path: str | Path, image: Image) -> Path:
             tifffile.imwrite(temporary, array, photometric="rgb" if array.ndim == 3 else "minisblack")
 
     return write_atomically(path, write)
+
+
+def gaussian_taps(sigma: float, *, radius: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Weights of a Gaussian of sigma px at -radius..radius, [2 radius + 1], sum 1."""
+    taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=dtype) / sigma) ** 2)
+    return taps / taps.sum()
+
+
+def gaussian_blur(image: Tensor, *, sigma: float) -> Tensor:
+    """Gaussian blur of [B, C, H, W] with reflected borders; sigma in px, 0 leaves the image."""
+    if sigma == 0:
+        return image
+    radius = min(math.ceil(3 * sigma), min(image.shape[2:]) - 1)
+    taps = gaussian_taps(sigma, radius=radius, dtype=image.dtype).expand(image.shape[1], 1, -1)
+    padded = F.pad(image, (radius,) * 4, mode="reflect")
+    return F.conv2d(F.conv2d(padded, taps[..., None], groups=image.shape[1]), taps[:, :, None], groups=image.shape[1])
 
 
 def turned_square(pixels: Tensor, *, top: int, left: int, side: int, turn: int) -> Tensor:

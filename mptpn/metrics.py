@@ -16,7 +16,11 @@ WEIGHTS = np.geomspace(0.01, 1.5, 14)  # of total variation, for an image that s
 def psnr_db(image: Tensor, clean: Tensor, *, peak: float = 1.0) -> float:
     """Peak signal-to-noise ratio, 10 log10(peak^2 / mean squared error), dB; nothing is clipped. Same shapes; infinite for equal images."""
     _check_same_size(image, clean)
-    error = float(((image.double() - clean.double()) ** 2).mean())
+    return psnr_of(float(((image.double() - clean.double()) ** 2).mean()), peak=peak)
+
+
+def psnr_of(error: float, *, peak: float = 1.0) -> float:
+    """Peak signal-to-noise ratio of a mean squared error, dB; infinite for none."""
     return 10 * math.log10(peak**2 / error) if error else math.inf
 
 
@@ -55,10 +59,10 @@ def fitted(image: Tensor, clean: Tensor) -> Tensor:
 
 
 def blend(noisy: list[Tensor], denoised: list[Tensor], clean: list[Tensor]) -> float:
-    """Share of the noisy image, 0..1, whose blend with the denoised one is closest to the truth over a set: where the truth holds some of the input's noise."""
+    """Share of the noisy image, 0..1, whose blend with the denoised one is closest to the truth over a set: the truth may hold some of the input's noise."""
     steps = torch.cat([(y - x).flatten() for y, x in zip(noisy, denoised, strict=True)]).double()
     wanted = torch.cat([(c - x).flatten() for c, x in zip(clean, denoised, strict=True)]).double()
-    return float((steps @ wanted / (steps @ steps)).clamp(0, 1))
+    return float((steps @ wanted / (steps @ steps)).nan_to_num().clamp(0, 1))
 
 
 def paired_interval(differences: list[float], subjects: list[str], *, draws: int = 4000, seed: int = 0) -> tuple[float, float, float]:

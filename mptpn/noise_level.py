@@ -1,7 +1,6 @@
 """Noise level of an image: a small network says in which windows the energy of each high-pass band is noise and not structure, and how surely."""
 
 import math
-from collections.abc import Callable
 from importlib.resources import as_file, files
 
 import torch
@@ -9,6 +8,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mptpn.images import gaussian_blur, gaussian_taps
 from mptpn.noise import SECOND_DIFFERENCE, constant, generator, robust_level
 from mptpn.training import Batch, fit
 from mptpn.weights import load_weights
@@ -104,14 +104,18 @@ def _windows(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, WINDOW, STRIDE, padding=WINDOW // 2)
 
 
-def band_factors(kernel: Tensor) -> Tensor:
-    """Energy of each band, [bands], of white noise of variance 1 that was filtered by a kernel [K, K]."""
-    size = len(kernel) + 2 * 6
-    spectrum = torch.fft.fft2(F.pad(kernel, (0, size - len(kernel)) * 2)).abs().square()
-    correlation = torch.fft.ifft2(spectrum).real  # at lag (row, col), modulo the size
-    at = torch.tensor(LAGS + FAR)
-    second = torch.fft.fft2(F.pad(SECOND_DIFFERENCE, (0, size - 3) * 2)).abs().square()
-    return torch.cat([(spectrum * second).mean()[None], correlation[0, 0] - correlation[at[:, 0], at[:, 1]]])
+def autocorrelation(kernel: Tensor) -> Tensor:
+    """Of a kernel [K, K] with itself at lags -(K - 1)..K - 1, [2 K - 1, 2 K - 1]: the covariance of white noise of variance 1 that was filtered by it."""
+    return F.conv2d(F.pad(kernel, (len(kernel) - 1,) * 4)[None, None], kernel[None, None])[0, 0]
+
+
+def band_factors(covariance: Tensor) -> Tensor:
+    """Energy of each band, [bands], of noise of this covariance at lags -r..r of rows and columns, [2 r + 1, 2 r + 1]; 0 beyond."""
+    radius = max(len(covariance) // 2, *FAR[0])
+    covariance = F.pad(covariance, (radius - len(covariance) // 2,) * 4)
+    second = (autocorrelation(SECOND_DIFFERENCE).to(covariance) * covariance[radius - 2 : radius + 3, radius - 2 : radius + 3]).sum()
+    lags = torch.stack([covariance[radius, radius] - covariance[radius + row, radius + col] for row, col in LAGS + FAR])
+    return torch.cat([second[None], lags])
 
 
 def train(
@@ -127,9 +131,16 @@ def train(
     checkpoint: str | None = None,
 ) -> list[dict]:
     """Train in place on clean photographs with noise of known, random law; see draw for the noise and training.fit for the other arguments."""
-    batches: Callable[[int], Batch] = lambda step: draw(photos, batch=batch, patch=patch, keys=(seed, 211, step))  # noqa: E731
     return fit(
-        network, loss=loss, batches=batches, steps=steps, lr=lr, ema=min(0.995, 1 - 3 / steps), fabric=fabric, checkpoint=checkpoint, title="noise level"
+        network,
+        loss=loss,
+        batches=lambda step: draw(photos, batch=batch, patch=patch, keys=(seed, 211, step)),
+        steps=steps,
+        lr=lr,
+        ema=min(0.995, 1 - 3 / steps),
+        fabric=fabric,
+        checkpoint=checkpoint,
+        title="noise level",
     )
 
 
@@ -155,9 +166,7 @@ def _noisy_crop(photos: list[Tensor], patch: int, random: torch.Generator) -> tu
     top, left = (int(u[2 + i] * (photo.shape[2 + i] - step * patch + 1)) for i in (0, 1))
     clean = F.avg_pool2d(photo[:, :, top : top + step * patch, left : left + step * patch], step)
     if u[4] < 0.4:
-        taps = _gaussian(0.4 + 2 * u[5])[:, None]
-        radius = len(taps) // 2
-        clean = F.conv2d(F.pad(clean, (radius,) * 4, mode="reflect"), (taps @ taps.T)[None, None])
+        clean = gaussian_blur(clean, sigma=0.4 + 2 * u[5])
     if u[6] < 0.3:
         clean = (clean - clean.mean() * (0.5 + u[7])).clamp_min(0)
     variance, share = (2 / 255 * 40 ** u[8]) ** 2, max(0.0, 2 * u[9] - 1)
@@ -168,22 +177,16 @@ def _noisy_crop(photos: list[Tensor], patch: int, random: torch.Generator) -> tu
     kernel = random_kernel(random) if u[10] < 0.5 else torch.ones(1, 1)
     field = F.conv2d(torch.randn(1, 1, *(patch + len(kernel) - 1,) * 2, generator=random), kernel[None, None])
     noisy = clean + variance.sqrt() * field
-    return (noisy * 255).round() / 255 if u[11] < 0.15 else noisy, variance, band_factors(kernel)
-
-
-def _gaussian(sigma: float, *, radius: int = 0) -> Tensor:
-    offset = torch.arange(-(radius or math.ceil(3 * sigma)), (radius or math.ceil(3 * sigma)) + 1)
-    taps = torch.exp(-0.5 * (offset / sigma) ** 2)
-    return taps / taps.sum()
+    return (noisy * 255).round() / 255 if u[11] < 0.15 else noisy, variance, band_factors(autocorrelation(kernel))
 
 
 def random_kernel(random: torch.Generator) -> Tensor:
     """A kernel [9, 9] of unit energy that correlates noise: Gaussian of 0.25 to 1.3 px along each axis, 60 % of them less a wider one (a sharp CT kernel)."""
     u = torch.rand(7, generator=random).tolist()
     down, across = 0.25 + 1.05 * u[0], 0.25 + 1.05 * (u[1] if u[2] < 0.7 else u[0])
-    kernel = torch.outer(_gaussian(down, radius=4), _gaussian(across, radius=4))
+    kernel = torch.outer(gaussian_taps(down, radius=4), gaussian_taps(across, radius=4))
     if u[3] < 0.6:
-        kernel = kernel - u[4] * torch.outer(_gaussian(down + 0.3 + 1.2 * u[5], radius=4), _gaussian(across + 0.3 + 1.2 * u[6], radius=4))
+        kernel = kernel - u[4] * torch.outer(gaussian_taps(down + 0.3 + 1.2 * u[5], radius=4), gaussian_taps(across + 0.3 + 1.2 * u[6], radius=4))
     return kernel / kernel.square().sum().sqrt()
 
 

@@ -270,3 +270,8 @@ def _frozen_square(model: CorrelatedGaussian | MultivariateGaussian, name: str) 
 
 
 Law = PoissonGaussian | NoiseLevelFunction | Speckle | Rician | CorrelatedGaussian  # of a gray image
+
+
+def pointwise(law: Law) -> Law:
+    """The law of single pixels: what a correlated field is multiplied with, or the law itself."""
+    return law.law if isinstance(law, CorrelatedGaussian) else law

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from mptpn.noise import PoissonGaussian
-from mptpn.noise_level import FAR, LAGS, RADIUS, SMALLEST, NoiseLevelNetwork, shipped, stated_precision
-from mptpn.noise_models import CorrelatedGaussian, Law, NoiseLevelFunction, Rician, Speckle
+from mptpn.noise_law import MISFIT, fit_law
+from mptpn.noise_level import LAGS, RADIUS, SMALLEST, NoiseLevelNetwork, band_factors, shipped, stated_precision
+from mptpn.noise_models import CorrelatedGaussian, Law, Rician
 
 TILE, TILES = 1024, 12  # px and number: a larger image is judged by tiles spread over it
 SHARE = 0.01  # least share of the windows in an intensity bin
@@ -20,7 +21,6 @@ BLIND = 0.2  # correlation that a blind spot must cover
 SURE = 0.15  # stated relative error of a level up to which a bin speaks for the law
 UNSURE = 0.5  # stated relative error of a level from which a bin is not used for the correlation
 WIDEST = math.log(10)  # of an interval: beyond a factor of ten either way, the level is unknown and the report says so
-MISFIT = 4.0  # mean squared deviation of a law from the bins, in standard errors, from which it does not fit
 NAMES = {
     "gaussian": "Gaussian noise",
     "poisson_gaussian": "Poisson-Gaussian noise",
@@ -70,7 +70,19 @@ class NoiseReport:
         return "\n".join([f"{name}, sigma {self.sigma:.4g} ({low:.4g} to {high:.4g}) at intensity {self.mean:.4g}", *self.findings])
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Measurement:
+    """What the network says of the windows of one image, float64.
+
+    Attributes:
+        precision, energy: log precision and energy of each band, [bands, windows]. mean: intensity, [windows].
+    """
+
+    precision: Tensor
+    energy: Tensor
+    mean: Tensor
+
+
 def report(images: Sequence[Tensor], *, from_zero: bool = False, network: NoiseLevelNetwork | None = None) -> NoiseReport:
     """The noise of images that share one law, from the images alone.
 
@@ -82,7 +94,33 @@ def report(images: Sequence[Tensor], *, from_zero: bool = False, network: NoiseL
         ValueError: no image, or one that is too small, constant or not finite.
     """
     network = network or _shipped()
-    precision, energy, mean, shares = _windows(network, images)
+    return conclude([measure(image, number=number, network=network) for number, image in enumerate(images)], from_zero=from_zero, network=network)
+
+
+@torch.no_grad()
+def measure(image: Tensor, *, number: int = 0, network: NoiseLevelNetwork | None = None) -> Measurement:
+    """The network's part of a report, which takes nearly all its time; number names the image in messages, the others: see report."""
+    if image.ndim != 4 or min(image.shape[2:]) < SMALLEST:
+        raise ValueError(f"image {number} has shape {tuple(image.shape)}; give [1, C, H, W] of at least {SMALLEST} x {SMALLEST} px.")
+    if not torch.isfinite(image).all():
+        raise ValueError(f"image {number} holds NaN or infinite pixels; replace or crop them first.")
+    if image.amin() == image.amax():
+        raise ValueError(f"image {number} is constant, {float(image.amin()):g} everywhere; it holds no noise.")
+    network = network or _shipped()
+    parts = [network(tile[None, None]) for channel in image.flatten(0, 1) for tile in _tiles(channel)]
+    precision, energy, mean = (torch.cat([x.double().flatten(2)[0] for x in column], 1) for column in zip(*parts, strict=True))
+    return Measurement(precision, energy, mean[0])
+
+
+@torch.no_grad()
+def conclude(measured: Sequence[Measurement], *, from_zero: bool = False, network: NoiseLevelNetwork | None = None) -> NoiseReport:
+    """The report on images that were measured by this network; arguments as in report."""
+    if not measured:
+        raise ValueError("no image was given; the noise of nothing is unknown.")
+    network = network or _shipped()
+    precision, energy, mean = (torch.cat([getattr(one, name) for one in measured], -1) for name in ("precision", "energy", "mean"))
+    counts = precision[0] > -20
+    precision, energy, mean = precision[:, counts], energy[:, counts], mean[counts]
     bins = _bins(mean)
     count = torch.bincount(bins)
     weight = precision.exp()
@@ -96,16 +134,17 @@ def report(images: Sequence[Tensor], *, from_zero: bool = False, network: NoiseL
     if independent:
         intensity, variance, error = at[0], found[0], error[0]
     else:
-        factor = _band_factors(correlation)[:, None]
+        factor = band_factors(correlation)[:, None]
         trust = (factor > 0.1) / error**2
         variance = (trust * found / factor.clamp_min(0.1)).sum(0) / trust.sum(0)
         intensity, error = (trust * at).sum(0) / trust.sum(0), trust.amax(0) ** -0.5
     known = next((error < most for most in (SURE, UNSURE) if int((error < most).sum()) > 1), torch.ones_like(error, dtype=torch.bool))
-    unknown = float(count[~known].sum() / count.sum())
+    shares = {"counted": float(counts.double().mean()), "unknown": float(count[~known].sum() / count.sum())}
     order = intensity.argsort()[known[intensity.argsort()]]
     intensity, variance, error = (x[order].numpy() for x in (intensity, variance, error))
     kind, law, parameters, misfit = fit_law(intensity, variance, error, from_zero=from_zero)
-    findings = _findings(correlation, independent, reliable, kind, misfit, error, shares | {"unknown": unknown})
+    hole = (0, 0) if independent else blind_hole(correlation)
+    findings = _findings(correlation, independent, hole, reliable, kind, misfit, error, shares)
     middle = float(mean.mean())
     sigma = math.sqrt(float(law.variance(torch.tensor(middle, dtype=torch.float64))))
     relative = min(WIDEST, float(network.tail) * float(np.average(error, weights=1 / error**2)) * max(1.0, min(misfit, MISFIT)) ** 0.5)
@@ -113,40 +152,19 @@ def report(images: Sequence[Tensor], *, from_zero: bool = False, network: NoiseL
         law, kind = CorrelatedGaussian(_gaussian(law), correlation), f"correlated {kind}"
     interval = sigma * math.exp(-relative), sigma * math.exp(relative)
     numbers = (tuple(map(float, x)) for x in (intensity, variance**0.5, error))
-    return NoiseReport(
-        sigma, interval, middle, kind, law, parameters, *numbers, correlation.float(), (0, 0) if independent else blind_hole(correlation), findings
-    )
+    return NoiseReport(sigma, interval, middle, kind, law, parameters, *numbers, correlation.float(), hole, findings)
 
 
 @cache
 def _shipped() -> NoiseLevelNetwork:
-    return shipped()
-
-
-def _windows(network: NoiseLevelNetwork, images: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, dict[str, float]]:
-    """Log precision and energy [bands, windows] and mean [windows] of all images, float64; the share of windows that count."""
-    parts = []
-    for number, image in enumerate(images):
-        if image.ndim != 4 or min(image.shape[2:]) < SMALLEST:
-            raise ValueError(f"image {number} has shape {tuple(image.shape)}; give [1, C, H, W] of at least {SMALLEST} x {SMALLEST} px.")
-        if not torch.isfinite(image).all():
-            raise ValueError(f"image {number} holds NaN or infinite pixels; replace or crop them first.")
-        if image.amin() == image.amax():
-            raise ValueError(f"image {number} is constant, {float(image.amin()):g} everywhere; it holds no noise.")
-        for channel in image.flatten(0, 1):
-            parts += [[x.double().flatten(2)[0] for x in network(tile[None, None])] for tile in _tiles(channel)]
-    if not parts:
-        raise ValueError("no image was given; the noise of nothing is unknown.")
-    precision, energy, mean = (torch.cat([part[i] for part in parts], 1) for i in range(3))
-    known = precision[0] > -20
-    return precision[:, known], energy[:, known], mean[0, known], {"counted": float(known.double().mean())}
+    return shipped()  # kept here alone: who asks noise_level for it may calibrate it
 
 
 def _tiles(channel: Tensor) -> Iterator[Tensor]:
     height, width = channel.shape
     corners = [(top, left) for top in range(0, max(1, height - TILE // 2), TILE) for left in range(0, max(1, width - TILE // 2), TILE)]
     for top, left in corners[:: -(-len(corners) // TILES)]:
-        bottom, right = (side if side - start < 1.5 * TILE else start + TILE for side, start in ((height, top), (width, left)))
+        bottom, right = (side if side - start <= 1.5 * TILE else start + TILE for side, start in ((height, top), (width, left)))
         yield channel[top:bottom, left:right]
 
 
@@ -188,15 +206,6 @@ def _lag_map(values: Tensor) -> Tensor:
     return out
 
 
-def _band_factors(correlation: Tensor) -> Tensor:
-    """Share of the variance in each band under a correlation map, [bands]."""
-    pair = torch.tensor([1.0, -4.0, 6.0, -4.0, 1.0], dtype=torch.float64)  # autocorrelation of [1, -2, 1], of which the second difference is made
-    middle = correlation[RADIUS - 2 : RADIUS + 3, RADIUS - 2 : RADIUS + 3]
-    second = (torch.outer(pair, pair) * middle).sum() / 36
-    lags = torch.stack([1 - correlation[RADIUS + row, RADIUS + col] for row, col in LAGS])
-    return torch.cat([second[None].clamp_min(0), lags, torch.ones(len(FAR), dtype=torch.float64)])
-
-
 def _outside(correlation: Tensor, hole: tuple[int, int]) -> Tensor:
     offset = torch.arange(-RADIUS, RADIUS + 1).abs()
     return correlation[(offset[:, None] > hole[0]) | (offset[None] > hole[1])]
@@ -208,85 +217,20 @@ def blind_hole(correlation: Tensor) -> tuple[int, int]:
     return next((hole for hole in holes if not len(out := _outside(correlation, hole)) or float(out.abs().max()) < BLIND), (RADIUS, RADIUS))
 
 
-def fit_law(
-    intensity: np.ndarray, variance: np.ndarray, error: np.ndarray, *, from_zero: bool = False
-) -> tuple[str, Law, dict[str, tuple[float, float]], float]:
-    """The law with the smallest Bayesian information criterion over the bins of a noise-level function.
-
-    Args:
-        intensity, variance: of the bins. error: relative standard error of the level, half that of the variance.
-    Returns:
-        kind, law, parameters with standard errors, and the misfit: mean squared deviation in standard errors.
-    """
-    fits = {"gaussian": _fit_linear(intensity, variance, error, powers=(0,)), "poisson_gaussian": _fit_linear(intensity, variance, error, powers=(0, 1))}
-    if from_zero and (intensity > 0).all():
-        fits |= {"speckle": _fit_linear(intensity, variance, error, powers=(2,)), "rician": _fit_rician(intensity, variance, error)}
-    fits = {kind: fit for kind, fit in fits.items() if fit is not None}
-
-    def deviation(law: Law) -> float:
-        at = torch.from_numpy(intensity) if not isinstance(law, Rician) else _rician_clean(intensity, law.sigma)
-        return float(np.mean((np.log(law.variance(at).numpy() / variance) / (2 * np.maximum(error, 0.01))) ** 2))
-
-    misfits = {kind: deviation(law) for kind, (law, _) in fits.items()}
-    size = {"gaussian": 1, "poisson_gaussian": 2, "speckle": 1, "rician": 1.5}  # far from the dark Rician is Gaussian: it must do better, not as well
-    best = min(misfits, key=lambda kind: len(intensity) * misfits[kind] + size[kind] * math.log(len(intensity) + 1))
-    if misfits[best] > MISFIT and len(intensity) > 2:
-        return "free", NoiseLevelFunction(tuple(intensity), tuple(variance)), {}, misfits[best]
-    return best, *fits[best], misfits[best]
-
-
-def _fit_linear(
-    intensity: np.ndarray, variance: np.ndarray, error: np.ndarray, *, powers: tuple[int, ...]
-) -> tuple[Law, dict[str, tuple[float, float]]] | None:
-    """Weighted least squares of the variance on powers of the intensity; None where the slope is not positive or nothing is left to fit."""
-    if len(intensity) <= len(powers):
-        return None
-    columns, fitted = np.stack([intensity**power for power in powers], 1), variance
-    for _ in range(5):  # the error of a variance grows with the variance: weigh by the last fit
-        weight = 1 / (2 * np.maximum(error, 0.01) * np.maximum(fitted, 1e-3 * variance.max()))
-        found = np.linalg.lstsq(columns * weight[:, None], variance * weight, rcond=None)[0]
-        fitted = columns @ found
-    spread = np.sqrt(np.diag(np.linalg.pinv((columns * weight[:, None]).T @ (columns * weight[:, None]))))
-    if powers == (2,):
-        return (Speckle(looks=1 / found[0]), {"looks": (1 / found[0], spread[0] / found[0] ** 2)}) if found[0] > 0 else None
-    if powers == (0,):
-        return PoissonGaussian(sigma=found[0] ** 0.5), {"sigma": (found[0] ** 0.5, spread[0] / (2 * found[0] ** 0.5))}
-    floor, gain = found
-    if gain <= 0:
-        return None
-    least = max(0.25 * variance.min(), 1e-12)  # where the line meets no read noise: the darkest bins still have theirs
-    sigma2, black = (floor, 0.0) if floor >= least else (least, (least - floor) / gain)
-    law = PoissonGaussian(sigma=sigma2**0.5, gain=gain, black=black)
-    return law, {"sigma": (sigma2**0.5, spread[0] / (2 * sigma2**0.5)), "gain": (gain, spread[1]), "black": (black, spread[0] / gain if black else 0.0)}
-
-
-def _rician_clean(mean: np.ndarray, sigma: float) -> Tensor:
-    """Clean magnitudes whose Rice mean is `mean`."""
-    clean = torch.linspace(0, float(mean.max()) + 4 * sigma, 4096, dtype=torch.float64)
-    return torch.from_numpy(np.interp(mean, Rician(sigma).mean(clean).numpy(), clean.numpy()))
-
-
-def _fit_rician(intensity: np.ndarray, variance: np.ndarray, error: np.ndarray) -> tuple[Law, dict[str, tuple[float, float]]]:
-    weight = 1 / np.maximum(error, 0.01) ** 2
-    log_sigma = 0.5 * np.average(np.log(variance), weights=weight)
-    for _ in range(20):
-        law = Rician(math.exp(log_sigma))
-        log_sigma += 0.5 * np.average(np.log(variance / law.variance(_rician_clean(intensity, law.sigma)).numpy()), weights=weight)
-    sigma = math.exp(log_sigma)
-    return Rician(sigma), {"sigma": (sigma, sigma * weight.sum() ** -0.5)}
-
-
 def _gaussian(law: Law) -> Law:
     """A law with mean clean, for a correlated field."""
     return PoissonGaussian(law.sigma) if isinstance(law, Rician) else law
 
 
-def _findings(correlation: Tensor, independent: bool, reliable: bool, kind: str, misfit: float, error: np.ndarray, shares: dict[str, float]) -> tuple[str, ...]:
+def _findings(
+    correlation: Tensor, independent: bool, hole: tuple[int, int], reliable: bool, kind: str, misfit: float, error: np.ndarray, shares: dict[str, float]
+) -> tuple[str, ...]:
     out = []
     if not independent:
         down, across = float(correlation[RADIUS + 1, RADIUS]), float(correlation[RADIUS, RADIUS + 1])
-        high, wide = (2 * half + 1 for half in blind_hole(correlation))
-        out.append(f"neighbouring pixels correlate ({down:.2f} down, {across:.2f} across); a blind spot of {high} x {wide} px covers it")
+        high, wide = (2 * half + 1 for half in hole)
+        so = f"a blind spot of {high} x {wide} px covers it" if high * wide > 1 else "too little to ask for a wider blind spot"
+        out.append(f"neighbouring pixels correlate ({down:.2f} down, {across:.2f} across); {so}")
         edge = float(_outside(correlation, (RADIUS - 1, RADIUS - 1)).abs().max())
         if edge > BLIND:
             out.append(f"the correlation is still {edge:.2f} at a lag of {RADIUS} px, the end of the map: noise of longer range is not described")

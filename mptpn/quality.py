@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mptpn.metrics import psnr_of
 from mptpn.noise import PoissonGaussian
-from mptpn.noise_models import CorrelatedGaussian, NoiseLevelFunction
+from mptpn.noise_models import CorrelatedGaussian, NoiseLevelFunction, pointwise
 
 BLOCK = 16  # px, side of the blocks whose errors are taken as independent: wider than noise correlates and than most denoisers mix it
 MARGIN = 0.9  # of the noise that a denoiser lets through on its own result: true errors were at most 9 % below it (7 images, 3 laws, 3 levels, 5 denoisers)
@@ -68,14 +69,14 @@ def estimated_psnr(
     passed = (twins[0] - twins[1]).double().square() / 2
     least = float(passed.mean()) - NORMAL_95 * math.sqrt(_variance_of_mean(passed - passed.mean()))
     floor = MARGIN * (1 - NORMAL_95 * level_error) ** 2 * max(least, 0.0)
-    best, high, low = (_psnr_db(max(error + side * NORMAL_95 * spread, floor), peak) for side in (0, -1, 1))
+    best, high, low = (psnr_of(max(error + side * NORMAL_95 * spread, floor), peak=peak) for side in (0, -1, 1))
     return best, (low, high)
 
 
 @torch.no_grad()
 def _terms(denoise: Denoiser, noisy: Tensor, *, law: GaussianLaw, generator: torch.Generator, draws: int, step: float) -> tuple[Tensor, Tensor, Tensor]:
     """f(y), (f(y) - y)^2 and diag(S - 2 S J), as drawn, at each pixel; the last two in float64, whose difference estimates the squared error."""
-    if not isinstance(_pointwise(law), PoissonGaussian | NoiseLevelFunction):
+    if not isinstance(pointwise(law), PoissonGaussian | NoiseLevelFunction):
         raise ValueError(f"law {law} must be PoissonGaussian or NoiseLevelFunction, or CorrelatedGaussian of one of them; take the logarithm of speckle.")
     if draws < 1 or not step > 0:
         raise ValueError(f"draws {draws} must be at least 1, and step {step} above 0.")
@@ -94,20 +95,12 @@ def _mean_variance(law: GaussianLaw, noisy: Tensor, denoised: Tensor) -> float:
     A Poisson-Gaussian law is linear: the mean intensity has the mean variance. (Pixel by pixel it would stop at black, where half the noise lies below.)
     Any other law is taken at the denoised image, brought to the mean of the noisy one; a strongly curved one is biased by what denoising took.
     """
-    if isinstance(_pointwise(law), PoissonGaussian):
+    if isinstance(pointwise(law), PoissonGaussian):
         return float(law.variance(noisy.double().mean()))
     return float(law.variance(denoised + (noisy - denoised).mean()).mean())
-
-
-def _pointwise(law: GaussianLaw) -> PoissonGaussian | NoiseLevelFunction:
-    return law.law if isinstance(law, CorrelatedGaussian) else law
 
 
 def _variance_of_mean(errors: Tensor) -> float:
     """Variance of the mean of errors of expectation 0 that are independent from block to block."""
     sums = F.avg_pool2d(errors, BLOCK, ceil_mode=True, divisor_override=1)
     return float(sums.square().sum()) / errors.numel() ** 2
-
-
-def _psnr_db(error: float, peak: float) -> float:
-    return 10 * math.log10(peak**2 / error) if error > 0 else math.inf

@@ -10,14 +10,15 @@ from torch import Tensor
 
 from mptpn import preliminary, profound
 from mptpn.blind_spot import BlindSpotNetwork
-from mptpn.noise_models import CorrelatedGaussian, Law
-from mptpn.noise_report import NoiseReport, report
+from mptpn.noise_models import CorrelatedGaussian, Law, pointwise
+from mptpn.noise_report import NoiseReport, conclude, measure, report
 from mptpn.synthesis import Look, PairSynthesis, look_of
 from mptpn.training import fit
 from mptpn.transformer import RetractableTransformer
 
-BLIND = {"width": 16, "depth": 3, "local_means": (3, 5, 7, 11)}  # of BlindSpotNetwork: learns in minutes on a CPU
-STUDENT = {"widths": (32, 64), "intervals": ((4,), (2,)), "blocks": 2, "head_dim": 16, "unshuffle": 2, "mlp_ratio": 2.0, "bias": "relative"}
+# Arguments of BlindSpotNetwork and of RetractableTransformer: networks that learn in minutes on a CPU.
+BLIND = {"width": 16, "depth": 3, "local_means": (3, 5, 7, 11)}
+STUDENT = {"channels": 1, "widths": (32, 64), "intervals": ((4,), (2,)), "blocks": 2, "head_dim": 16, "unshuffle": 2, "mlp_ratio": 2.0, "bias": "relative"}
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,18 @@ class NoiseOfSet:
 
 def noise_of(noisy: list[Tensor]) -> NoiseOfSet:
     """Noise of a set: each image has a level of its own, all share a correlation; images [1, 1, H, W]."""
-    whole = report(noisy)
-    return NoiseOfSet(whole, tuple(law_of(image, whole=whole) for image in noisy))
+    measured = [measure(image, number=number) for number, image in enumerate(noisy)]
+    whole = conclude(measured)
+    return NoiseOfSet(whole, tuple(_law_in_set(conclude([one]), whole) for one in measured))
 
 
 def law_of(noisy: Tensor, *, whole: NoiseReport) -> Law:
     """The law of one image, with the correlation of its set, or without any where the set has none."""
-    law = report([noisy]).law
-    plain = law.law if isinstance(law, CorrelatedGaussian) else law
+    return _law_in_set(report([noisy]), whole)
+
+
+def _law_in_set(own: NoiseReport, whole: NoiseReport) -> Law:
+    plain = pointwise(own.law)
     return replace(whole.law, law=plain) if isinstance(whole.law, CorrelatedGaussian) else plain
 
 
@@ -102,6 +107,6 @@ def stage_3(
 ) -> RetractableTransformer:
     """Train a retractable transformer on pairs; network: arguments of RetractableTransformer, the others as in training.fit."""
     torch.manual_seed(seed)
-    student = RetractableTransformer(1, **network)
+    student = RetractableTransformer(**network)
     fit(student, loss=profound.loss, batches=pairs, steps=steps, lr=lr, fabric=fabric, checkpoint=checkpoint, ema=ema, seconds=seconds, title=title)
     return student.eval()

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from mptpn.images import turned_square
+from mptpn.images import gaussian_blur, turned_square
 from mptpn.noise import generator, robust_level
 from mptpn.noise_models import CorrelatedGaussian, Law
 from mptpn.training import Batch
@@ -79,25 +78,12 @@ def closest(look: Look, steps: Tensor) -> int:
     """
     found, noise = (torch.tensor(values, dtype=torch.float64) for values in (look.steps, look.noise))
     spread = 0.1 * found.abs() + 0.002 * noise
-    best = []
-    for candidate in steps.double():
-        # found + error * noise = amplitude * candidate, the error being 0 +- UNSURE
-        rows = torch.stack([torch.cat([candidate / spread, candidate.new_zeros(1)]), torch.cat([-noise / spread, candidate.new_ones(1) / UNSURE])], 1)
-        wanted = torch.cat([found / spread, found.new_zeros(1)])[:, None]
-        amplitude = torch.linalg.lstsq(rows, wanted).solution
-        best.append(float((rows @ amplitude - wanted).square().sum()) + (1e6 if amplitude[0] <= 0 else 0.0))
-    return best.index(min(best))
-
-
-def gaussian_blur(image: Tensor, *, sigma: float) -> Tensor:
-    """Gaussian blur of [B, C, H, W] with reflected borders; sigma in px, 0 leaves the image."""
-    if sigma == 0:
-        return image
-    radius = min(math.ceil(3 * sigma), min(image.shape[2:]) - 1)
-    taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=image.dtype) / sigma) ** 2)
-    taps = (taps / taps.sum()).expand(image.shape[1], 1, -1)
-    padded = F.pad(image, (radius,) * 4, mode="reflect")
-    return F.conv2d(F.conv2d(padded, taps[..., None], groups=image.shape[1]), taps[:, :, None], groups=image.shape[1])
+    # found + error * noise = amplitude * candidate, the error being 0 +- UNSURE
+    shapes, errors = torch.cat([steps.double() / spread, spread.new_zeros(len(steps), 1)], 1), torch.cat([-noise / spread, spread.new_ones(1) / UNSURE])
+    rows, wanted = torch.stack([shapes, errors.expand_as(shapes)], 2), torch.cat([found / spread, spread.new_zeros(1)])[:, None].expand(len(steps), -1, -1)
+    amplitude = torch.linalg.lstsq(rows, wanted).solution
+    misfit = (rows @ amplitude - wanted).square().sum((1, 2))
+    return int((misfit + 1e6 * (amplitude[:, 0, 0] <= 0)).argmin())
 
 
 class PairSynthesis:

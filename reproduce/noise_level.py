@@ -10,7 +10,7 @@ from mptpn import datasets, noise_level, training
 from mptpn.weights import save_weights
 
 
-def main(out: str, steps: int = 6000) -> None:
+def main(out: str, steps: int = 7000) -> None:
     photos = {split: [image.pixels for image in datasets.natural(split)] for split in ("train", "val")}
     fabric = training.launch(threads=1)
     torch.manual_seed(0)

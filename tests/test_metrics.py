@@ -137,6 +137,11 @@ def test_the_blend_finds_the_share_of_the_input_in_the_truth(share):
     assert blend(noisy, denoised, clean) == pytest.approx(share, abs=1e-5)
 
 
+def test_an_image_that_was_left_as_it_is_needs_none_of_its_input():
+    x = smooth(9, 9, 13)
+    assert blend([x], [x], [smooth(10, 9, 13)]) == 0.0
+
+
 def test_the_interval_is_over_subjects_not_over_images():
     """Ten images of each of two subjects that differ: the interval spans both; as ten thousand images it would not."""
     differences, subjects = [0.0] * 10 + [1.0] * 10, ["a"] * 10 + ["b"] * 10

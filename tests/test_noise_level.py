@@ -10,7 +10,21 @@ from torch.nn import functional as F
 
 from mptpn import embedded, noise_level, training
 from mptpn.noise import PoissonGaussian, generator
-from mptpn.noise_level import BANDS, FAR, LAGS, QUARTERS, NoiseLevelNetwork, band_factors, band_squares, draw, errors, random_kernel, shipped, stated_precision
+from mptpn.noise_level import (
+    BANDS,
+    FAR,
+    LAGS,
+    QUARTERS,
+    NoiseLevelNetwork,
+    autocorrelation,
+    band_factors,
+    band_squares,
+    draw,
+    errors,
+    random_kernel,
+    shipped,
+    stated_precision,
+)
 
 SIZES = [(16, 16), (17, 31), (41, 22)]
 PHOTOS = [image.pixels for image in embedded.natural("val")]
@@ -108,9 +122,9 @@ def test_a_wrong_shape_is_refused_with_it(network, shape):
 
 
 def test_white_noise_has_the_same_energy_in_every_band():
-    torch.testing.assert_close(band_factors(torch.ones(1, 1)), torch.ones(BANDS), rtol=0, atol=1e-6)
+    torch.testing.assert_close(band_factors(autocorrelation(torch.ones(1, 1))), torch.ones(BANDS), rtol=0, atol=1e-6)
     centred = F.pad(torch.full((1, 1), 3.0), (4,) * 4)
-    torch.testing.assert_close(band_factors(centred), torch.full((BANDS,), 9.0), rtol=1e-6, atol=0)
+    torch.testing.assert_close(band_factors(autocorrelation(centred)), torch.full((BANDS,), 9.0), rtol=1e-6, atol=0)
 
 
 def filter_of(*rows: list[float]) -> Tensor:
@@ -122,7 +136,7 @@ def filter_of(*rows: list[float]) -> Tensor:
 def test_two_pixels_averaged_across_have_the_energies_that_a_pencil_gives():
     """Correlation 1/2 at lag (0, 1) alone; [1, -2, 1] * [1, 1] = [1, -1, -1, 1] has 4 for 6 as sum of squares, and the averaging halves it."""
     lags = [0.5 if lag == (0, 1) else 1.0 for lag in LAGS + FAR]
-    torch.testing.assert_close(band_factors(filter_of([1.0, 1.0])), torch.tensor([1 / 3, *lags]), rtol=1e-5, atol=0)
+    torch.testing.assert_close(band_factors(autocorrelation(filter_of([1.0, 1.0]))), torch.tensor([1 / 3, *lags]), rtol=1e-5, atol=0)
 
 
 def filtered(kernel: Tensor, *shape: int, key: int) -> Tensor:
@@ -141,20 +155,20 @@ def test_band_factors_are_the_energies_of_filtered_noise(kernel):
     squares, counts = band_squares(noise, torch.ones_like(noise))
     energy = squares.sum((2, 3)) / counts.sum((2, 3))
     error = energy.std(0) / 24**0.5
-    assert (((energy.mean(0) - band_factors(kernel)).abs() / error) < 5).all() and (error < 0.03).all()
+    assert (((energy.mean(0) - band_factors(autocorrelation(kernel))).abs() / error) < 5).all() and (error < 0.03).all()
     assert (((energy.mean(0) - 1).abs() / error) > 5).any()  # the planted fault: taken for white
 
 
 def test_noise_is_white_again_at_the_lags_that_are_called_far():
     """The kernels have 9 px, so that up to three taps still meet at a lag of 6: 6 % of the variance at most, 3 % of the level, and 0.5 % on average."""
-    far = torch.stack([band_factors(random_kernel(generator(12, key)))[-len(FAR) :] for key in range(300)])
+    far = torch.stack([band_factors(autocorrelation(random_kernel(generator(12, key))))[-len(FAR) :] for key in range(300)])
     assert (far - 1).abs().max() < 0.06 and (far - 1).abs().mean() < 0.005
 
 
 def test_kernels_have_unit_energy_and_correlate_from_hardly_to_much():
     kernels = [random_kernel(generator(13, key)) for key in range(200)]
     assert all(kernel.shape == (9, 9) and float(kernel.square().sum()) == pytest.approx(1, abs=1e-5) for kernel in kernels)
-    neighbours = torch.stack([1 - band_factors(kernel)[1 + LAGS.index((0, 1))] for kernel in kernels])
+    neighbours = torch.stack([1 - band_factors(autocorrelation(kernel))[1 + LAGS.index((0, 1))] for kernel in kernels])
     assert neighbours.min() < -0.05 and neighbours.quantile(0.1) < 0.1 and neighbours.max() > 0.75
 
 

@@ -190,4 +190,3 @@ def test_record_lists_results_and_leaves_out_checkpoints(finished):
     record = json.loads((finished / "runs/quick/done/03_profound_training-both.json").read_text())
     assert list(record["files"]) == ["03_profound_training/both/result.txt"]
     assert record["given"] == {"learning_rate": 1, "variant": "both"} and len(record["code"]) == 16
-

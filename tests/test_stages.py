@@ -155,7 +155,7 @@ def test_stage_3_learns_from_the_pairs_and_is_a_function_of_its_seed(noise):
 @pytest.mark.parametrize("size", [(64, 64), (37, 51)], ids=str)
 def test_the_student_takes_images_of_any_size(size):
     torch.manual_seed(0)
-    net = RetractableTransformer(1, **stages.STUDENT).eval()
+    net = RetractableTransformer(**stages.STUDENT).eval()
     with torch.no_grad():
         denoised = profound.denoise(net, scene(*size) + 0.1 * torch.randn(size, generator=generator(5)))
     assert denoised.shape == (1, 1, *size) and denoised.isfinite().all()

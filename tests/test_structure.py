@@ -11,26 +11,27 @@ import pytest
 import content
 
 ROOT = Path(__file__).parents[1]
-STAGE_1 = {"noise_level", "noise_report", "blind_spot", "posterior", "preliminary"}
+STAGE_1 = {"noise_level", "noise_law", "noise_report", "blind_spot", "posterior", "preliminary"}
 STAGE_2 = {"synthesis"}
 STAGE_3 = {"attention", "attention_triton", "attention_kernels", "attention_operator", "attention_whole", "transformer", "profound"}
 ALLOWED = {  # module: the modules of mptpn that it may import
     "__init__": set(),
     "images": set(),
     "embedded": {"images"},
-    "datasets": {"images", "embedded", "metrics"},
+    "datasets": {"images", "metrics"},
     "noise": set(),
     "noise_models": {"noise"},
     "training": {"images"},
     "weights": {"images"},
     "metrics": set(),
     "figures": {"images", "metrics"},
-    "quality": {"noise", "noise_models"},
+    "quality": {"metrics", "noise", "noise_models"},
     "posterior": set(),
     "calibration": set(),
     "blind_spot": {"noise", "training"},
-    "noise_level": {"noise", "training", "weights"},
-    "noise_report": {"noise", "noise_level", "noise_models"},
+    "noise_level": {"images", "noise", "training", "weights"},
+    "noise_report": {"noise", "noise_law", "noise_level", "noise_models"},
+    "noise_law": {"noise", "noise_models"},
     "preliminary": {"images", "noise", "noise_models", "training", "blind_spot", "noise_level", "posterior"},
     "stages": {"noise_models", "noise_report", "blind_spot", "preliminary", "synthesis", "transformer", "profound", "training"},
     "door": {"stages", "noise_report", "noise_models", "noise", "images", "embedded", "weights"},

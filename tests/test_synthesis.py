@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mptpn.images import gaussian_blur
 from mptpn.metrics import residual_correlation
 from mptpn.noise import PoissonGaussian, generator, robust_level
 from mptpn.noise_models import CorrelatedGaussian
@@ -16,7 +17,6 @@ from mptpn.synthesis import (
     Look,
     PairSynthesis,
     closest,
-    gaussian_blur,
     look_of,
     noise_steps,
     radial_spectrum,
