@@ -74,6 +74,18 @@ def constant(noisy: Tensor) -> Tensor:
     return F.max_pool2d(padded, 3, 1) == -F.max_pool2d(-padded, 3, 1)
 
 
+def informative(noisy: Tensor) -> Tensor:
+    """Where noise is seen, [B, C, H, W] bool: not in constant surroundings (zeroed background, padding, saturation); everywhere in an all-constant image."""
+    inside = F.max_pool2d(constant(noisy).to(noisy), 3, 1, 1) < 0.5
+    return inside | ~inside.flatten(1).any(1).view(-1, 1, 1, 1)
+
+
+def informative_mean(noisy: Tensor) -> Tensor:
+    """Mean of each image over its informative pixels, [B, 1, 1, 1]."""
+    counts = informative(noisy).to(noisy)
+    return (noisy * counts).sum((1, 2, 3), keepdim=True) / counts.sum((1, 2, 3), keepdim=True)
+
+
 def generator(*keys: int) -> torch.Generator:
     """A CPU random generator that is a function of the keys alone: (seed, purpose, step, ...); equal keys draw equal numbers.
 

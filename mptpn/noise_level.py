@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mptpn.images import gaussian_blur, gaussian_taps
-from mptpn.noise import SECOND_DIFFERENCE, constant, generator, robust_level
+from mptpn.noise import SECOND_DIFFERENCE, generator, informative, robust_level
 from mptpn.training import Batch, fit
 from mptpn.weights import load_weights
 
@@ -69,7 +69,7 @@ def counted(noisy: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         pixels [B, 1, H, W], 1 or 0, and windows [B, 1, h, w] bool.
     """
-    inside = F.max_pool2d(constant(noisy).to(noisy), 3, 1, 1) < 0.5
+    inside = informative(noisy)
     flat = noisy.flatten(1)
     ends = torch.stack([flat.amin(1), flat.amax(1)], 1)
     held = [(noisy == end.view(-1, 1, 1, 1)) & inside for end in ends.unbind(1)]

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from mptpn.noise import PoissonGaussian
+from mptpn.noise_correlation import BLIND, UNSURE, blind_hole, coarseness, correlation_map, outside
 from mptpn.noise_law import MISFIT, fit_law
-from mptpn.noise_level import LAGS, RADIUS, SMALLEST, NoiseLevelNetwork, band_factors, shipped, stated_precision
+from mptpn.noise_level import RADIUS, SMALLEST, NoiseLevelNetwork, band_factors, shipped, stated_precision
 from mptpn.noise_models import CorrelatedGaussian, Law, Rician
 
 TILE, TILES = 1024, 12  # px and number: a larger image is judged by tiles spread over it
 SHARE = 0.01  # least share of the windows in an intensity bin
 INDEPENDENT = 0.1  # correlation up to which noise counts as independent from pixel to pixel
-BLIND = 0.2  # correlation that a blind spot must cover
+WHITE = 0.06  # relative difference up to which the level at the finest scale and that between far pixels are one: correlation of 0.1 makes 0.07
 SURE = 0.15  # stated relative error of a level up to which a bin speaks for the law
-UNSURE = 0.5  # stated relative error of a level from which a bin is not used for the correlation
 WIDEST = math.log(10)  # of an interval: beyond a factor of ten either way, the level is unknown and the report says so
 NAMES = {
     "gaussian": "Gaussian noise",
@@ -113,8 +113,10 @@ def measure(image: Tensor, *, number: int = 0, network: NoiseLevelNetwork | None
 
 
 @torch.no_grad()
-def conclude(measured: Sequence[Measurement], *, from_zero: bool = False, network: NoiseLevelNetwork | None = None) -> NoiseReport:
-    """The report on images that were measured by this network; arguments as in report."""
+def conclude(
+    measured: Sequence[Measurement], *, from_zero: bool = False, correlated: bool | None = None, network: NoiseLevelNetwork | None = None
+) -> NoiseReport:
+    """The report on images that were measured by this network; correlated: whether the noise is, None: found here; the other arguments as in report."""
     if not measured:
         raise ValueError("no image was given; the noise of nothing is unknown.")
     network = network or _shipped()
@@ -128,9 +130,11 @@ def conclude(measured: Sequence[Measurement], *, from_zero: bool = False, networ
     found = torch.zeros_like(total).index_add_(1, bins, weight * energy) / total
     at = torch.zeros_like(total).index_add_(1, bins, weight * mean) / total
     error = stated_precision(network, total[None])[0].double() ** -0.5
-    correlation, unsure = _correlation(found, error, count)
-    seen = _outside(correlation, (0, 0)).abs() > torch.maximum(torch.tensor(INDEPENDENT), 2 * _outside(unsure, (0, 0)))
-    independent, reliable = not bool(seen.any()), float(_outside(unsure, (0, 0)).median()) < BLIND
+    correlation, unsure = correlation_map(found, error, count)
+    seen = outside(correlation, (0, 0)).abs() > torch.maximum(torch.tensor(INDEPENDENT), 2 * outside(unsure, (0, 0)))
+    coarse, coarse_unsure = coarseness(found, error, count)
+    independent = not (bool(seen.any()) or abs(coarse) > max(WHITE, 1.5 * coarse_unsure)) if correlated is None else not correlated
+    reliable = float(outside(unsure, (0, 0)).median()) < BLIND
     if independent:
         intensity, variance, error = at[0], found[0], error[0]
     else:
@@ -148,6 +152,8 @@ def conclude(measured: Sequence[Measurement], *, from_zero: bool = False, networ
     middle = float(mean.mean())
     sigma = math.sqrt(float(law.variance(torch.tensor(middle, dtype=torch.float64))))
     relative = min(WIDEST, float(network.tail) * float(np.average(error, weights=1 / error**2)) * max(1.0, min(misfit, MISFIT)) ** 0.5)
+    if independent and abs(coarse) > WHITE:  # either reading may be the right one
+        relative = min(WIDEST, max(relative, 2 * abs(coarse)))
     if not independent:
         law, kind = CorrelatedGaussian(_gaussian(law), correlation), f"correlated {kind}"
     interval = sigma * math.exp(-relative), sigma * math.exp(relative)
@@ -183,40 +189,6 @@ def _bins(mean: Tensor) -> Tensor:
     return torch.bucketize(mean, torch.stack(kept)) if kept else torch.zeros(len(mean), dtype=torch.long)
 
 
-def _correlation(found: Tensor, error: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """Correlation map [7, 7] and its standard errors from band energies and their errors [bands, bins]: 1 - E(lag) / E(far).
-
-    Each bin counts with its pixels and its noise, for correlation matters where the noise is, but only where all bands are well known, if there are such bins.
-    """
-    sure = (error[1:] < UNSURE).all(0)
-    share = count.double() * (sure if bool(sure.any()) else torch.ones_like(sure)) / error[1:].amax(0) ** 2
-    total = (found * share).sum(1)
-    unsure = (found * share * error).sum(1) / total  # of log levels; the bins share their causes of error
-    weight = unsure[-2:] ** -2
-    far = (total[-2:] * weight).sum() / weight.sum()
-    left = total[1 : 1 + len(LAGS)] / far
-    return _lag_map((1 - left).clamp_min(-1)), _lag_map(2 * left * torch.hypot(unsure[1 : 1 + len(LAGS)], unsure[-2:].amin()))
-
-
-def _lag_map(values: Tensor) -> Tensor:
-    out = torch.zeros(2 * RADIUS + 1, 2 * RADIUS + 1, dtype=torch.float64)
-    out[RADIUS, RADIUS] = 1
-    for (row, col), value in zip(LAGS, values, strict=True):
-        out[RADIUS + row, RADIUS + col] = out[RADIUS - row, RADIUS - col] = value
-    return out
-
-
-def _outside(correlation: Tensor, hole: tuple[int, int]) -> Tensor:
-    offset = torch.arange(-RADIUS, RADIUS + 1).abs()
-    return correlation[(offset[:, None] > hole[0]) | (offset[None] > hole[1])]
-
-
-def blind_hole(correlation: Tensor) -> tuple[int, int]:
-    """Smallest half height and half width of a blind spot outside which no correlation of the map exceeds 0.2."""
-    holes = sorted(((h, w) for h in range(RADIUS + 1) for w in range(RADIUS + 1)), key=lambda hole: (2 * hole[0] + 1) * (2 * hole[1] + 1))
-    return next((hole for hole in holes if not len(out := _outside(correlation, hole)) or float(out.abs().max()) < BLIND), (RADIUS, RADIUS))
-
-
 def _gaussian(law: Law) -> Law:
     """A law with mean clean, for a correlated field."""
     return PoissonGaussian(law.sigma) if isinstance(law, Rician) else law
@@ -231,7 +203,7 @@ def _findings(
         high, wide = (2 * half + 1 for half in hole)
         so = f"a blind spot of {high} x {wide} px covers it" if high * wide > 1 else "too little to ask for a wider blind spot"
         out.append(f"neighbouring pixels correlate ({down:.2f} down, {across:.2f} across); {so}")
-        edge = float(_outside(correlation, (RADIUS - 1, RADIUS - 1)).abs().max())
+        edge = float(outside(correlation, (RADIUS - 1, RADIUS - 1)).abs().max())
         if edge > BLIND:
             out.append(f"the correlation is still {edge:.2f} at a lag of {RADIUS} px, the end of the map: noise of longer range is not described")
     if not reliable:

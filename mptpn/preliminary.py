@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mptpn.blind_spot import BlindSpotNetwork
 from mptpn.images import turned_square
-from mptpn.noise import generator
+from mptpn.noise import generator, informative, informative_mean
 from mptpn.noise_models import Law
 from mptpn.posterior import constrained_negative_log_likelihood, fuse, negative_log_likelihood
 from mptpn.training import Batch, fit
@@ -46,10 +46,11 @@ def train(
     small = [tuple(image.shape) for image in noisy if min(image.shape[2:]) < patch]
     if small:
         raise ValueError(f"images {small} are smaller than patch {patch}; choose a patch of at most {min(min(shape[2:]) for shape in small)} px.")
+    images = prepared(noisy, laws)
     return fit(
         network,
         loss=loss,
-        batches=lambda step: patches(noisy, laws, batch=batch, patch=patch, keys=(seed, 201, step), transposed=network.hole[0] == network.hole[1]),
+        batches=lambda step: patches(images, batch=batch, patch=patch, keys=(seed, 201, step), transposed=network.hole[0] == network.hole[1]),
         steps=steps,
         lr=lr,
         fabric=fabric,
@@ -60,27 +61,34 @@ def train(
     )
 
 
-def patches(noisy: list[Tensor], laws: list[Law], *, batch: int, patch: int, keys: tuple[int, ...], transposed: bool = True) -> Batch:
+def prepared(noisy: list[Tensor], laws: list[Law]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """What patches() needs of each image [1, C, H, W]: the image over where it holds noise (1, else 0), [1, 2 C, H, W]; its mean; its law, see tabulated."""
+    return [(torch.cat([y, informative(y).to(y)], 1), informative_mean(y), tabulated(law, y[informative(y)])) for y, law in zip(noisy, laws, strict=True)]
+
+
+def patches(images: list[tuple[Tensor, Tensor, Tensor]], *, batch: int, patch: int, keys: tuple[int, ...], transposed: bool = True) -> Batch:
     """Random square patches in random orientation of the square; without transposed ones where rows and columns differ (a blind spot that is not square).
 
+    Args:
+        images: from prepared.
     Returns:
-        noisy [batch, C, patch, patch]; offset [batch, 1, 1, 1], mean of the image the patch is from; law [batch, 2 + knots], see tabulated.
+        noisy [batch, C, patch, patch]; counts, the same shape, 0 in padding, zeroed background and saturation, else 1; offset [batch, 1, 1, 1], mean of the
+        image the patch is from; law [batch, 2 + knots], see tabulated.
     """
     draw = generator(*keys)
     rows = []
     for _ in range(batch):
-        which, turn = int(torch.randint(len(noisy), (), generator=draw)), int(torch.randint(8, (), generator=draw))
-        turn = turn if transposed else turn // 2 * 2
-        image = noisy[which]
+        which, turn = int(torch.randint(len(images), (), generator=draw)), int(torch.randint(8, (), generator=draw))
+        image, offset, law = images[which]
         top, left = (int(torch.randint(side - patch + 1, (), generator=draw)) for side in image.shape[2:])
-        rows.append((turned_square(image, top=top, left=left, side=patch, turn=turn), image.mean().view(1, 1, 1, 1), tabulated(laws[which], image)))
-    return {name: torch.cat(column) for name, column in zip(("noisy", "offset", "law"), zip(*rows, strict=True), strict=True)}
+        rows.append((*turned_square(image, top=top, left=left, side=patch, turn=turn if transposed else turn // 2 * 2).chunk(2, 1), offset, law))
+    return {name: torch.cat(column) for name, column in zip(("noisy", "counts", "offset", "law"), zip(*rows, strict=True), strict=True)}
 
 
-def tabulated(law: Law, image: Tensor) -> Tensor:
-    """A law as numbers: smallest and largest intensity of the image, then the variance at 65 intensities evenly between them, [1, 67]."""
-    ends = torch.stack([image.amin(), image.amax()])
-    variance = law.variance(torch.lerp(ends[0], ends[1], torch.linspace(0, 1, KNOTS, dtype=image.dtype)))
+def tabulated(law: Law, pixels: Tensor) -> Tensor:
+    """A law as numbers: smallest and largest intensity of pixels (any shape), then the variance at 65 intensities evenly between them, [1, 67]."""
+    ends = torch.stack([pixels.amin(), pixels.amax()])
+    variance = law.variance(torch.lerp(ends[0], ends[1], torch.linspace(0, 1, KNOTS, dtype=pixels.dtype)))
     return torch.cat([ends, variance.clamp_min(1e-4 * variance.max())])[None]  # a law without read noise has none in the dark: keep the likelihood finite
 
 
@@ -111,9 +119,13 @@ def loss(network: nn.Module, batch: Batch, fraction: float) -> Tensor:
     mean, sigma_mu, sigma_n = predict(network, batch["noisy"], offset=batch["offset"], law=batch["law"], mean_frozen=heads)
     if fraction < WARM:
         # the spread enters with weight 0 so that every weight has a gradient in each phase (several processes need that)
-        return (((batch["noisy"] - mean) / sigma_n) ** 2).mean() + 0 * sigma_mu.sum()
+        return _mean(((batch["noisy"] - mean) / sigma_n) ** 2, batch["counts"]) + 0 * sigma_mu.sum()
     likelihood = constrained_negative_log_likelihood if heads else negative_log_likelihood
-    return likelihood(batch["noisy"], mean, sigma_mu=sigma_mu, sigma_n=sigma_n).mean()
+    return _mean(likelihood(batch["noisy"], mean, sigma_mu=sigma_mu, sigma_n=sigma_n), batch["counts"])
+
+
+def _mean(x: Tensor, counts: Tensor) -> Tensor:
+    return (x * counts).sum() / counts.sum().clamp_min(1)
 
 
 @torch.no_grad()
@@ -127,6 +139,6 @@ def denoise(network: nn.Module, noisy: Tensor, *, law: Law) -> dict[str, Tensor]
     Returns:
         denoised (posterior mean), sigma (standard deviation of its error), mean (blind mean), sigma_mu, sigma_n: each [1, C, H, W] in the image's unit.
     """
-    mean, sigma_mu, sigma_n = predict(network, noisy, offset=noisy.mean().view(1, 1, 1, 1), law=tabulated(law, noisy))
+    mean, sigma_mu, sigma_n = predict(network, noisy, offset=informative_mean(noisy), law=tabulated(law, noisy[informative(noisy)]))
     denoised, sigma = fuse(noisy, mean, sigma_mu=sigma_mu, sigma_n=sigma_n)
     return {"denoised": denoised, "sigma": sigma, "mean": mean, "sigma_mu": sigma_mu, "sigma_n": sigma_n}

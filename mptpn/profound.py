@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from mptpn.noise import robust_level
+from mptpn.noise import informative_mean, robust_level
 from mptpn.training import Batch
 
 UNIT = 0.25  # the network sees noise of about this standard deviation at every level
@@ -16,7 +16,7 @@ def denoise(network: nn.Module, noisy: Tensor, *, offset: Tensor | None = None, 
     Args:
         offset, scale: mean and robust level [B, 1, 1, 1] of the whole image where noisy is a part of one; None: of noisy itself.
     """
-    offset = noisy.mean(dim=(1, 2, 3), keepdim=True) if offset is None else offset
+    offset = informative_mean(noisy) if offset is None else offset
     scale = (robust_level(noisy) if scale is None else scale) / UNIT
     return network((noisy - offset) / scale) * scale + offset
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from mptpn import preliminary, profound
 from mptpn.blind_spot import BlindSpotNetwork
 from mptpn.noise_models import CorrelatedGaussian, Law, pointwise
-from mptpn.noise_report import NoiseReport, conclude, measure, report
+from mptpn.noise_report import Measurement, NoiseReport, conclude, measure
 from mptpn.synthesis import Look, PairSynthesis, look_of
 from mptpn.training import fit
 from mptpn.transformer import RetractableTransformer
@@ -38,17 +38,18 @@ def noise_of(noisy: list[Tensor]) -> NoiseOfSet:
     """Noise of a set: each image has a level of its own, all share a correlation; images [1, 1, H, W]."""
     measured = [measure(image, number=number) for number, image in enumerate(noisy)]
     whole = conclude(measured)
-    return NoiseOfSet(whole, tuple(_law_in_set(conclude([one]), whole) for one in measured))
+    return NoiseOfSet(whole, tuple(_law_in_set(one, whole) for one in measured))
 
 
 def law_of(noisy: Tensor, *, whole: NoiseReport) -> Law:
     """The law of one image, with the correlation of its set, or without any where the set has none."""
-    return _law_in_set(report([noisy]), whole)
+    return _law_in_set(measure(noisy), whole)
 
 
-def _law_in_set(own: NoiseReport, whole: NoiseReport) -> Law:
-    plain = pointwise(own.law)
-    return replace(whole.law, law=plain) if isinstance(whole.law, CorrelatedGaussian) else plain
+def _law_in_set(own: Measurement, whole: NoiseReport) -> Law:
+    correlated = isinstance(whole.law, CorrelatedGaussian)
+    plain = pointwise(conclude([own], correlated=correlated).law)
+    return replace(whole.law, law=plain) if correlated else plain
 
 
 def stage_1(

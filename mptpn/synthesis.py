@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mptpn.images import gaussian_blur, turned_square
-from mptpn.noise import generator, robust_level
+from mptpn.noise import generator, informative, informative_mean, robust_level
 from mptpn.noise_models import CorrelatedGaussian, Law
 from mptpn.training import Batch
 
@@ -44,19 +44,28 @@ class Look:
 
 def look_of(noisy: Tensor, *, law: Law) -> Look:
     """Learn a look from one noisy image [1, 1, H, W], H, W > 8, and its noise law; no clean image is needed."""
-    share = float(law.variance(noisy).mean())
-    variance = max(float(noisy.var()) - share, 1e-3 * share)
+    counts = informative(noisy)
+    seen = noisy[counts]
+    share = float(law.variance(seen).mean())
+    variance = max(float(seen.var()) - share, 1e-3 * share)
     noise = noise_steps(share, correlation=getattr(law, "correlation", ((1.0,),)))
-    steps = tuple(seen - part for seen, part in zip(structure(noisy), noise, strict=True))
-    smooth = gaussian_blur(noisy, sigma=SMOOTH).flatten()
+    steps = tuple(both - part for both, part in zip(structure(noisy, counts), noise, strict=True))
+    filled = noisy.where(counts, seen.mean())
+    smooth = gaussian_blur(filled, sigma=SMOOTH)[counts]
     quantiles = tuple(smooth.quantile(torch.linspace(0, 1, QUANTILES)).tolist())
-    return Look(law, float(noisy.mean()), math.sqrt(variance), float(robust_level(noisy)), steps, noise, quantiles)
+    return Look(law, float(informative_mean(noisy)), math.sqrt(variance), float(robust_level(noisy)), steps, noise, quantiles)
 
 
-def structure(image: Tensor) -> tuple[float, ...]:
-    """Structure function d(k) = E (x[p] - x[p+k])^2 / 2 over rows and columns at the lags STEPS, intensity squared; [1, 1, H, W], H, W > 8."""
-    down = [(image[..., lag:, :] - image[..., :-lag, :]).square().mean() for lag in STEPS]
-    across = [(image[..., lag:] - image[..., :-lag]).square().mean() for lag in STEPS]
+def structure(image: Tensor, counts: Tensor | None = None) -> tuple[float, ...]:
+    """Structure function d(k) = E (x[p] - x[p+k])^2 / 2 over rows and columns at the lags STEPS, intensity squared.
+
+    Args:
+        image: [1, 1, H, W], H, W > 8.
+        counts: the pixels to take, bool, same shape; None: all.
+    """
+    counts = torch.ones_like(image, dtype=torch.bool) if counts is None else counts
+    down = [(image[..., lag:, :] - image[..., :-lag, :])[counts[..., lag:, :] & counts[..., :-lag, :]].square().mean() for lag in STEPS]
+    across = [(image[..., lag:] - image[..., :-lag])[counts[..., lag:] & counts[..., :-lag]].square().mean() for lag in STEPS]
     return tuple(float(a + b) / 4 for a, b in zip(down, across, strict=True))
 
 

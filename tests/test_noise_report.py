@@ -59,6 +59,11 @@ def of_photographs(level: int) -> list[NoiseReport]:
     return [report([white(image.pixels, level / 255, key=100 * level + i)]) for i, image in enumerate(photographs)]
 
 
+@cache
+def of_set12(which: int, level: int) -> NoiseReport:
+    return report([white(datasets.awgn("set12")[which].pixels, level / 255, key=which)])
+
+
 def off(found: NoiseReport, law, *, shift: float = 0.0) -> float:
     """Mean over the bins of how far the level of the law that was found is from the true one, relative."""
     at = torch.tensor(found.intensity, dtype=torch.float64)
@@ -85,10 +90,28 @@ def test_thirty_percent_more_noise_is_read_as_thirty_percent_more(name, level):
 
 
 @real
-@pytest.mark.parametrize("level, most", [(15, 0.03), (25, 0.02), (50, 0.01)])
-def test_the_mean_error_on_photographs_is_small_at_every_level(level, most, data):
-    """All 80 images have 1.4, 0.7 and 0.5 %. Of these 14 one is all twigs (test031) and at 15 levels 12 % too high, which is 0.9 % of the mean."""
-    assert np.mean([abs(255 * found.sigma / level - 1) for found in of_photographs(level)]) < most
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_mean_error_on_set12_is_two_percent_at_most_at_every_level(level, data):
+    """1.5, 0.8 and 0.6 % (notebook 06: 1.4, 0.7 and 0.5 % on BSD68). One image is all stripes (Barbara): taken for correlated noise it alone adds 0.9 %."""
+    assert np.mean([abs(255 * of_set12(which, level).sigma / level - 1) for which in range(12)]) < 0.02
+
+
+@real
+def test_texture_is_not_taken_for_correlated_noise(data):
+    assert not any("correlated" in of_set12(which, level).kind for which in range(12) for level in LEVELS)
+
+
+@real
+@pytest.mark.parametrize("level", LEVELS)
+def test_weak_correlation_of_noise_is_found_on_photographs_and_their_level_with_it(level, data):
+    """0.12 between neighbours, too little for a wider blind spot. Taken for white it reads 16 % too low, every one of 12 images beyond the stated interval."""
+    covariance = torch.zeros(7)
+    covariance[2:5] = torch.tensor([0.12, 1.0, 0.12])
+    law = CorrelatedGaussian(PoissonGaussian(level / 255), torch.outer(covariance, covariance))
+    found = [report([law.sample(image.pixels, generator=generator(27, which, level))]) for which, image in enumerate(datasets.awgn("set12")[:6])]
+    assert all(one.kind.startswith("correlated") for one in found)
+    assert abs(np.mean([255 * one.sigma / level - 1 for one in found])) < 0.05
+    assert sum(one.sigma_interval[0] < level / 255 < one.sigma_interval[1] for one in found) >= 5
 
 
 @real

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mptpn import preliminary, training
-from mptpn.blind_spot import BlindSpotNetwork, leak
+from mptpn.blind_spot import BlindSpotNetwork, leak, reach
 from mptpn.metrics import psnr_db
 from mptpn.noise import PoissonGaussian, generator
 from mptpn.noise_models import NoiseLevelFunction, Speckle
@@ -29,7 +29,7 @@ def noisy_set(levels=(0.05, 0.1, 0.2)):
 
 def batch_of(seed=0, *, patch=20, size=3):
     _, noisy, laws = noisy_set()
-    return preliminary.patches(noisy, laws, batch=size, patch=patch, keys=(seed, 201, 0))
+    return preliminary.patches(preliminary.prepared(noisy, laws), batch=size, patch=patch, keys=(seed, 201, 0))
 
 
 def test_patches_are_a_function_of_their_keys():
@@ -48,7 +48,7 @@ def test_a_patch_is_a_turned_piece_of_the_image_whose_law_it_carries():
 
 def test_patches_come_from_every_image_and_in_every_orientation():
     marked = [torch.arange(4.0).view(1, 1, 2, 2) + 10 * i for i in range(3)]
-    batch = preliminary.patches(marked, [PoissonGaussian(0.1)] * 3, batch=400, patch=2, keys=(0,))
+    batch = preliminary.patches(preliminary.prepared(marked, [PoissonGaussian(0.1)] * 3), batch=400, patch=2, keys=(0,))
     assert len({tuple(patch.flatten().tolist()) for patch in batch["noisy"]}) == 3 * 8  # a missed one of 24: (23 / 24)^400 * 24 = 1e-6
 
 
@@ -111,7 +111,7 @@ def test_a_tabulated_law_is_exact_at_its_knots_and_linear_between():
 def test_patches_of_noise_that_differs_between_rows_and_columns_are_not_transposed():
     ramp = torch.arange(6.0).view(1, 1, 1, 6).expand(1, 1, 6, 6) + torch.zeros(1, 1, 6, 6)  # changes along columns alone
     for transposed in (False, True):
-        batch = preliminary.patches([ramp], [PoissonGaussian(0.1)], batch=40, patch=4, keys=(0,), transposed=transposed)
+        batch = preliminary.patches(preliminary.prepared([ramp], [PoissonGaussian(0.1)]), batch=40, patch=4, keys=(0,), transposed=transposed)
         assert bool((batch["noisy"].diff(dim=2) != 0).any()) == transposed
 
 
@@ -131,6 +131,30 @@ def test_each_phase_trains_its_part(fraction, trained):
     blind = network()
     preliminary.loss(blind, batch_of(), fraction).backward()
     assert {name.split(".")[0] for name, p in blind.named_parameters() if p.grad is not None and p.grad.any()} == trained
+
+
+def test_padding_takes_no_part_in_training_and_none_in_the_mean():
+    """A third of each image is padding. The pixels beside it are counted: they hold noise."""
+    _, noisy, laws = noisy_set()
+    padded = [torch.cat([y, torch.full_like(y[..., :30], -20.0)], 3) for y in noisy]
+    batch = preliminary.patches(preliminary.prepared(padded, laws), batch=8, patch=50, keys=(0, 201, 0))
+    assert torch.equal(batch["counts"] == 0, batch["noisy"] == -20) and 0 < float(batch["counts"].mean()) < 1
+    for offset in batch["offset"].flatten().tolist():
+        assert any(offset == pytest.approx(float(y.mean()), rel=1e-5) for y in noisy)
+    changed = batch | {"noisy": batch["noisy"].masked_fill(batch["counts"] == 0, -20.0).requires_grad_()}
+    mean, spread, sigma_n = preliminary.predict(network(), changed["noisy"], offset=batch["offset"], law=batch["law"])
+    assert torch.isfinite(mean).all()
+    errors = preliminary.loss(network(), changed, 0.0), preliminary.loss(network(), changed | {"counts": torch.ones_like(batch["counts"])}, 0.0)
+    assert 100 * errors[0] < errors[1]
+
+
+def test_padding_changes_the_denoised_image_only_near_it():
+    blind, law = network(), PoissonGaussian(0.1)
+    noisy = law.sample(scene(50, 61), generator=generator(5))
+    padded = torch.cat([noisy, torch.full_like(noisy[..., :40], -20.0)], 3)
+    alone, beside = (preliminary.denoise(blind, y, law=law)["denoised"] for y in (noisy, padded))
+    far = noisy.shape[3] - reach(depth=1) - 11
+    assert far > 20 and torch.allclose(alone[..., :far], beside[..., :far], atol=1e-4) and not torch.allclose(alone, beside[..., :61], atol=1e-2)
 
 
 def test_a_law_without_noise_in_the_dark_keeps_the_likelihood_finite():

@@ -8,6 +8,7 @@ from mptpn.blind_spot import BlindSpotNetwork
 from mptpn.metrics import psnr_db
 from mptpn.noise import PoissonGaussian, generator
 from mptpn.noise_models import CorrelatedGaussian
+from mptpn.noise_report import report
 from mptpn.transformer import RetractableTransformer
 
 SIZES = [(96, 96), (97, 131), (120, 80)]
@@ -67,7 +68,7 @@ def test_the_images_of_a_set_share_its_correlation_and_keep_their_levels():
 def test_an_image_that_correlates_by_chance_takes_the_independence_of_its_set(noise):
     """The set decides, so that one blind spot serves all its images."""
     alone = CorrelatedGaussian(PoissonGaussian(0.05), PAIR).sample(scene(*SIZES[0]), generator=generator(4))
-    assert isinstance(stages.report([alone]).law, CorrelatedGaussian)
+    assert isinstance(report([alone]).law, CorrelatedGaussian)
     assert isinstance(stages.law_of(alone, whole=noise.whole), PoissonGaussian)
 
 

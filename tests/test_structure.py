@@ -11,7 +11,7 @@ import pytest
 import content
 
 ROOT = Path(__file__).parents[1]
-STAGE_1 = {"noise_level", "noise_law", "noise_report", "blind_spot", "posterior", "preliminary"}
+STAGE_1 = {"noise_level", "noise_law", "noise_correlation", "noise_report", "blind_spot", "posterior", "preliminary"}
 STAGE_2 = {"synthesis"}
 STAGE_3 = {"attention", "attention_triton", "attention_kernels", "attention_operator", "attention_whole", "transformer", "profound"}
 ALLOWED = {  # module: the modules of mptpn that it may import
@@ -30,7 +30,8 @@ ALLOWED = {  # module: the modules of mptpn that it may import
     "calibration": set(),
     "blind_spot": {"noise", "training"},
     "noise_level": {"images", "noise", "training", "weights"},
-    "noise_report": {"noise", "noise_law", "noise_level", "noise_models"},
+    "noise_report": {"noise", "noise_law", "noise_correlation", "noise_level", "noise_models"},
+    "noise_correlation": {"noise_level"},
     "noise_law": {"noise", "noise_models"},
     "preliminary": {"images", "noise", "noise_models", "training", "blind_spot", "noise_level", "posterior"},
     "stages": {"noise_models", "noise_report", "blind_spot", "preliminary", "synthesis", "transformer", "profound", "training"},

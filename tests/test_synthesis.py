@@ -270,3 +270,12 @@ def test_noise_taken_off_leaves_the_spectrum_of_the_content():
     expected, found, raw = (torch.tensor(radial_spectrum(x, noise_variance=v)[1]) for x, v in ((content, 0.0), (noisy, 0.04), (noisy, 0.0)))
     # shares of a variance of about 0.08; 300 patches know each ring to about 3 %, of the noise's power (0.5 of the content's mean) too
     assert (found - expected).abs().max() < 0.15 < (raw - expected).abs().max()
+
+
+def test_padding_changes_no_look():
+    noisy = PoissonGaussian(0.1).sample(torch.rand(1, 1, 60, 70, generator=generator(8)), generator=generator(9))
+    padded = torch.cat([noisy, torch.full_like(noisy[..., :40], -20.0)], 3)
+    alone, beside = (look_of(y, law=PoissonGaussian(0.1)) for y in (noisy, padded))
+    assert beside.mean == pytest.approx(alone.mean, rel=1e-5) and beside.deviation == pytest.approx(alone.deviation, rel=1e-5)
+    assert beside.steps == pytest.approx(alone.steps, rel=1e-5) and beside.robust == pytest.approx(alone.robust, rel=0.02)
+    assert beside.quantiles[1:-1] == pytest.approx(alone.quantiles[1:-1], abs=0.02)
