@@ -21,6 +21,7 @@ from mptpn.metrics import fitted
 ADDRESS = "https://raw.githubusercontent.com"
 TIMEOUT = 20  # s without an answer
 AWGN = ("bsd68", "set12")
+SCALED = ("w2s", "m4raw", "fluo")  # beginnings of the names of sets whose files were scaled one by one
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,12 @@ def comparable(set: str, image: Tensor, clean: Tensor) -> tuple[Tensor, Tensor, 
     if set.startswith("ldct"):
         low, high = ((hu + 1024) / 4095 for hu in (-160, 240))
         return image.clamp(low, high), clean.clamp(low, high), high - low
-    return (fitted(image, clean) if set.startswith(("w2s", "m4raw", "fluo")) else image), clean, 1.0
+    return (fitted(image, clean) if set.startswith(SCALED) else image), clean, 1.0
+
+
+def target(set: str, pair: Pair) -> Tensor:
+    """The clean image at the gain and offset of the noisy one, [1, 1, H, W]: what a supervised network may learn where files were scaled one by one."""
+    return fitted(pair.clean.pixels, pair.noisy.pixels) if set.startswith(SCALED) else pair.clean.pixels
 
 
 @cache

@@ -148,6 +148,14 @@ class PairSynthesis:
         noisy, clean = _crop(torch.cat(self.pairs_a[which]), self.patch, draw, transposed=not lopsided).split(1)
         return noisy, clean, _level(look.law, clean), self.weight_a, look.mean, look.robust
 
+    def dressed(self, photo: int, which: int) -> Tensor:
+        """A whole photograph with the sharpness and the intensities of one look, without noise, [1, 1, H, W]; match_content only."""
+        return self._intensities(self.blurred[photo][self.widths[photo][which]], photo, which)
+
+    def _intensities(self, pixels: Tensor, photo: int, which: int) -> Tensor:
+        known = self.quantiles[photo][self.widths[photo][which]]
+        return torch.from_numpy(np.interp(pixels.numpy(), known, self.looks[which].quantiles)).to(pixels)
+
     def _pair_b(self, draw: torch.Generator) -> tuple[Tensor, Tensor, float, float, float, float]:
         photo, which = (int(torch.randint(len(pool), (), generator=draw)) for pool in (self.photos, self.looks))
         look = self.looks[which]
@@ -158,8 +166,7 @@ class PairSynthesis:
             noisy = law.sample(clean, generator=draw)
             return noisy, clean, _level(law, clean), 1.0, float(noisy.mean()), float(robust_level(noisy))
         width = self.widths[photo][which]
-        crop = _crop(self.blurred[photo][width], self.patch, draw)
-        clean = torch.from_numpy(np.interp(crop.numpy(), self.quantiles[photo][width], look.quantiles)).to(crop)
+        clean = self._intensities(_crop(self.blurred[photo][width], self.patch, draw), photo, which)
         return law.sample(clean, generator=draw), clean, _level(law, clean), 1.0, look.mean, look.robust * u
 
 

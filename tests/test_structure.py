@@ -26,6 +26,7 @@ ALLOWED = {  # module: the modules of mptpn that it may import
     "metrics": set(),
     "figures": {"images", "metrics"},
     "quality": {"metrics", "noise", "noise_models"},
+    "peers": {"noise_models"},
     "posterior": set(),
     "calibration": set(),
     "blind_spot": {"noise", "training"},
