@@ -165,7 +165,9 @@ def tell_apart(
 ) -> Verdict:
     """Train a classifier on patches of real and drawn noise, and ask it about subjects that it has not seen; arguments as in compare.
 
-    Logistic regression on some 40 statistics of a patch and their squares, for a fault may point either way from image to image.
+    Logistic regression on some 40 statistics of a patch and their squares, for a fault may point either way from image to image. None of them asks how noise
+    goes with the bends of the content: an average holds noise of its own, which bends, and that tells real from drawn even if the law is perfect. On W2S's
+    content a perfect law would get 0.81 with such a statistic, 0.59 without, and 0.55 where the frame is one of the 400 averaged, as W2S's seem to be.
 
     Args:
         side: of the patches, px; they lie side by side, a rest at the rim is left out.
@@ -192,8 +194,9 @@ def tell_apart(
 
 def _check(real: Sequence[Tensor], drawn: Sequence[Tensor], clean: Sequence[Tensor], laws: Sequence[Law], subjects: Sequence[str], side: int) -> None:
     numbers = [len(x) for x in (real, drawn, clean, laws, subjects)]
-    if len(set(numbers)) > 1 or len(set(subjects)) < 2:
-        raise ValueError(f"{numbers} real, drawn, clean images, laws and subjects, {len(set(subjects))} different; give one an image, and at least two subjects.")
+    different = len(set(subjects))
+    if len(set(numbers)) > 1 or different < 2:
+        raise ValueError(f"{numbers} real, drawn, clean images, laws and subjects, {different} different; give one an image, and at least two subjects.")
     for i, (y, z, x) in enumerate(zip(real, drawn, clean, strict=True)):
         if not y.shape == z.shape == x.shape or x.shape[:2] != (1, 1) or min(x.shape[2:]) < side:
             raise ValueError(f"image {i}: shapes {tuple(y.shape)}, {tuple(z.shape)}, {tuple(x.shape)}; give [1, 1, H, W] of at least {side} px, all equal.")
@@ -242,9 +245,6 @@ def _statistics(noisy: Tensor, clean: Tensor, *, law: Law, side: int) -> dict[st
     out |= {f"levels {lag}": _product(level, lag).mean((1, 2)) / power for lag in LAGS[:2]}
     which = torch.bucketize(flat, COARSE.double())
     out |= {f"share in bin {i}": (which == i).double().mean(1).sqrt() for i in range(len(COARSE) + 1)}
-    slopes = {"content": x, "slope down": x.roll(-1, 1) - x.roll(1, 1), "slope across": x.roll(-1, 2) - x.roll(1, 2)}
-    slopes["bend"] = x.roll(-1, 1) + x.roll(1, 1) + x.roll(-1, 2) + x.roll(1, 2) - 4 * x
-    out |= {f"with {name}": _cosine(z[:, 1:-1, 1:-1], s[:, 1:-1, 1:-1]) for name, s in slopes.items()}
     ends = {"lowest": noisy.amin(), "highest": noisy.amax()}
     out |= {f"share {name}": (y == end).double().mean((1, 2)).sqrt() for name, end in ends.items()}
     return out | {"equal neighbours": (y[:, :, 1:] == y[:, :, :-1]).double().mean((1, 2)).sqrt()}
@@ -252,11 +252,6 @@ def _statistics(noisy: Tensor, clean: Tensor, *, law: Law, side: int) -> dict[st
 
 def _log(power: Tensor) -> Tensor:
     return power.clamp_min(1e-6).log()
-
-
-def _cosine(z: Tensor, other: Tensor) -> Tensor:
-    other = other - other.mean((1, 2), keepdim=True)
-    return (z * other).sum((1, 2)) / (z.square().sum((1, 2)) * other.square().sum((1, 2))).sqrt().clamp_min(1e-9)
 
 
 def _classifier(a: Tensor, b: Tensor, *, rounds: int = 12):
