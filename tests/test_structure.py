@@ -23,6 +23,7 @@ ALLOWED = {  # module: the modules of mptpn that it may import
     "noise_models": {"noise"},
     "training": {"images"},
     "weights": {"images"},
+    "likeness": {"noise", "noise_models"},
     "metrics": set(),
     "figures": {"images", "metrics"},
     "quality": {"metrics", "noise", "noise_models"},
