@@ -1,15 +1,16 @@
 """DICOM files and series as scans; written as derived images, uncompressed, with new UIDs that depend on the old ones and the note alone."""
 
+import os
 import re
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from pydicom import Dataset, dcmread
+from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.dataelem import DataElement
 from pydicom.pixels import get_decoder, pixel_array
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
 from mptpn.scans import Scan, Unreadable, explained
 
@@ -64,10 +65,8 @@ def head_of(path: Path) -> Head:
         left = path.stat().st_size - file.tell()
         if syntax == DeflatedExplicitVRLittleEndian:
             raise Unreadable(f"{path}: its data set is deflated; save it as Explicit VR Little Endian.")
-        order = "little" if syntax != "1.2.840.10008.1.2.2" else "big"
+        order = "big" if syntax == ExplicitVRBigEndian else "little"
         tag = int.from_bytes(start[:2], order) << 16 | int.from_bytes(start[2:], order)
-        if tag == 0x7FE00001:  # an extended offset table goes first
-            tag = 0x7FE00010
         if "Rows" not in data or "Columns" not in data or tag not in PIXELS:
             raise Unreadable(f"{path}: holds no picture, perhaps a report or an index, or it is cut off before its pixels; give an image, copied whole.")
         head = _head(path, data, str(syntax), tag)
@@ -196,21 +195,21 @@ class Dicom(Scan):
 
     def assemble(self, temporary: Path, part: Path, *, note: str) -> None:
         if not self.series:
+            os.truncate(part, (part.stat().st_size + 1) // 2 * 2)  # DICOM values have an even length
             with part.open("rb") as pixels:
                 self._write(self.heads[0], temporary, pixels=pixels, note=note)
             return
         size = part.stat().st_size // self.slices
         with part.open("rb") as source:
             for number, head in enumerate(self.heads, start=1):
-                self._write(head, temporary / f"{number:04d}.dcm", pixels=BytesIO(source.read(size)), note=note)
+                pixels = BytesIO(source.read(size) + b"\0" * (size % 2))
+                self._write(head, temporary / f"{number:04d}.dcm", pixels=pixels, note=note)
 
     def _write(self, head: Head, target: Path, *, pixels, note: str) -> None:
         with explained(head.path):
             data = dcmread(head.path, force=True, defer_size="64 KB")
             for tag in (0x7FE00001, 0x7FE00002):  # offsets of compressed frames
                 data.pop(tag, None)
-            size = self.dtype.itemsize * int(np.prod(self.sample_shape)) * (1 if self.series else head.frames)
-            pixels = BytesIO(pixels.read() + b"\0") if size % 2 else pixels  # DICOM values have an even length
             data[head.tag] = DataElement(head.tag, "OB" if self.dtype.itemsize == 1 else PIXELS[head.tag], pixels)
             if head.samples == 3:
                 data.PhotometricInterpretation, data.PlanarConfiguration = "RGB", 0
@@ -222,7 +221,16 @@ class Dicom(Scan):
             data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
             data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
             data.file_meta.MediaStorageSOPClassUID = data.get("SOPClassUID", data.file_meta.get("MediaStorageSOPClassUID", "1.2.840.10008.5.1.4.1.1.7"))
-            data.save_as(target, enforce_file_format=True)
+            if head.syntax == ExplicitVRBigEndian:
+                _swap_words(data, head.tag)
+            dcmwrite(target, data, enforce_file_format=True)
+
+
+def _swap_words(data: Dataset, pixels: int) -> None:
+    for element in data.iterall():  # pydicom turns numbers round, but not the words within bytes
+        size = {"OW": 2, "OL": 4, "OF": 4, "OD": 8, "OV": 8}.get(element.VR)
+        if size and element.tag != pixels and element.value:
+            element.value = np.frombuffer(element.value, f">u{size}").astype(f"<u{size}").tobytes()
 
 
 def in_order(heads: list[Head]) -> list[Head]:

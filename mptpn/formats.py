@@ -20,6 +20,9 @@ class Npy(Scan):
     endings = (".npy",)
 
     def __init__(self, path: Path):
+        with path.open("rb") as file:
+            if np.lib.format.read_magic(file) == (1, 0) and np.lib.format.read_array_header_1_0(file)[2].hasobject:
+                raise Unreadable(f"{path}: holds pickled objects, which are never loaded; save an array of numbers.")
         array = self._mapped(path)
         samples = array.shape[-1:] if array.ndim > 2 and array.shape[-1] in (3, 4) else ()
         if array.ndim - len(samples) not in (2, 3):
@@ -31,12 +34,7 @@ class Npy(Scan):
 
     @staticmethod
     def _mapped(path: Path) -> np.ndarray:
-        with path.open("rb") as file:
-            np.lib.format.read_magic(file)
-        array = np.load(path, mmap_mode="r", allow_pickle=False) if path.stat().st_size else None
-        if array.dtype.hasobject:
-            raise Unreadable(f"{path}: holds pickled objects, which are never loaded; save an array of numbers.")
-        return array
+        return np.load(path, mmap_mode="r", allow_pickle=False)
 
     def stored(self, index: int) -> np.ndarray:
         array = self._mapped(self.path)
@@ -164,7 +162,8 @@ class Picture(Scan):
     endings = (".png",)
 
     def __init__(self, path: Path):
-        head = path.open("rb").read(26)
+        with path.open("rb") as file:
+            head = file.read(26)
         with Image.open(path) as image:
             kind, mode, frames = image.format, image.mode, getattr(image, "n_frames", 1)
             width, height = image.size

@@ -1,5 +1,6 @@
 """The stored samples of a scan go into a part file slice by slice; the target appears whole or not at all, and an interrupted one is gone on with."""
 
+import glob
 import hashlib
 import os
 import shutil
@@ -66,6 +67,10 @@ class Writer:
         inputs = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in self.scan.sources()]
         return hashlib.sha256(repr((inputs, self.note)).encode()).hexdigest()[:16]
 
+    def _parts(self) -> list[Path]:
+        """Of this target, those of other notes among them."""
+        return list(self.target.parent.glob(f".{glob.escape(self.target.name)}.{'[0-9a-f]' * 16}.part"))
+
     def __enter__(self) -> "Writer":
         return self
 
@@ -101,7 +106,8 @@ class Writer:
         with writing(self.target):
             make = write_folder_atomically if self.scan.path.is_dir() else write_atomically
             make(self.target, lambda temporary: self.scan.assembled(temporary, self._part, note=self.note))
-            self._part.unlink()
+            for part in self._parts():
+                part.unlink(missing_ok=True)
         self.scan.close()
 
 
