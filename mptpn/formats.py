@@ -134,26 +134,35 @@ class Tiff(Scan):
         return np.moveaxis(array, 0, -1) if self.planar else array
 
     def assemble(self, temporary: Path, part: Path, *, note: str) -> None:
-        size = self.dtype.itemsize * int(np.prod(self.sample_shape))
-        with tifffile.TiffFile(self.path, is_ome=False) as original, part.open("rb") as source:
-            with tifffile.TiffWriter(temporary, bigtiff=original.is_bigtiff or part.stat().st_size > 2**32 - 2**25, byteorder=original.byteorder) as target:
-                for page in original.pages:
-                    array = np.frombuffer(source.read(size), self.dtype).reshape(self.sample_shape)
-                    resolution = [page.tags[code].value for code in (282, 283)] if {282, 283} <= {tag.code for tag in page.tags} else None
-                    own = tifffile.TIFF.TAG_FILTERED | ({282, 283, 296} if resolution else set())
-                    target.write(
-                        np.ascontiguousarray(np.moveaxis(array, -1, 0)) if self.planar else array,
-                        photometric=page.photometric,
-                        planarconfig="separate" if self.planar else "contig" if array.ndim == 3 else None,
-                        extrasamples=page.extrasamples or None,
-                        compression=None if page.compression == tifffile.COMPRESSION.NONE else "zlib",
-                        resolution=resolution and [numerator / denominator if denominator else 0 for numerator, denominator in resolution],
-                        resolutionunit=page.resolutionunit if resolution else None,
-                        software=False,
-                        metadata=None,
-                        contiguous=False,
-                        extratags=[tag.astuple() for tag in page.tags if tag.code not in own],
-                    )
+        pixels = np.memmap(part, self.dtype, mode="r", shape=(self.slices, *self.sample_shape))
+        pixels = np.moveaxis(pixels, -1, 1) if self.planar else pixels
+        with tifffile.TiffFile(self.path, is_ome=False) as original:
+            first, bigtiff = original.pages[0], original.is_bigtiff or part.stat().st_size > 2**32 - 2**25
+            with tifffile.TiffWriter(temporary, bigtiff=bigtiff, byteorder=original.byteorder) as target:
+                if first.is_imagej or first.is_shaped:  # read by their first page alone, as if the pixels lay in one piece: they must
+                    others = {tag.code for tag in original.pages[self.slices - 1].tags}
+                    self._append(target, first, pixels, once={tag.code for tag in first.tags} - others)
+                else:
+                    for page, array in zip(original.pages, pixels, strict=True):
+                        self._append(target, page, array, once=set())
+
+    def _append(self, target: tifffile.TiffWriter, page: tifffile.TiffPage, pixels: np.ndarray, *, once: set[int]) -> None:
+        """Write pixels with the tags of a page; those in `once` on the first page only."""
+        resolution = [page.tags[code].value for code in (282, 283)] if {282, 283} <= {tag.code for tag in page.tags} else None
+        own = tifffile.TIFF.TAG_FILTERED | ({282, 283, 296} if resolution else set())
+        target.write(
+            pixels,
+            photometric=page.photometric,
+            planarconfig="separate" if self.planar else "contig" if len(self.sample_shape) == 3 else None,
+            extrasamples=page.extrasamples or None,
+            compression=None if page.compression == tifffile.COMPRESSION.NONE else "zlib",
+            resolution=resolution and [numerator / denominator if denominator else 0 for numerator, denominator in resolution],
+            resolutionunit=page.resolutionunit if resolution else None,
+            software=False,
+            metadata=None,
+            contiguous=False,
+            extratags=[(*tag.astuple()[:4], tag.code in once) for tag in page.tags if tag.code not in own],
+        )
 
 
 class Picture(Scan):

@@ -69,6 +69,9 @@ TIFFS = {  # type, shape as written, shape of a slice, how it is opened, how it 
     "1 row": ("u2", (1, 6), (1, 6), {}, GRAY),
     "1 column": ("u2", (6, 1), (6, 1), {}, GRAY),
     "pages": ("u2", (4, 5, 7), (5, 7), {}, GRAY),
+    "pages of no tifffile": ("u2", (4, 5, 7), (5, 7), {}, GRAY | {"metadata": None, "description": "kept"}),
+    "rgba pages": ("u2", (4, 5, 7, 4), (5, 7, 3), {}, RGB | ALPHA),
+    "planar pages": ("u2", (4, 3, 5, 7), (5, 7, 3), {}, RGB | {"planarconfig": "separate"}),
     "big endian": (">u2", (4, 5, 7), (5, 7), {"byteorder": ">"}, GRAY),
     "big tiff": ("f4", (4, 5, 7), (5, 7), {"bigtiff": True}, GRAY),
     "rgb": ("u1", (5, 7, 3), (5, 7, 3), {}, RGB),
@@ -94,7 +97,7 @@ def test_tiff_comes_back_with_its_tags(tmp_path, case):
     extra = {} if opening.keys() & {"ome", "imagej"} else {"extratags": [(65000, "I", 2, (7, 9), True), (315, 2, 0, "an artist", True)]}
     tifffile.imwrite(path, array, resolution=(300.5, 72), **opening, **arguments, **extra)
     scan = open_scan(path)
-    pages = 4 if shape[0] == 4 and "planar" not in case else 1
+    pages = 4 if shape[0] == 4 and case != "planar and alpha" else 1
     assert (scan.slices, scan.shape, scan.bits) == (pages, slice_shape, 8 * array.dtype.itemsize)
     target = copied(scan, tmp_path / "out")
     same(tifffile.imread(target), array)
@@ -106,6 +109,8 @@ def test_tiff_comes_back_with_its_tags(tmp_path, case):
             for code in (282, 283):  # written again as the nearest fraction
                 np.testing.assert_allclose(*[np.divide(*tag.pop(code)) for tag in tags], rtol=1e-6)
             assert tags[0] == tags[1]
+        in_one_piece = (before.is_imagej or before.is_shaped) and "compression" not in arguments  # so ImageJ and tifffile read them
+        assert not in_one_piece or after.series[0].dataoffset is not None
 
 
 @pytest.mark.parametrize("mode, dtype", [("L", "u1"), ("I;16", "u2"), ("RGB", "u1")])
@@ -155,3 +160,15 @@ def test_palette_becomes_rgb_and_jpeg_becomes_png_and_both_say_so(tmp_path):
         target = copied(scan, tmp_path / "out")
         assert words in scan.note and target.name == name[0] + ".png"
         same(Image.open(target), Image.open(tmp_path / name).convert("RGB"))
+
+
+def test_each_page_keeps_its_own_tags(tmp_path):
+    arrays = samples((3, 5, 7), "u2")
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for number, array in enumerate(arrays):
+            file.write(array, photometric="minisblack", metadata=None, description=f"page {number}", resolution=(number + 1, 2))
+    target = copied(open_scan(tmp_path / "a.tif"), tmp_path / "out")
+    with tifffile.TiffFile(target) as file:
+        for number, page in enumerate(file.pages):
+            same(page.asarray(), arrays[number])
+            assert page.description == f"page {number}" and page.get_resolution() == (number + 1, 2)
