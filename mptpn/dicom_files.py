@@ -141,9 +141,9 @@ class Dicom(Scan):
         path, self.heads, self.series = folder or first.path, heads, folder is not None
         sizes = sorted({f"{head.rows}x{head.cols}" for head in heads})
         if len(sizes) > 1:
-            raise Unreadable(f"{path}: one series holds slices of {' and '.join(sizes)}; put slices of one size into a folder of their own.")
+            raise Unreadable(f"{path}: one series holds slices of {' and '.join(sizes)}; give its files one by one, or each size in a folder of its own.")
         if len({head.kind for head in heads}) > 1:
-            raise Unreadable(f"{path}: one series holds slices of several types; put slices of one type into a folder of their own.")
+            raise Unreadable(f"{path}: one series holds slices of several types; give its files one by one, or each type in a folder of its own.")
         suffix = first.path.suffix.lower()
         self.endings = (suffix,) if suffix in (".dcm", ".dicom", ".ima") and not self.series else ()
         colour = first.samples == 3

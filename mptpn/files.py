@@ -54,7 +54,7 @@ def open_scans(paths: Sequence[str | Path]) -> tuple[list[Scan], dict[str, str]]
     """Files and folders, with what lies below them, as scans in a stable order, and what was left out.
 
     The single-frame DICOM files of a folder and below are one scan a SeriesInstanceUID, sorted by position along the normal of the slices, else by
-    InstanceNumber; any other file is one scan. Hidden files are passed over. Names are made unique.
+    InstanceNumber; any other file, and one that is alone in its series, is one scan. Hidden files are passed over. Names are made unique.
 
     Returns:
         The scans; and for each path that gave none, one sentence.
@@ -89,20 +89,21 @@ def _below(folder: Path) -> list[Path]:
     return sorted(file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
 
 
-def _add_series(folder: Path, heads: list[Head], scans: list[Scan], left_out: dict[str, str]) -> None:
+def _add_series(folder: Path, found: list[Head], scans: list[Scan], left_out: dict[str, str]) -> None:
     series: dict[str, dict[str, Head]] = {}
-    for head in heads:
+    for head in found:
         first = series.setdefault(head.series, {}).setdefault(head.uid or str(head.path), head)
         if first is not head:
             left_out[str(head.path)] = f"{head.path}: is the same image as {first.path.name} by its SOPInstanceUID; delete one of them."
     for slices in series.values():
         try:
-            scans.append(Dicom(in_order(list(slices.values())), folder=_common(folder, slices.values())))
+            heads = in_order(list(slices.values()))
+            scans.append(Dicom(heads, folder=_common(folder, heads) if len(heads) > 1 else None))
         except ValueError as error:
             left_out[str(next(iter(slices.values())).path)] = str(error)
 
 
-def _common(folder: Path, heads) -> Path:
+def _common(folder: Path, heads: list[Head]) -> Path:
     parents = {head.path.parent for head in heads}
     return parents.pop() if len(parents) == 1 else folder
 

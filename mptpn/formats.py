@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import tifffile
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo, iTXt
+from PIL.PngImagePlugin import PngInfo
 
 from mptpn.scans import Scan, Unreadable
 
@@ -203,10 +203,7 @@ class Picture(Scan):
             image.load()  # text may follow the pixels
             information, kept = PngInfo(), {key: image.info[key] for key in ("dpi", "icc_profile", "exif") if key in image.info}
             for key, value in getattr(image, "text", {}).items():
-                if isinstance(value, iTXt):
-                    information.add_itxt(key, value, value.lang or "", value.tkey or "")
-                else:
-                    information.add_text(key, value)
+                information.add_text(key, value)
             if "gamma" in image.info:
                 information.add(b"gAMA", struct.pack(">I", round(image.info["gamma"] * 100000)))
             if image.mode == self.mode and "transparency" in image.info:

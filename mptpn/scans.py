@@ -149,7 +149,7 @@ class Scan:
         return self._held[1]
 
     def close(self) -> None:
-        """Let go of the open file; the next slice opens it again."""
+        """Let go of the open file; the next slice opens it again. The last slice does so by itself: call it where many scans are read in part."""
         handle, self._handle = self._handle, None
         if handle is not None:
             handle.close()

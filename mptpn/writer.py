@@ -49,8 +49,7 @@ class Writer:
             self._part = folder / f".{name}.{self._key()}.part"
             self._part.touch()
             self._size = scan.dtype.itemsize * int(np.prod(scan.sample_shape))
-            self.done = min(self._part.stat().st_size // self._size, scan.slices)
-            os.truncate(self._part, self.done * self._size)  # a slice that was cut off is written again
+            self.done = min(self._part.stat().st_size // self._size, scan.slices)  # a slice that was cut off is written again
 
     def _check_target(self) -> None:
         target = self.target
@@ -88,7 +87,7 @@ class Writer:
             raise ValueError(f"{self.target}: slice {index} is out of order; write slice {self.done} of {self.scan.slices} next.")
         data = self.scan.rounded(index, pixels).tobytes()
         with writing(self._part), self._part.open("r+b") as file:
-            file.seek(index * self._size)  # a write that failed half way is written over
+            file.seek(index * self._size)  # over what a write that failed half way left
             file.write(data)
         self.done += 1
 

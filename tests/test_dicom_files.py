@@ -7,7 +7,7 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from file_makers import SHAPES, copied, same, samples, save_dicom, series
+from file_makers import PATIENT, SHAPES, copied, same, samples, save_dicom, series
 from mptpn.files import open_scan, open_scans
 
 DICOMS = {
@@ -146,3 +146,35 @@ def test_the_same_image_twice_is_read_once(tmp_path):
     (tmp_path / "s/copy.dcm").write_bytes((tmp_path / "s/im0.dcm").read_bytes())
     (scan,), left_out = open_scans([tmp_path / "s"])
     assert scan.slices == 2 and len(left_out) == 1
+
+
+def test_a_series_of_odd_bytes_is_padded_slice_by_slice(tmp_path):
+    arrays = [samples((5, 7), "u1", seed) for seed in range(3)]
+    for number, array in enumerate(arrays):
+        save_dicom(tmp_path / "s" / f"{number}.dcm", array, number=number)
+    target = copied(open_scans([tmp_path / "s"])[0][0], tmp_path / "out")
+    for number, array in enumerate(arrays):
+        data = pydicom.dcmread(target / f"{number + 1:04d}.dcm")
+        assert len(data.PixelData) == 36
+        same(data.pixel_array, array)
+
+
+def test_a_file_alone_in_its_series_keeps_its_name(tmp_path):
+    for name in ("left", "right"):
+        save_dicom(tmp_path / "xray" / f"{name}.dcm", samples((5, 7), "u2"), series=f"1.{len(name)}")
+    found, _ = open_scans([tmp_path / "xray"])
+    assert [copied(scan, tmp_path / "out").name for scan in found] == ["left.dcm", "right.dcm"]
+
+
+def test_new_uids_depend_on_the_old_ones_and_the_note_alone(tmp_path):
+    scan = open_scan(save_dicom(tmp_path / "a.dcm", samples((5, 7), "u2")))
+    first, again, other = (pydicom.dcmread(copied(scan, tmp_path / folder, note=note)) for folder, note in (("1", "a"), ("2", "a"), ("3", "b")))
+    assert first.SOPInstanceUID == again.SOPInstanceUID != other.SOPInstanceUID
+    assert first.SeriesInstanceUID == again.SeriesInstanceUID != other.SeriesInstanceUID
+    assert first.StudyInstanceUID == "1.2" and first.PatientName == PATIENT
+
+
+def test_a_note_of_any_text_fits_its_tag(tmp_path):
+    scan = open_scan(save_dicom(tmp_path / "a.dcm", samples((5, 7), "u2")))
+    words = pydicom.dcmread(copied(scan, tmp_path / "out", note="größer\nand " * 200)).DerivationDescription
+    assert words.startswith("denoised by mptpn gr??er and gr??er") and len(words) <= 1024
