@@ -17,6 +17,11 @@ STAGE_3 = {"attention", "attention_triton", "attention_kernels", "attention_oper
 ALLOWED = {  # module: the modules of mptpn that it may import
     "__init__": set(),
     "images": set(),
+    "writer": {"images", "scans"},  # scans: its type only
+    "scans": {"writer"},
+    "formats": {"scans"},
+    "dicom_files": {"scans"},
+    "files": {"scans", "formats", "dicom_files"},
     "embedded": {"images"},
     "datasets": {"images", "metrics"},
     "noise": set(),
