@@ -169,8 +169,13 @@ class Dicom(Scan):
 
     def stored(self, index: int) -> np.ndarray:
         head, frame = self._of(index)
-        with explained(head.path):
-            return pixel_array(head.path, index=frame, correct_unused_bits=False, transfer_syntax_uid=head.syntax)
+        try:
+            with explained(head.path):
+                return pixel_array(head.path, index=frame, correct_unused_bits=False, transfer_syntax_uid=head.syntax)
+        except Unreadable:
+            if not get_decoder(head.syntax).is_encapsulated:
+                raise
+            raise Unreadable(f"{head.path}: its compressed pixels cannot be decoded; pip install pylibjpeg[all], or save it uncompressed.") from None
 
     def values(self, stored: np.ndarray) -> np.ndarray:
         unused = 8 * self.dtype.itemsize - self.bits

@@ -83,6 +83,11 @@ def test_words_within_bytes_are_turned_round_with_the_rest(tmp_path):
     assert back[0x60003000].value == overlay.astype("<u2").tobytes()
 
 
+def test_a_compression_that_no_installed_decoder_knows_is_said():
+    with pytest.raises(ValueError, match="compressed pixels cannot be decoded; pip install"):
+        open_scan(get_testdata_file("JPGExtended.dcm")).read(0)
+
+
 def test_each_slice_and_each_frame_has_its_own_slope(tmp_path):
     for number in (1, 2):
         save_dicom(tmp_path / f"pet/{number}.dcm", samples((5, 7), "i2"), number=number, RescaleSlope=number * 1.5, RescaleIntercept=0, Units="BQML")
