@@ -1,0 +1,187 @@
+"""Files in, files out: each scan is denoised slice by slice by one denoiser, written back in its own type, and judged in a report."""
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from mptpn import figures_trust
+from mptpn.denoiser import Denoiser
+from mptpn.files import Scan, Slice, Writer, open_scans
+from mptpn.images import write_atomically
+from mptpn.noise_report import SMALLEST, NoiseReport
+from mptpn.weights import save_weights
+
+SAMPLES, PIXELS = 8, 2**22  # slices of a scan, and their pixels together, from which its noise is learned and by which it is judged; at least one slice
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user chose.
+
+    Attributes:
+        out: folder of the results.
+        model: weights; None: a blind-spot network learns from each scan within `minutes`.
+        strength: 0 (the input) to 1. memory: bytes that the process may hold; None: half of what is free more than now.
+        overwrite: whether earlier results may be replaced. uncertainty: whether the error's standard deviation is written too, as .npy.
+    """
+
+    out: Path
+    model: Path | None = None
+    strength: float = 1.0
+    minutes: float = 1.0
+    memory: int | None = None
+    overwrite: bool = False
+    uncertainty: bool = False
+    seed: int = 0
+
+    @property
+    def note(self) -> str:
+        """All that decides the pixels: an interrupted result is gone on with only under the same note."""
+        how = f"model {hashlib.sha256(self.model.read_bytes()).hexdigest()[:12]}" if self.model else f"trained on itself for {self.minutes:g} min, seed {self.seed}"
+        return f"({how}, strength {self.strength:g})"
+
+
+def denoise_files(paths: Sequence[str | Path], settings: Settings) -> tuple[list[Path], dict[str, str]]:
+    """Denoise files and folders; one that fails does not stop the others.
+
+    Returns:
+        What was written, and for each path or scan that was not, one sentence.
+    """
+    scans, failures = open_scans(paths)
+    written = []
+    for scan in scans:
+        try:
+            written.append(denoise_scan(scan, settings))
+        except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+            failures[str(scan.path)] = str(error) if str(scan.path) in str(error) else f"{scan.path}: {error}"
+        finally:
+            scan.close()
+    return written, failures
+
+
+def denoise_scan(scan: Scan, settings: Settings) -> Path:
+    """Denoise one scan, slice by slice in constant memory; NAME.trust.json and .trust.png beside the result say how far to trust it.
+
+    An interrupted call leaves the slices that are done, and its network, in hidden files; the same call goes on from there.
+
+    Raises:
+        ValueError, OSError: one sentence; no half-written result is left.
+    """
+    writer = scan.writer(settings.out, note=settings.note, overwrite=settings.overwrite)
+    chosen = samples(scan)
+    images = [channel for index in chosen for channel in channels(scan.read(index))]
+    if not images:
+        raise ValueError(f"{scan.path}: no slice of at least {SMALLEST} x {SMALLEST} px holds noise; there is nothing to denoise.")
+    network = settings.out / f".{writer.target.name}.network.safetensors"
+    series = prepared(images, settings, network, resumed=writer.done > 0)
+    width = 3 if scan.shape[2:] else 1
+    each = [Denoiser.around(series.network, images[i::width]) for i in range(width)] if width > 1 else [series]
+    spread = _uncertainty(scan, writer.target, settings)
+    with writer, tqdm(total=scan.slices, initial=writer.done, desc=scan.name, unit="slice", file=sys.stderr, mininterval=0.5) as bar:
+        for index in range(writer.done, scan.slices):
+            pixels, error = denoised(scan.read(index), each, settings)
+            if spread is not None:
+                spread[index] = error
+            writer.write(index, pixels)
+            bar.update()
+    _report(scan, writer, each, chosen, settings)
+    network.unlink(missing_ok=True)
+    return writer.target
+
+
+def samples(scan: Scan) -> list[int]:
+    """Slices, spread over a scan, that hold noise: up to eight, fewer where slices are large."""
+    wanted = max(1, min(SAMPLES, scan.slices, PIXELS // math.prod(scan.shape)))
+    order = sorted({round(i) for i in np.linspace(0, scan.slices - 1, min(scan.slices, 4 * wanted))})
+    order = order if len(order) > wanted else list(range(scan.slices))
+    good = [index for index in order if channels(scan.read(index))]
+    return good if len(good) <= wanted else [good[round(i)] for i in np.linspace(0, len(good) - 1, wanted + 2)[1:-1]]
+
+
+def channels(slice: Slice) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Image in the scan's unit and mask, both [H, W], of each channel of a slice; none where it is constant, masked or too small for noise to be told."""
+    inside = slice.pixels[slice.valid]
+    if len(inside) < SMALLEST**2 or min(slice.valid.shape) < SMALLEST or (inside == inside[0]).all():
+        return []
+    own = slice.pixels * slice.slope + slice.intercept
+    return [(own, slice.valid)] if own.ndim == 2 else [(own[..., i], slice.valid) for i in range(3)]
+
+
+def prepared(images: list[tuple[np.ndarray, np.ndarray]], settings: Settings, network: Path, *, resumed: bool) -> Denoiser:
+    """The denoiser of a scan: from the model, from the network that an interrupted call left, or newly learned and kept for the case of an interruption."""
+    pixels, valid = (list(x) for x in zip(*images, strict=True))
+    if settings.model:
+        return Denoiser.load(settings.model, pixels, valid=valid)
+    if resumed and network.is_file():
+        return Denoiser.load(network, pixels, valid=valid)
+    series = Denoiser.learn(pixels, minutes=settings.minutes, valid=valid, seed=settings.seed)
+    save_weights(network, series.network, arguments=series.arguments)
+    return series
+
+
+def denoised(slice: Slice, each: list[Denoiser], settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+    """A slice in stored values and the uncertainty in the scan's unit, float32, same shape; a slice without noise stays as it is."""
+    found = channels(slice)
+    if not found:
+        return slice.pixels, np.zeros(slice.pixels.shape, np.float32)
+    out, error = slice.pixels.copy(), np.zeros(slice.pixels.shape, np.float32)
+    for i, ((own, valid), denoiser) in enumerate(zip(found, each, strict=True)):
+        place = ... if len(found) == 1 else (..., i)
+        result, error[place] = denoiser(own, strength=settings.strength, memory=settings.memory, valid=valid)
+        out[place] += np.where(result == own, 0.0, (result - own) / slice.slope)  # where nothing moves, no digit is lost
+    return out, error
+
+
+def _uncertainty(scan: Scan, target: Path, settings: Settings) -> np.ndarray | None:
+    """The file that the uncertainty is written into, [slices, ...] float32, in the scan's unit; an interrupted one is gone on with."""
+    if not settings.uncertainty:
+        return None
+    path = settings.out / f"{target.name}.uncertainty.npy"
+    shape = (scan.slices, *scan.shape)
+    if path.is_file() and (old := np.load(path, mmap_mode="r+")).shape == shape:
+        return old
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+
+
+def _report(scan: Scan, writer: Writer, each: list[Denoiser], chosen: list[int], settings: Settings) -> None:
+    """NAME.trust.json and NAME.trust.png; numbers are in the scan's unit."""
+    judged = []
+    for index in chosen:
+        for i, ((own, valid), denoiser) in enumerate(zip(channels(scan.read(index)), each, strict=True)):
+            result = denoiser.judge(own, valid=valid, memory=settings.memory)
+            judged.append({"slice": index, "channel": i, **result.as_dict()})
+            if index == chosen[len(chosen) // 2] and i == 0:
+                picture = own, valid, result
+    about = {
+        "file": scan.name,
+        "written": writer.target.name,
+        "lost": scan.note,
+        "settings": settings.note,
+        "unit": scan.unit,
+        "slices": scan.slices,
+        "noise": [described(one.noise) for one in each],
+        "judged": judged,
+    }
+    base = settings.out / writer.target.name
+    write_atomically(base.with_name(f"{base.name}.trust.json"), lambda path: path.write_text(json.dumps(about, indent=1, allow_nan=False)))
+    figures_trust.write(base.with_name(f"{base.name}.trust.png"), picture, unit=scan.unit, title=f"{scan.name}, slice {chosen[len(chosen) // 2]}")
+
+
+def described(noise: NoiseReport) -> dict:
+    """A noise report for JSON."""
+    return {
+        "said": str(noise),
+        "kind": noise.kind,
+        "sigma": noise.sigma,
+        "sigma_interval": noise.sigma_interval,
+        "at_intensity": noise.mean,
+        "noise_level_function": {"intensity": noise.intensity, "sigma": noise.level, "relative_error": noise.error},
+        "correlation": noise.correlation.tolist(),
+    }
