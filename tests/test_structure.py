@@ -34,6 +34,12 @@ ALLOWED = {  # module: the modules of mptpn that it may import
     "noise_law": {"noise", "noise_models"},
     "preliminary": {"images", "noise", "noise_models", "training", "blind_spot", "noise_level", "posterior"},
     "stages": {"noise_models", "noise_report", "blind_spot", "preliminary", "synthesis", "transformer", "profound", "training"},
+    "tiling": {"blind_spot", "transformer"},
+    "trust": {"noise_models", "noise_report"},
+    "denoise": {
+        *("stages", "preliminary", "profound", "noise_report", "door", "tiling", "trust", "quality", "weights", "training", "images", "noise", "noise_models"),
+        *("blind_spot", "transformer"),
+    },
     "door": {"stages", "noise_report", "noise_models", "noise", "images", "embedded", "weights"},
     "__main__": {"door", "training"},
     "synthesis": {"images", "noise", "noise_models", "training"},
