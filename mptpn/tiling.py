@@ -13,9 +13,9 @@ from mptpn.transformer import Block, Group, RetractableTransformer
 Result = Tensor | dict[str, Tensor]
 
 # Peak resident bytes per pixel and feature of the finest scale, without gradient: growth of ru_maxrss in a process of its own from a call on 64 x 64 px to
-# three calls on 256 x 256 and on 640 x 640, divided by the pixels; torch 2.11, 2 CPU threads, float32. Blind-spot networks: 34 to 69 (width 16 and 32,
+# three calls on 256 x 256 and on 640 x 640, divided by the pixels; torch 2.11, 2 CPU threads, float32. Blind-spot networks: 34 to 80 (width 16 and 32,
 # depth 3 and 8, both memory formats); transformers: 68 to 115 (STUDENT, the same with mlp_ratio 4, flat of 48 features). tests/test_tiling.py measures again.
-BLIND_BYTES, TRANSFORMER_BYTES = 72, 120
+BLIND_BYTES, TRANSFORMER_BYTES = 96, 120
 
 
 def tiled(function: Callable[[Tensor], Result], image: Tensor, *, tile: int, halo: int, progress: Callable[[float], None] | None = None) -> Result:
@@ -97,7 +97,7 @@ def alignment(network: BlindSpotNetwork | RetractableTransformer) -> int:
 
 
 def bytes_per_pixel(network: BlindSpotNetwork | RetractableTransformer) -> int:
-    """Peak resident bytes of one call without gradient, per pixel, float32: BLIND_BYTES or TRANSFORMER_BYTES for each feature; BLIND 1152, STUDENT 960."""
+    """Peak resident bytes of one call without gradient, per pixel, float32: BLIND_BYTES or TRANSFORMER_BYTES for each feature; BLIND 1536, STUDENT 960."""
     if isinstance(network, BlindSpotNetwork):
         return BLIND_BYTES * network.head[0].out_channels
     return math.ceil(TRANSFORMER_BYTES * network.stem.out_channels / network.unshuffle**2)

@@ -126,7 +126,9 @@ def _shift(residual: Tensor, denoised: Tensor, valid: Tensor) -> Check:
     center = float(denoised.double()[valid & (bins == worst)].mean()) if bool((valid & (bins == worst)).any()) else math.nan
     passed = abs(value) <= limit
     number = f"{value:+.2f} sigma ({value / max(errors[worst], 1e-12):+.1f} standard errors) near intensity {center:.4g}"
-    verdict = f"brightness is kept at all intensities: largest mean of the residual {number}" if passed else f"brightness was shifted: mean of the residual {number}"
+    verdict = (
+        f"brightness is kept at all intensities: largest mean of the residual {number}" if passed else f"brightness was shifted: mean of the residual {number}"
+    )
     return Check("shift", value, limit, passed, verdict)
 
 

@@ -36,10 +36,12 @@ ALLOWED = {  # module: the modules of mptpn that it may import
     "stages": {"noise_models", "noise_report", "blind_spot", "preliminary", "synthesis", "transformer", "profound", "training"},
     "tiling": {"blind_spot", "transformer"},
     "trust": {"noise_models", "noise_report"},
-    "denoise": {
-        *("stages", "preliminary", "profound", "noise_report", "door", "tiling", "trust", "quality", "weights", "training", "images", "noise", "noise_models"),
+    "validity": {"noise", "noise_models", "noise_report"},
+    "denoiser": {
+        *("stages", "preliminary", "profound", "noise_report", "door", "tiling", "training", "weights", "validity", "noise", "noise_models"),
         *("blind_spot", "transformer"),
     },
+    "denoise": {"denoiser", "trust", "quality", "noise", "noise_models", "noise_report"},
     "door": {"stages", "noise_report", "noise_models", "noise", "images", "embedded", "weights"},
     "__main__": {"door", "training"},
     "synthesis": {"images", "noise", "noise_models", "training"},
