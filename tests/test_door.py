@@ -150,7 +150,7 @@ def test_nothing_below_zero_means_that_noise_may_be_magnitude_noise():
 
 
 def test_the_package_itself_offers_the_door():
-    assert mptpn.estimate_noise is estimate_noise and mptpn.__all__ == ["estimate_noise"]
+    assert mptpn.estimate_noise is estimate_noise and mptpn.__all__ == ["denoise", "estimate_noise"]
     with pytest.raises(AttributeError, match="'mptpn' has no attribute 'estimate'"):
         mptpn.estimate  # noqa: B018
 
