@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mptpn import figures_trust
+from mptpn import figures_trust, stages
+from mptpn.denoise import judged
 from mptpn.denoiser import Denoiser
 from mptpn.files import Scan, Slice, Writer, open_scans
 from mptpn.images import write_atomically
@@ -44,7 +45,11 @@ class Settings:
     @property
     def note(self) -> str:
         """All that decides the pixels: an interrupted result is gone on with only under the same note."""
-        how = f"model {hashlib.sha256(self.model.read_bytes()).hexdigest()[:12]}" if self.model else f"trained on itself for {self.minutes:g} min, seed {self.seed}"
+        how = (
+            f"model {hashlib.sha256(self.model.read_bytes()).hexdigest()[:12]}"
+            if self.model
+            else f"trained on itself for {self.minutes:g} min, seed {self.seed}"
+        )
         return f"({how}, strength {self.strength:g})"
 
 
@@ -82,7 +87,8 @@ def denoise_scan(scan: Scan, settings: Settings) -> Path:
     network = settings.out / f".{writer.target.name}.network.safetensors"
     series = prepared(images, settings, network, resumed=writer.done > 0)
     width = 3 if scan.shape[2:] else 1
-    each = [Denoiser.around(series.network, images[i::width]) for i in range(width)] if width > 1 else [series]
+    apart = [zip(*images[i::width], strict=True) for i in range(width)]
+    each = [Denoiser.around(series.network, list(pixels), valid=list(valid)) for pixels, valid in apart] if width > 1 else [series]
     spread = _uncertainty(scan, writer.target, settings)
     with writer, tqdm(total=scan.slices, initial=writer.done, desc=scan.name, unit="slice", file=sys.stderr, mininterval=0.5) as bar:
         for index in range(writer.done, scan.slices):
@@ -122,7 +128,7 @@ def prepared(images: list[tuple[np.ndarray, np.ndarray]], settings: Settings, ne
     if resumed and network.is_file():
         return Denoiser.load(network, pixels, valid=valid)
     series = Denoiser.learn(pixels, minutes=settings.minutes, valid=valid, seed=settings.seed)
-    save_weights(network, series.network, arguments=series.arguments)
+    save_weights(network, series.network, arguments=stages.BLIND | {"hole": series.network.hole})
     return series
 
 
@@ -151,14 +157,23 @@ def _uncertainty(scan: Scan, target: Path, settings: Settings) -> np.ndarray | N
 
 
 def _report(scan: Scan, writer: Writer, each: list[Denoiser], chosen: list[int], settings: Settings) -> None:
-    """NAME.trust.json and NAME.trust.png; numbers are in the scan's unit."""
-    judged = []
+    """NAME.trust.json and NAME.trust.png: the full removal, whatever the strength, judged on some slices; numbers are in the scan's unit."""
+    rows, middle = [], chosen[len(chosen) // 2]
+    base = settings.out / writer.target.name
     for index in chosen:
-        for i, ((own, valid), denoiser) in enumerate(zip(channels(scan.read(index)), each, strict=True)):
-            result = denoiser.judge(own, valid=valid, memory=settings.memory)
-            judged.append({"slice": index, "channel": i, **result.as_dict()})
-            if index == chosen[len(chosen) // 2] and i == 0:
-                picture = own, valid, result
+        for number, ((own, valid), denoiser) in enumerate(zip(channels(scan.read(index)), each, strict=True)):
+            solved = denoiser.solve(own, valid, memory=settings.memory)
+            trust, gain, reason = judged(denoiser, solved, memory=settings.memory)
+            best = {"psnr_gain_db": gain[0], "interval_db": gain[1]} if gain else {"psnr_gain_db": None, "reason": reason}
+            rows.append({"slice": index, "channel": number} | best | trust.as_dict())
+            if index == middle and number == 0:
+                said = f"{denoiser.noise}\n" + (
+                    f"estimated gain {gain[0]:.1f} dB in PSNR ({gain[1][0]:.1f} to {gain[1][1]:.1f})" if gain else f"no estimate of the gain: {reason}"
+                )
+                result, error = denoiser.blended(own, solved, 1.0, np.empty(own.shape)), solved.sigma[0, 0].numpy()
+                title = f"{scan.name}, slice {index + 1} of {scan.slices}"
+                drawn = figures_trust.draw(own, result, error, trust=trust, said=said, valid=valid, unit=scan.unit, title=title)
+                figures_trust.write(base.with_name(f"{base.name}.trust.png"), drawn)
     about = {
         "file": scan.name,
         "written": writer.target.name,
@@ -167,11 +182,9 @@ def _report(scan: Scan, writer: Writer, each: list[Denoiser], chosen: list[int],
         "unit": scan.unit,
         "slices": scan.slices,
         "noise": [described(one.noise) for one in each],
-        "judged": judged,
+        "judged": rows,
     }
-    base = settings.out / writer.target.name
-    write_atomically(base.with_name(f"{base.name}.trust.json"), lambda path: path.write_text(json.dumps(about, indent=1, allow_nan=False)))
-    figures_trust.write(base.with_name(f"{base.name}.trust.png"), picture, unit=scan.unit, title=f"{scan.name}, slice {chosen[len(chosen) // 2]}")
+    write_atomically(base.with_name(f"{base.name}.trust.json"), lambda path: path.write_text(json.dumps(about, indent=1)))
 
 
 def described(noise: NoiseReport) -> dict:
