@@ -3,12 +3,12 @@
 import importlib
 
 __version__ = "0.1.0"
-__all__ = ["denoise", "estimate_noise"]
-_HOMES = {"denoise": "mptpn.denoise", "estimate_noise": "mptpn.door"}
 
 
 def __getattr__(name: str):
-    """The door opens when something is first asked of it: the package itself stays quick to import, and no notebook stands on what it does not use."""
-    if name in __all__:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    """The names of mptpn.public open when one is first asked for: the package itself is quick to import, and no notebook stands on what it does not use."""
+    if not name.startswith("_"):
+        public = importlib.import_module("mptpn.public")
+        if name in public.__all__:
+            return getattr(public, name)
     raise AttributeError(f"module 'mptpn' has no attribute {name!r}")

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mptpn import figures_trust, stages
-from mptpn.denoise import judged
+from mptpn.denoised import judged
 from mptpn.denoiser import Denoiser
 from mptpn.files import Scan, Slice, Writer, open_scans
 from mptpn.images import write_atomically
@@ -109,6 +109,12 @@ def samples(scan: Scan) -> list[int]:
     order = order if len(order) > wanted else list(range(scan.slices))
     good = [index for index in order if channels(scan.read(index))]
     return good if len(good) <= wanted else [good[round(i)] for i in np.linspace(0, len(good) - 1, wanted + 2)[1:-1]]
+
+
+def whole_slices(scan: Scan, chosen: list[int]) -> list[np.ndarray]:
+    """These slices in the scan's unit, each channel by itself, [H, W]; what is masked has one value below all others, which the estimate passes over."""
+    found = [channel for index in chosen for channel in channels(scan.read(index))]
+    return [np.where(valid, own, own[valid].min() - 1) for own, valid in found]
 
 
 def channels(slice: Slice) -> list[tuple[np.ndarray, np.ndarray]]:

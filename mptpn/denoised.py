@@ -1,11 +1,9 @@
 """Denoise one image: a noisy array in, and out come the denoised one, its uncertainty, its noise and whether to trust it."""
 
 import math
-import sys
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -131,12 +129,3 @@ def _blocks(counts: Tensor, *, side: int = BLOCK) -> list[tuple]:
     cuts = [(..., slice(top, top + side), slice(left, left + side)) for top in range(0, height - side + 1, side) for left in range(0, width - side + 1, side)]
     cuts = [cut for cut in cuts if float(counts[cut].float().mean()) > 0.5] or cuts
     return cuts[:: max(1, -(-len(cuts) // BLOCKS))]
-
-
-class _Door(ModuleType):
-    """mptpn.denoise is this module once it is imported, and a function before: calling it does the same either way."""
-
-    __call__ = staticmethod(denoise)
-
-
-sys.modules[__name__].__class__ = _Door

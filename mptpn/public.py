@@ -1,0 +1,6 @@
+"""What `import mptpn` offers: one name for each thing a user does."""
+
+from mptpn.denoised import denoise
+from mptpn.door import estimate_noise
+
+__all__ = ["denoise", "estimate_noise"]
