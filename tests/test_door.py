@@ -153,6 +153,9 @@ def test_the_package_itself_offers_the_door():
     assert mptpn.estimate_noise is estimate_noise and all(callable(getattr(mptpn, name)) for name in public.__all__)
     with pytest.raises(AttributeError, match="'mptpn' has no attribute 'estimate'"):
         mptpn.estimate  # noqa: B018
+    code = "import sys; from mptpn import training; print('mptpn.public' in sys.modules); from mptpn import door; import mptpn; mptpn.estimate_noise"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.stdout == "False\n" and answer.returncode == 0, answer.stderr
 
 
 GOOD = noisy(40, 41)
