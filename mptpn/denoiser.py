@@ -149,9 +149,9 @@ class Denoiser:
         halo = min(halo, -(-HALO // multiple) * multiple) if transformer else halo
         free = (tiling.default_budget() if memory is None else memory) - tiling.resident() - ARRAYS * pixels.numel()
         price = tiling.bytes_per_pixel(self.network) + 64
-        if free >= price * pixels.numel():
-            return function(pixels)
-        return tiling.tiled(function, pixels, tile=tiling.tile_side(free, bytes_per_pixel=price, halo=halo, multiple=multiple), halo=halo, progress=progress)
+        whole = free >= price * pixels.numel()
+        tile = max(pixels.shape[2:]) if whole else tiling.tile_side(free, bytes_per_pixel=price, halo=halo, multiple=multiple)
+        return tiling.tiled(function, pixels, tile=tile, halo=halo, progress=progress)
 
     @torch.no_grad()
     def mean(self, noisy: Tensor) -> Tensor:
