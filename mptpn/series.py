@@ -58,7 +58,11 @@ def denoise_files(paths: Sequence[str | Path], settings: Settings) -> tuple[list
 
     Returns:
         What was written, and for each path or scan that was not, one sentence.
+    Raises:
+        FileNotFoundError: no such model.
     """
+    if settings.model and not settings.model.is_file():
+        raise FileNotFoundError(f"{settings.model}: no such weights file; give a .safetensors file from mptpn train.")
     scans, failures = open_scans(paths)
     written = []
     for scan in scans:
@@ -79,26 +83,19 @@ def denoise_scan(scan: Scan, settings: Settings) -> Path:
     Raises:
         ValueError, OSError: one sentence; no half-written result is left.
     """
-    writer = scan.writer(settings.out, note=settings.note, overwrite=settings.overwrite)
-    chosen = samples(scan)
-    images = [channel for index in chosen for channel in channels(scan.read(index))]
-    if not images:
-        raise ValueError(f"{scan.path}: no slice of at least {SMALLEST} x {SMALLEST} px holds noise; there is nothing to denoise.")
-    network = settings.out / f".{writer.target.name}.network.safetensors"
-    series = prepared(images, settings, network, resumed=writer.done > 0)
-    width = 3 if scan.shape[2:] else 1
-    apart = [zip(*images[i::width], strict=True) for i in range(width)]
-    each = [Denoiser.around(series.network, list(pixels), valid=list(valid)) for pixels, valid in apart] if width > 1 else [series]
-    spread = _uncertainty(scan, writer.target, settings)
-    with writer, tqdm(total=scan.slices, initial=writer.done, desc=scan.name, unit="slice", file=sys.stderr, mininterval=0.5) as bar:
-        for index in range(writer.done, scan.slices):
-            pixels, error = denoised(scan.read(index), each, settings)
-            if spread is not None:
-                spread[index] = error
-            writer.write(index, pixels)
-            bar.update()
-    _report(scan, writer, each, chosen, settings)
-    network.unlink(missing_ok=True)
+    with scan.writer(settings.out, note=settings.note, overwrite=settings.overwrite) as writer:
+        chosen = samples(scan)
+        each = _denoisers(scan, chosen, settings, writer)
+        spread = _uncertainty(scan, writer.target, settings)
+        with tqdm(total=scan.slices, initial=writer.done, desc=scan.name, unit="slice", file=sys.stderr, mininterval=0.5) as bar:
+            for index in range(writer.done, scan.slices):
+                pixels, error = denoised(scan.read(index), each, settings)
+                if spread is not None:
+                    spread[index] = error
+                writer.write(index, pixels)
+                bar.update()
+        report(scan, writer.target, each, chosen, settings)
+    _network(writer.target).unlink(missing_ok=True)
     return writer.target
 
 
@@ -126,16 +123,25 @@ def channels(slice: Slice) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(own, slice.valid)] if own.ndim == 2 else [(own[..., i], slice.valid) for i in range(3)]
 
 
-def prepared(images: list[tuple[np.ndarray, np.ndarray]], settings: Settings, network: Path, *, resumed: bool) -> Denoiser:
-    """The denoiser of a scan: from the model, from the network that an interrupted call left, or newly learned and kept for the case of an interruption."""
+def _denoisers(scan: Scan, chosen: list[int], settings: Settings, writer: Writer) -> list[Denoiser]:
+    """One for each channel, of one network: from the model, from what an interrupted call left, or newly learned and kept for the case of an interruption."""
+    images = [channel for index in chosen for channel in channels(scan.read(index))]
+    if not images:
+        raise ValueError(f"{scan.path}: no slice of at least {SMALLEST} x {SMALLEST} px holds noise; there is nothing to denoise.")
     pixels, valid = (list(x) for x in zip(*images, strict=True))
-    if settings.model:
-        return Denoiser.load(settings.model, pixels, valid=valid)
-    if resumed and network.is_file():
-        return Denoiser.load(network, pixels, valid=valid)
-    series = Denoiser.learn(pixels, minutes=settings.minutes, valid=valid, seed=settings.seed)
-    save_weights(network, series.network, arguments=stages.BLIND | {"hole": series.network.hole})
-    return series
+    kept = _network(writer.target)
+    if settings.model or (writer.done and kept.is_file()):
+        series = Denoiser.load(settings.model or kept, pixels, valid=valid)
+    else:
+        series = Denoiser.learn(pixels, minutes=settings.minutes, valid=valid, seed=settings.seed)
+        save_weights(kept, series.network, arguments=stages.BLIND | {"hole": series.network.hole})
+    if not scan.shape[2:]:
+        return [series]
+    return [Denoiser.around(series.network, pixels[i::3], valid=valid[i::3]) for i in range(3)]
+
+
+def _network(target: Path) -> Path:
+    return target.with_name(f".{target.name}.network.safetensors")
 
 
 def denoised(slice: Slice, each: list[Denoiser], settings: Settings) -> tuple[np.ndarray, np.ndarray]:
@@ -162,10 +168,10 @@ def _uncertainty(scan: Scan, target: Path, settings: Settings) -> np.ndarray | N
     return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
 
 
-def _report(scan: Scan, writer: Writer, each: list[Denoiser], chosen: list[int], settings: Settings) -> None:
+def report(scan: Scan, target: Path, each: list[Denoiser], chosen: list[int], settings: Settings) -> None:
     """NAME.trust.json and NAME.trust.png: the full removal, whatever the strength, judged on some slices; numbers are in the scan's unit."""
     rows, middle = [], chosen[len(chosen) // 2]
-    base = settings.out / writer.target.name
+    base = target
     for index in chosen:
         for number, ((own, valid), denoiser) in enumerate(zip(channels(scan.read(index)), each, strict=True)):
             solved = denoiser.solve(own, valid, memory=settings.memory)
@@ -182,7 +188,7 @@ def _report(scan: Scan, writer: Writer, each: list[Denoiser], chosen: list[int],
                 figures_trust.write(base.with_name(f"{base.name}.trust.png"), drawn)
     about = {
         "file": scan.name,
-        "written": writer.target.name,
+        "written": target.name,
         "lost": scan.note,
         "settings": settings.note,
         "unit": scan.unit,

@@ -76,6 +76,8 @@ class Writer:
     def __exit__(self, kind, error, trace) -> None:
         if kind is None:
             self.close()
+        elif self.done == 0:
+            self._part.unlink(missing_ok=True)  # nothing to go on from
 
     def write(self, index: int, pixels: np.ndarray) -> None:
         """One slice in stored values, the scan's shape; rounded and clipped to the type, invalid pixels and alpha as in the input.
