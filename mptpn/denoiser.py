@@ -20,7 +20,7 @@ from mptpn.noise_models import CorrelatedGaussian, Law, pointwise
 from mptpn.noise_report import SMALLEST, NoiseReport, conclude, measure
 from mptpn.training import launch
 from mptpn.transformer import RetractableTransformer
-from mptpn.validity import bounding_box, checked, filled, marked, masks_of, pieces
+from mptpn.validity import bounding_box, checked, filled, marked, masks_of, pieces, those
 from mptpn.weights import load_weights
 
 PROBES, STEP, WINDOW = 2, 0.05, 9  # fields that probe a transformer's Jacobian, their size in units of the noise, side of the averages, px
@@ -219,9 +219,9 @@ class _Looked:
         hole = getattr(network, "hole", self.inside.hole)
         if any(own < wanted for own, wanted in zip(hole, self.inside.hole, strict=True)):
             warnings.warn(f"this noise correlates farther than the network's blind spot covers (half sizes {self.inside.hole}, it has {hole})", stacklevel=4)
-        known = [x[c] for x, c in zip(self.pixels, self.counts, strict=True)]
-        ends = torch.stack([min(x.min() for x in known), max(x.max() for x in known)])
-        offset = torch.stack([x.mean() for x in known]).mean().view(1, 1, 1, 1)
+        known = [those(x, c) for x, c in zip(self.pixels, self.counts, strict=True)]
+        ends = torch.tensor([min(x.min() for x in known), max(x.max() for x in known)])
+        offset = torch.tensor([x.mean(dtype=np.float64) for x in known], dtype=torch.float32).mean().view(1, 1, 1, 1)
         level = torch.cat([robust_level(filled(x[cut], c[cut])) for x, c in zip(self.pixels, self.counts, strict=True) for cut in pieces(c)])
         level, law = level.median().view(1, 1, 1, 1), self.inside.law
         return Denoiser(network, in_unit(self.inside, self.unit), self.unit, law, offset, level, preliminary.tabulated(law, ends))
@@ -236,7 +236,7 @@ def _look(images: Sequence[np.ndarray], valid: Sequence[np.ndarray | None] | Non
     unit = max(max(abs(float(x.min())), abs(float(x.max()))) for x in inside) or 1.0
     seen = [masks_of(array, mask, unit) for array, mask in zip(arrays, masks, strict=True)]
     measured = [[measure(marked(pixels[cut], counts[cut]), number=i) for cut in pieces(counts)] for i, (pixels, _, counts, _) in enumerate(seen)]
-    from_zero = min(float(pixels[~restored].min()) for pixels, restored, _, _ in seen) >= 0
+    from_zero = min(float(those(pixels, ~restored).min()) for pixels, restored, _, _ in seen) >= 0
     whole = conclude([one for many in measured for one in many], from_zero=from_zero)
     laws = [whole.law]
     if len(images) > 1:
