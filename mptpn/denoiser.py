@@ -118,35 +118,43 @@ class Denoiser:
         strength: float = 1.0,
         memory: int | None = None,
         valid: np.ndarray | None = None,
+        uncertainty: bool = True,
         progress: Callable[[float], None] | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """The denoised image and the standard deviation of its error, [H, W] each, in the own unit.
 
         Strength t gives y + t (f - y) of the posterior mean f; y - f and f - x are uncorrelated, so the error's variance is s^2 + (1 - t)^2 (sigma_n^2 - s^2).
 
         Args:
             image: [H, W], of the series. strength: 0 (the input) to 1. memory: bytes that the process may hold; None: half of what is free more than now.
-            valid: see denoise. progress: called with the share that is done.
+            valid: see denoise. uncertainty: whether it is wanted; of a transformer it takes twice the time of the image. progress: called with the share done.
         Returns:
-            float32, or float64 for numbers that float32 does not hold (int32 and more, float64); the uncertainty is float32.
+            float32, or float64 for numbers that float32 does not hold (int32 and more, float64); the uncertainty is float32, None if it is not wanted.
         """
         check_strength(strength)
         array = checked(image, "the image", valid)
-        solved = self.solve(array, valid, memory=memory, progress=progress)
+        solved = self.solve(array, valid, memory=memory, uncertainty=uncertainty, progress=progress)
         kind = np.float32 if np.result_type(array.dtype, np.float32) == np.float32 else np.float64
-        return self.blended(array, solved, strength, np.empty(array.shape, kind)), solved.sigma[0, 0].numpy()
+        return self.blended(array, solved, strength, np.empty(array.shape, kind)), solved.sigma[0, 0].numpy() if uncertainty else None
 
-    def solve(self, array: np.ndarray, valid: np.ndarray | None, *, memory: int | None, progress: Callable[[float], None] | None = None) -> Solved:
+    def solve(
+        self, array: np.ndarray, valid: np.ndarray | None, *, memory: int | None, uncertainty: bool = True, progress: Callable[[float], None] | None = None
+    ) -> Solved:
+        """Full-strength result of an image; without uncertainty its sigma is that of the noise."""
         pixels, restored, counts, ends = masks_of(array, valid, self.unit)
         pixels = filled(pixels, ~restored, law=self.law, generator=generator(array.size, 302))
         probes = generator(array.size, 303)
-        result = self.in_tiles(lambda crop: self._posterior(crop, probes), pixels, memory=memory, progress=progress)
+        result = self.in_tiles(lambda crop: self._posterior(crop, probes if uncertainty else None), pixels, memory=memory, progress=progress)
         return Solved(pixels, result["denoised"], result["sigma"], restored, counts, ends)
 
-    def in_tiles(self, function: Callable, pixels: Tensor, *, memory: int | None, progress: Callable[[float], None] | None = None):
-        transformer = not isinstance(self.network, BlindSpotNetwork)
+    @property
+    def geometry(self) -> tuple[int, int]:
+        """What the sides and corners of tiles are multiples of, and the halo around them, px."""
         multiple, halo = tiling.alignment(self.network), tiling.exact_halo(self.network)
-        halo = min(halo, -(-HALO // multiple) * multiple) if transformer else halo
+        return multiple, halo if isinstance(self.network, BlindSpotNetwork) else min(halo, -(-HALO // multiple) * multiple)
+
+    def in_tiles(self, function: Callable, pixels: Tensor, *, memory: int | None, progress: Callable[[float], None] | None = None):
+        multiple, halo = self.geometry
         budget, held = tiling.default_budget() if memory is None else memory, tiling.resident() + ARRAYS * pixels.numel()
         free, price = budget - held, tiling.bytes_per_pixel(self.network) + 64
         least = price * (min(multiple, max(pixels.shape[2:])) + 2 * halo) ** 2
@@ -170,7 +178,7 @@ class Denoiser:
         return preliminary.fuse(noisy, mean, sigma_mu=sigma_mu, sigma_n=sigma_n)
 
     @torch.no_grad()
-    def _posterior(self, noisy: Tensor, random: torch.Generator) -> dict[str, Tensor]:
+    def _posterior(self, noisy: Tensor, random: torch.Generator | None) -> dict[str, Tensor]:
         """Posterior mean and standard deviation of [B, 1, H, W].
 
         The transformer's variance is the diagonal of J S, J its Jacobian and S the noise's covariance (second-order Tweedie, Manor and Michaeli 2023, Thm. 1),
@@ -180,6 +188,8 @@ class Denoiser:
             denoised, sigma = self._blind(noisy)
             return {"denoised": denoised, "sigma": sigma}
         denoised = self.mean(noisy)
+        if random is None:
+            return {"denoised": denoised, "sigma": self.law.variance(denoised).sqrt()}
         variance = torch.zeros_like(noisy)
         for _ in range(PROBES):
             probe = self.law.sample(denoised, generator=random) - self.law.mean(denoised)

@@ -12,6 +12,7 @@ import numpy as np
 from mptpn.writer import Writer
 
 DECODERS = ("pydicom", "tifffile", "nibabel", "nibabel.global", "PIL")
+ROWS = 256  # of a slice, rounded at once: a large slice is not held in float64
 DAMAGED = "the file is damaged, cut off or of a kind that is not supported; export it again"
 
 
@@ -24,7 +25,8 @@ class Slice:
     """One slice in stored values.
 
     Attributes:
-        pixels: [H, W] or [H, W, 3], float64, before slope and intercept, alpha removed; NaN and infinite pixels are 0, padding is as stored.
+        pixels: [H, W] or [H, W, 3], before slope and intercept, alpha removed; NaN and infinite pixels are 0, padding is as stored. float32 where that
+            holds every stored value (up to 16 bits, float32), else float64.
         valid: [H, W], False where there is nothing to denoise: the file's own padding value, NaN or infinite.
         slope: stored value * slope + intercept is in the scan's unit; slices of one series may differ (PET).
         intercept: see slope.
@@ -156,7 +158,8 @@ class Scan:
 
     def _picture(self, stored: np.ndarray) -> np.ndarray:
         picture = self.values(stored)[..., : self.colours] if stored.ndim == 3 else self.values(stored)
-        return picture.reshape(self.shape).astype(np.float64)
+        exact = self.dtype.itemsize <= 2 or self.dtype == np.float32
+        return picture.reshape(picture.shape[:1] + self.shape[1:]).astype(np.float32 if exact else np.float64)
 
     def read(self, index: int) -> Slice:
         """One slice; the memory is that of a slice.
@@ -172,7 +175,9 @@ class Scan:
         valid = valid if padding is None else valid & ~padding
         if self.slices == 1 and not valid.any():
             raise Unreadable(f"{self.path}: every pixel is padding, NaN or infinite; give an image with a picture in it.")
-        return Slice(np.where(finite, pixels, 0.0), valid, *self.scale(index))
+        if not finite.all():
+            pixels[~finite] = 0
+        return Slice(pixels, valid, *self.scale(index))
 
     def rounded(self, index: int, pixels: np.ndarray) -> np.ndarray:
         """Stored samples of a denoised slice: to the nearest, halves to even, within the type; what is untouched or invalid stays bit for bit.
@@ -180,24 +185,33 @@ class Scan:
         Raises:
             ValueError: pixels of another shape, or not finite where the slice is valid.
         """
-        pixels = np.asarray(pixels, dtype=np.float64)
-        if pixels.shape != self.shape:
-            raise ValueError(f"{self.path}: slice {index} of shape {pixels.shape} does not fit; give {self.shape}.")
-        stored, slice = self.samples(index), self.read(index)
-        valid = slice.valid if pixels.ndim == 2 else slice.valid[..., None]
+        if np.shape(pixels) != self.shape:
+            raise ValueError(f"{self.path}: slice {index} of shape {np.shape(pixels)} does not fit; give {self.shape}.")
+        result = self.samples(index).copy()
+        padding = self.padding(index, result)
+        for top in range(0, self.shape[0], ROWS):
+            rows = slice(top, top + ROWS)
+            self._round(result[rows], np.asarray(pixels[rows], dtype=np.float64), None if padding is None else padding[rows], index)
+        return result
+
+    def _round(self, stored: np.ndarray, pixels: np.ndarray, padding: np.ndarray | None, index: int) -> None:
+        """Some rows, in place."""
+        own = self._picture(stored).astype(np.float64)
+        finite = np.isfinite(own)
+        valid = finite if own.ndim == 2 else finite.all(-1, keepdims=True)
+        if padding is not None:
+            valid = valid & ~(padding if own.ndim == 2 else padding[..., None])
         bad = int((~np.isfinite(pixels) & valid).sum())
         if bad:
             raise ValueError(f"{self.path}: {bad} pixels of slice {index} are NaN or infinite; nothing of it is written, denoise it again.")
-        touched = (pixels != slice.pixels) & valid
+        touched = (pixels != np.where(finite, own, 0.0)) & valid
         if self.dtype.kind == "f":
             fitted = np.clip(pixels, np.finfo(self.dtype).min, np.finfo(self.dtype).max)
         else:
             highest = float(self.high) if int(float(self.high)) <= self.high else np.nextafter(float(self.high), 0)  # 64 bits: the float below
             fitted = np.clip(np.rint(pixels), self.low, highest)
-        result = stored.copy().reshape(*self.shape[:2], -1)
-        fitted, touched = (array.reshape(*self.shape[:2], self.colours) for array in (fitted, touched))
-        np.copyto(result[..., : self.colours], np.where(touched, fitted, 0).astype(self.dtype), where=touched)
-        return result.reshape(self.sample_shape)
+        picture = stored.reshape(*pixels.shape[:2], -1)[..., : self.colours]
+        np.copyto(picture, np.where(touched, fitted, 0).astype(self.dtype).reshape(picture.shape), where=touched.reshape(picture.shape))
 
     def writer(self, folder: str | Path, *, name: str | None = None, note: str = "", overwrite: bool = False) -> Writer:
         """Writes the same type into `folder`; see Writer.

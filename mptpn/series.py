@@ -17,9 +17,14 @@ from mptpn.denoiser import Denoiser
 from mptpn.files import Scan, Slice, Writer, open_scans
 from mptpn.images import write_atomically
 from mptpn.noise_report import SMALLEST, NoiseReport
+from mptpn.tiling import blocks
 from mptpn.weights import save_weights
 
 SAMPLES, PIXELS = 8, 2**22  # slices of a scan, and their pixels together, from which its noise is learned and by which it is judged; at least one slice
+PIECE, PIECES = 512, 16  # px and number: squares of a larger slice from which its noise is learned
+SIDE = 1024  # px, about the side of the blocks in which a large slice is denoised, and of its middle that is judged
+
+Channels = list[tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -104,28 +109,40 @@ def samples(scan: Scan) -> list[int]:
     wanted = max(1, min(SAMPLES, scan.slices, PIXELS // math.prod(scan.shape)))
     order = sorted({round(i) for i in np.linspace(0, scan.slices - 1, min(scan.slices, 4 * wanted))})
     order = order if len(order) > wanted else list(range(scan.slices))
-    good = [index for index in order if channels(scan.read(index))]
+    good = [index for index in order if pieces(scan.read(index))]
     return good if len(good) <= wanted else [good[round(i)] for i in np.linspace(0, len(good) - 1, wanted + 2)[1:-1]]
+
+
+def pieces(slice: Slice) -> list[Channels]:
+    """What the noise of a slice is estimated from: all of it, or of a large one squares spread over it."""
+    height, width = slice.valid.shape
+    if height * width <= PIXELS:
+        found = [channels(slice)]
+    else:
+        corners = [(top, left) for top in range(0, max(1, height - PIECE // 2), PIECE) for left in range(0, max(1, width - PIECE // 2), PIECE)]
+        found = [channels(slice, np.s_[top : top + PIECE, left : left + PIECE]) for top, left in corners[:: -(-len(corners) // PIECES)]]
+    return [one for one in found if one]
 
 
 def whole_slices(scan: Scan, chosen: list[int]) -> list[np.ndarray]:
     """These slices in the scan's unit, each channel by itself, [H, W]; what is masked has one value below all others, which the estimate passes over."""
-    found = [channel for index in chosen for channel in channels(scan.read(index))]
+    found = [channel for index in chosen for piece in pieces(scan.read(index)) for channel in piece]
     return [np.where(valid, own, own[valid].min() - 1) for own, valid in found]
 
 
-def channels(slice: Slice) -> list[tuple[np.ndarray, np.ndarray]]:
+def channels(slice: Slice, cut=...) -> Channels:
     """Image in the scan's unit and mask, both [H, W], of each channel of a slice; none where it is constant, masked or too small for noise to be told."""
-    inside = slice.pixels[slice.valid]
-    if len(inside) < SMALLEST**2 or min(slice.valid.shape) < SMALLEST or (inside == inside[0]).all():
+    pixels, valid = slice.pixels[cut], slice.valid[cut]
+    inside = pixels[valid]
+    if len(inside) < SMALLEST**2 or min(valid.shape) < SMALLEST or (inside == inside[0]).all():
         return []
-    own = slice.pixels * slice.slope + slice.intercept
-    return [(own, slice.valid)] if own.ndim == 2 else [(own[..., i], slice.valid) for i in range(3)]
+    own = pixels if (slice.slope, slice.intercept) == (1, 0) else pixels * np.float64(slice.slope) + slice.intercept
+    return [(own, valid)] if own.ndim == 2 else [(own[..., i], valid) for i in range(3)]
 
 
 def _denoisers(scan: Scan, chosen: list[int], settings: Settings, writer: Writer) -> list[Denoiser]:
     """One for each channel, of one network: from the model, from what an interrupted call left, or newly learned and kept for the case of an interruption."""
-    images = [channel for index in chosen for channel in channels(scan.read(index))]
+    images = [channel for index in chosen for piece in pieces(scan.read(index)) for channel in piece]
     if not images:
         raise ValueError(f"{scan.path}: no slice of at least {SMALLEST} x {SMALLEST} px holds noise; there is nothing to denoise.")
     pixels, valid = (list(x) for x in zip(*images, strict=True))
@@ -144,16 +161,21 @@ def _network(target: Path) -> Path:
     return target.with_name(f".{target.name}.network.safetensors")
 
 
-def denoised(slice: Slice, each: list[Denoiser], settings: Settings) -> tuple[np.ndarray, np.ndarray]:
-    """A slice in stored values and the uncertainty in the scan's unit, float32, same shape; a slice without noise stays as it is."""
-    found = channels(slice)
-    if not found:
-        return slice.pixels, np.zeros(slice.pixels.shape, np.float32)
-    out, error = slice.pixels.copy(), np.zeros(slice.pixels.shape, np.float32)
-    for i, ((own, valid), denoiser) in enumerate(zip(found, each, strict=True)):
-        place = ... if len(found) == 1 else (..., i)
-        result, error[place] = denoiser(own, strength=settings.strength, memory=settings.memory, valid=valid)
-        out[place] += np.where(result == own, 0.0, (result - own) / slice.slope)  # where nothing moves, no digit is lost
+def denoised(slice: Slice, each: list[Denoiser], settings: Settings) -> tuple[np.ndarray, np.ndarray | None]:
+    """A slice in stored values and, if it is wanted, the uncertainty in the scan's unit, float32, same shape; what holds no noise stays as it is.
+
+    A large slice goes through block by block, with a halo: nothing but the slice and its result is held whole.
+    """
+    out, error = slice.pixels.copy(), np.zeros(slice.pixels.shape, np.float32) if settings.uncertainty else None
+    multiple, halo = each[0].geometry
+    for around, inside, place in blocks(slice.valid.shape, side=SIDE, multiple=multiple, halo=halo):
+        for i, ((own, valid), denoiser) in enumerate(zip(channels(slice, around), each, strict=False)):
+            colour = () if slice.pixels.ndim == 2 else (i,)
+            result, unsure = denoiser(own, strength=settings.strength, memory=settings.memory, valid=valid, uncertainty=settings.uncertainty)
+            step = (result[inside] - own[inside]) / np.float64(slice.slope)
+            out[place + colour] = np.where(step == 0, out[place + colour], out[place + colour] + step)  # where nothing moves, no digit is lost
+            if error is not None:
+                error[place + colour] = unsure[inside]
     return out, error
 
 
@@ -172,8 +194,9 @@ def report(scan: Scan, target: Path, each: list[Denoiser], chosen: list[int], se
     """NAME.trust.json and NAME.trust.png: the full removal, whatever the strength, judged on some slices; numbers are in the scan's unit."""
     rows, middle = [], chosen[len(chosen) // 2]
     base = target
+    cut = tuple(np.s_[max(0, (n - SIDE) // 2) : max(0, (n - SIDE) // 2) + SIDE] if math.prod(scan.shape[:2]) > PIXELS else np.s_[:] for n in scan.shape[:2])
     for index in chosen:
-        for number, ((own, valid), denoiser) in enumerate(zip(channels(scan.read(index)), each, strict=True)):
+        for number, ((own, valid), denoiser) in enumerate(zip(channels(scan.read(index), cut), each, strict=False)):
             solved = denoiser.solve(own, valid, memory=settings.memory)
             trust, gain, reason = judged(denoiser, solved, memory=settings.memory)
             best = {"psnr_gain_db": gain[0], "interval_db": gain[1]} if gain else {"psnr_gain_db": None, "reason": reason}

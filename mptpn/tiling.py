@@ -13,6 +13,7 @@ from mptpn.blind_spot import BlindSpotNetwork, DilatedBlock, reach
 from mptpn.transformer import Block, Group, RetractableTransformer
 
 Result = Tensor | dict[str, Tensor]
+Cut = tuple[tuple[slice, slice], tuple[slice, slice], tuple[slice, slice]]
 
 # Peak resident bytes per pixel and feature of the finest scale, without gradient: growth of ru_maxrss in a process of its own from a call on 64 x 64 px to
 # three calls on 256 x 256 and on 640 x 640, divided by the pixels; torch 2.11, 2 CPU threads, float32. Blind-spot networks: 34 to 80 (width 16 and 32,
@@ -36,10 +37,9 @@ def tiled(function: Callable[[Tensor], Result], image: Tensor, *, tile: int, hal
     """
     if tile < 1 or halo < 0:
         raise ValueError(f"tile {tile} must be at least 1 px and halo {halo} not negative.")
-    corners = [(top, left) for top in range(0, image.shape[2], tile) for left in range(0, image.shape[3], tile)]
+    cuts = _cuts(image.shape[2:], (tile, tile), halo)
     whole: dict[str, Tensor] = {}
-    for done, corner in enumerate(corners, 1):
-        around, inside, place = zip(*(_spans(at, length, tile, halo) for at, length in zip(corner, image.shape[2:], strict=True)), strict=True)
+    for done, (around, inside, place) in enumerate(cuts, 1):
         result = function(image[..., *around])
         for name, part in (result if isinstance(result, dict) else {"": result}).items():
             if name not in whole:
@@ -47,8 +47,19 @@ def tiled(function: Callable[[Tensor], Result], image: Tensor, *, tile: int, hal
             whole[name][..., *place] = part[..., *inside]
         del result, part
         if progress:
-            progress(done / len(corners))
+            progress(done / len(cuts))
     return whole.get("", whole)
+
+
+def blocks(shape: tuple[int, int], *, side: int, multiple: int, halo: int) -> list[Cut]:
+    """Cuts of [H, W] into blocks of one size, about `side` px and multiples of `multiple`: the block with its halo, the block in that, the block in [H, W]."""
+    sizes = [-(-length // max(1, round(length / side))) for length in shape]
+    return _cuts(shape, tuple(-(-size // multiple) * multiple for size in sizes), halo)
+
+
+def _cuts(shape: tuple[int, int], tile: tuple[int, int], halo: int) -> list[Cut]:
+    corners = [(top, left) for top in range(0, shape[0], tile[0]) for left in range(0, shape[1], tile[1])]
+    return [tuple(zip(*(_spans(*one, halo) for one in zip(corner, shape, tile, strict=True)), strict=True)) for corner in corners]
 
 
 def _spans(start: int, length: int, tile: int, halo: int) -> tuple[slice, slice, slice]:

@@ -53,7 +53,7 @@ def test_unused_bits_of_dicom_are_no_picture(tmp_path):
     array = samples((5, 7), "u2") & 0x0FFF
     path = save_dicom(tmp_path / "a.dcm", array | 0x8000, bits=12)
     scan = open_scan(path)
-    same(scan.read(0).pixels, array.astype(float))
+    same(scan.read(0).pixels, array.astype("f4"))
     assert (scan.low, scan.high) == (0, 4095)
 
 

@@ -53,7 +53,7 @@ ALLOWED = {  # module: the modules of mptpn that it may import
     "door": {"stages", "noise_report", "noise_models", "noise", "images", "embedded", "weights"},
     "public": {"door", "denoised"},
     "figures_trust": {"images", "trust"},
-    "series": {"figures_trust", "denoised", "denoiser", "files", "images", "noise_report", "stages", "weights"},
+    "series": {"figures_trust", "denoised", "tiling", "denoiser", "files", "images", "noise_report", "stages", "weights"},
     "__main__": {"door", "files", "series", "training"},
     "synthesis": {"images", "noise", "noise_models", "training"},
     "attention_kernels": set(),
