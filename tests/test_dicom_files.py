@@ -108,7 +108,7 @@ def test_a_series_is_sorted_along_its_normal_and_comes_back_as_one_new_series(tm
     (scan,), left_out = open_scans([tmp_path / "ct"])
     assert not left_out and (scan.slices, scan.name) == (5, "ct")
     for index, expected in enumerate([1, 4, 2, 3, 0]):
-        same(scan.read(index).pixels, arrays[expected].astype(float))
+        same(scan.read(index).pixels, arrays[expected].astype("f4"))
     out = [pydicom.dcmread(path) for path in sorted(copied(scan, tmp_path / "out").iterdir())]
     assert [float(data.ImagePositionPatient[2]) for data in out] == [-5, -2.5, 0, 2.5, 5]
     assert len({data.SOPInstanceUID for data in out}) == 5 and {data.SeriesInstanceUID for data in out} - {"1.2.3"} == {out[0].SeriesInstanceUID}
@@ -136,7 +136,7 @@ def test_slices_at_one_place_are_kept_and_said(tmp_path):
     arrays = series(tmp_path / "echoes", places=[0, 0, 1, 1, 2])
     (scan,), _ = open_scans([tmp_path / "echoes"])
     assert "at one place" in scan.note
-    same(scan.read(1).pixels, arrays[1].astype(float))
+    same(scan.read(1).pixels, arrays[1].astype("f4"))
 
 
 def test_slices_of_two_sizes_in_a_series_are_left_out_in_a_sentence(tmp_path):
