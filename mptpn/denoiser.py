@@ -157,12 +157,13 @@ class Denoiser:
         multiple, halo = self.geometry
         budget, held = tiling.default_budget() if memory is None else memory, tiling.resident() + ARRAYS * pixels.numel()
         free, price = budget - held, tiling.bytes_per_pixel(self.network) + 64
-        least = price * (min(multiple, max(pixels.shape[2:])) + 2 * halo) ** 2
-        if free < min(least, price * pixels.numel()):
-            held, budget, least = (round(x / 2**20) + 1 for x in (held, budget, held + min(least, price * pixels.numel())))
-            raise ValueError(f"a memory of {budget - 1} MiB is too little, for the process holds {held} MiB already; give at least {least} MiB.")
         whole = free >= price * pixels.numel()
-        tile = max(pixels.shape[2:]) if whole else tiling.tile_side(free, bytes_per_pixel=price, halo=halo, multiple=multiple)
+        try:
+            tile = max(pixels.shape[2:]) if whole else tiling.tile_side(free, bytes_per_pixel=price, halo=halo, multiple=multiple)
+        except ValueError:
+            least = held + min(price * (multiple + 2 * halo) ** 2, price * pixels.numel())
+            held, budget, least = (f"{math.ceil(x / 2**20)} MiB" for x in (held, budget, least))
+            raise ValueError(f"a memory of {budget} is too little, for the process holds {held} already; give at least {least}.") from None
         return tiling.tiled(function, pixels, tile=tile, halo=halo, progress=progress)
 
     @torch.no_grad()

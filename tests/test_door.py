@@ -236,24 +236,24 @@ def test_a_file_that_is_no_image_is_refused_by_its_name(shelf, name):
 def test_the_command_reports_on_each_image_and_says_which_are_none(shelf, capsys, wanted):
     assert main(["noise", "a.npy", *FILES, "a.npy"]) == 1
     out, err = capsys.readouterr()
-    assert out == 2 * f"a.npy: {wanted}\n" and out.startswith("a.npy: Gaussian noise, sigma ")
+    assert out == f"a.npy: {wanted}\n" and out.startswith("a.npy: Gaussian noise, sigma ")
     lines = err.splitlines()
     assert len(lines) == len(FILES) and all(line.startswith("mptpn noise: ") for line in lines)
-    for line, name in zip(lines, FILES, strict=True):
-        assert name in line and "Traceback" not in line
+    assert all(sum(name in line for line in lines) == 1 for name in FILES) and "Traceback" not in err
 
 
 def test_the_command_ends_with_0_where_all_are_images(shelf, capsys):
     assert main(["noise", "a.npy"]) == 0 and capsys.readouterr().err == ""
 
 
-def test_together_images_have_one_report_and_one_that_is_none_stops_it(shelf, capsys):
+def test_together_images_have_one_report_and_one_that_is_none_is_named(shelf, capsys):
     np.save("second.npy", noisy(key=1))
     assert main(["noise", "--together", "a.npy", "second.npy"]) == 0
     out = capsys.readouterr().out
     assert out == f"a.npy and 1 more: {estimate_noise([noisy(), noisy(key=1)])}\n"
     assert main(["noise", "--together", "a.npy", "b.txt"]) == 1
-    assert capsys.readouterr().err.startswith("mptpn noise: b.txt: not an image")
+    out, err = capsys.readouterr()
+    assert out.startswith("a.npy: ") and err.startswith("mptpn noise: b.txt: is no image of a known type")
 
 
 def test_the_module_runs_as_a_command(shelf, capsys, monkeypatch):
