@@ -79,7 +79,10 @@ def denoise(
         verdicts.append(judged(one, solved, memory=memory))
         place = ... if array.ndim == 2 else (..., i)
         one.blended(channel, solved, strength, out[place])
-        uncertainty[place] = solved.sigma[0, 0].numpy()
+        if array.ndim == 2:
+            uncertainty = solved.sigma[0, 0].numpy()
+        else:
+            uncertainty[place] = solved.sigma[0, 0].numpy()
     trust = verdicts[0][0] if len(kept) == 1 else _together([trust for trust, _, _ in verdicts], kept)
     for check in trust.checks:
         if not check.passed and (check.name.startswith("model") or "nothing was removed" in check.verdict and check.name.startswith("size")):

@@ -26,7 +26,7 @@ from mptpn.weights import load_weights
 PROBES, STEP, WINDOW = 2, 0.05, 9  # fields that probe a transformer's Jacobian, their size in units of the noise, side of the averages, px
 LEAST = 0.01  # of the noise's variance: a smaller error is chance in the probes
 HALO = 128  # px, around tiles of the transformer: trained weights of stages.STUDENT differ by 0.0005 gray levels of 255 from the whole image at most
-ARRAYS = 16  # bytes per pixel that a call holds beside its tiles: image, denoised, uncertainty, and masks and copies in passing
+ARRAYS = 12  # bytes per pixel that a call will hold beside its tiles: denoised, uncertainty, masks
 
 
 @dataclass(frozen=True)
@@ -149,9 +149,9 @@ class Denoiser:
         halo = min(halo, -(-HALO // multiple) * multiple) if transformer else halo
         free = (tiling.default_budget() if memory is None else memory) - tiling.resident() - ARRAYS * pixels.numel()
         price = tiling.bytes_per_pixel(self.network) + 64
-        if free >= price * pixels.numel():
-            return function(pixels)
-        return tiling.tiled(function, pixels, tile=tiling.tile_side(free, bytes_per_pixel=price, halo=halo, multiple=multiple), halo=halo, progress=progress)
+        whole = free >= price * pixels.numel()
+        tile = max(pixels.shape[2:]) if whole else tiling.tile_side(free, bytes_per_pixel=price, halo=halo, multiple=multiple)
+        return tiling.tiled(function, pixels, tile=tile, halo=halo, progress=progress)
 
     @torch.no_grad()
     def mean(self, noisy: Tensor) -> Tensor:
@@ -218,7 +218,7 @@ class _Looked:
         known = [x[c] for x, c in zip(self.pixels, self.counts, strict=True)]
         ends = torch.stack([min(x.min() for x in known), max(x.max() for x in known)])
         offset = torch.stack([x.mean() for x in known]).mean().view(1, 1, 1, 1)
-        level = torch.cat([robust_level(x) for pixels, c in zip(self.pixels, self.counts, strict=True) for x in pieces(filled(pixels, c), c)])
+        level = torch.cat([robust_level(filled(x[cut], c[cut])) for x, c in zip(self.pixels, self.counts, strict=True) for cut in pieces(c)])
         level, law = level.median().view(1, 1, 1, 1), self.inside.law
         return Denoiser(network, in_unit(self.inside, self.unit), self.unit, law, offset, level, preliminary.tabulated(law, ends))
 
@@ -231,7 +231,7 @@ def _look(images: Sequence[np.ndarray], valid: Sequence[np.ndarray | None] | Non
     inside = [array if mask is None else array[np.asarray(mask)] for array, mask in zip(arrays, masks, strict=True)]
     unit = max(max(abs(float(x.min())), abs(float(x.max()))) for x in inside) or 1.0
     seen = [masks_of(array, mask, unit) for array, mask in zip(arrays, masks, strict=True)]
-    measured = [[measure(x, number=i) for x in pieces(marked(pixels, counts), counts)] for i, (pixels, _, counts, _) in enumerate(seen)]
+    measured = [[measure(marked(pixels[cut], counts[cut]), number=i) for cut in pieces(counts)] for i, (pixels, _, counts, _) in enumerate(seen)]
     from_zero = min(float(pixels[~restored].min()) for pixels, restored, _, _ in seen) >= 0
     whole = conclude([one for many in measured for one in many], from_zero=from_zero)
     laws = [whole.law]

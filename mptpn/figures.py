@@ -4,6 +4,7 @@ import io
 import json
 import platform
 import subprocess
+import textwrap
 from importlib.metadata import version
 from pathlib import Path
 
@@ -109,3 +110,39 @@ def _commit() -> str | None:
     here = Path(__file__).parent
     answer = subprocess.run(["git", "describe", "--always", "--abbrev=12", "--dirty=+"], cwd=here, capture_output=True, text=True)
     return answer.stdout.strip() or None if answer.returncode == 0 else None
+
+
+def trust_figure(noisy, denoised, uncertainty, *, checks: str, unit: str = "gray level") -> Figure:
+    """One image on one sheet: noisy, denoised, residual, uncertainty, the residual's power spectrum, and what the checks say.
+
+    Args:
+        noisy, denoised, uncertainty: [H, W], in one unit.
+        checks: sentences, str(Trust).
+        unit: on the colour bars.
+    """
+    noisy, denoised, uncertainty = (np.asarray(x, dtype=np.float64) for x in (noisy, denoised, uncertainty))
+    if noisy.ndim != 2 or not noisy.shape == denoised.shape == uncertainty.shape:
+        raise ValueError(f"shapes {noisy.shape}, {denoised.shape} and {uncertainty.shape} must be equal, [H, W]; draw colour channel by channel.")
+    residual = np.nan_to_num(noisy - denoised)
+    low, high = np.nanquantile(noisy, [0.005, 0.995])
+    most = float(np.quantile(np.abs(residual), 0.995)) or 1.0
+    power = np.abs(np.fft.fftshift(np.fft.fft2(residual - residual.mean()))) ** 2 / residual.size
+    decibel = 10 * np.log10(np.maximum(power, 1e-12 * max(float(power.max()), 1e-300)) / (power.mean() or 1.0))
+    figure = Figure(figsize=(10.5, 7.4), layout="constrained")
+    axes = figure.subplots(2, 3)
+    panels = [
+        (noisy, "noisy", low, high, "gray"),
+        (denoised, "denoised", low, high, "gray"),
+        (residual, "residual: noisy less denoised", -most, most, "RdBu_r"),
+        (uncertainty, "uncertainty: standard deviation of the error", 0.0, float(np.nanmax(uncertainty)) or 1.0, "viridis"),
+    ]
+    for ax, (image, title, least, largest, cmap) in zip(axes.flat, panels, strict=False):
+        figure.colorbar(show(ax, image, title=title, low=least, high=largest, cmap=cmap), ax=ax, shrink=0.8, label=unit)
+    drawn = axes[1, 1].imshow(decibel, vmin=-10, vmax=10, cmap="viridis", extent=(-0.5, 0.5, 0.5, -0.5), aspect="auto")
+    axes[1, 1].set(title="power of the residual", xlabel="columns, cycles per px", ylabel="rows, cycles per px")
+    figure.colorbar(drawn, ax=axes[1, 1], shrink=0.8, label="dB, mean power is 0")
+    axes[1, 2].set_axis_off()
+    axes[1, 2].set_title("checks")
+    text = "\n\n".join(textwrap.fill(line, 46) for line in checks.splitlines())
+    axes[1, 2].text(0, 1, text, va="top", fontsize=8, transform=axes[1, 2].transAxes)
+    return figure

@@ -16,6 +16,7 @@ DETAIL = 4  # px, side of the cells whose residual energy is compared with their
 FALSE_ALARM = 0.01  # of one check on a residual that is the noise itself
 BINS = 8  # of intensity, equally many pixels in each
 SHIFT = 0.1  # sigmas; adds 1 % of the noise's variance to the error. A posterior mean itself has E(residual | denoised) of a few hundredths at the ends
+ROUNDING = 1e-4  # sigmas, residual up to which the output is the input
 NOTHING = 0.05  # sigmas, residual below which nothing was removed
 HALF = 0.5  # of the noise's variance: a posterior mean that gains 3 dB takes away as much, for its residual has the variance sigma^2 - error^2
 LOST = 0.1  # of the noise's variance, excess of the residual's energy at edges
@@ -137,7 +138,7 @@ def _size(residual: Tensor, valid: Tensor, doubt: float) -> Check:
     value = float(residual.square().sum()) / count
     error = _error_of_sum(torch.where(valid, residual.square() - value, 0.0)) / count
     most = math.exp(doubt) + _errors_allowed() * error
-    if value == 0:
+    if value < ROUNDING**2:
         return Check("size", value, HALF, False, "the output equals the input: nothing was removed")
     if value < NOTHING**2:
         return Check("size", value, HALF, False, f"nothing was removed: the residual is {100 * value**0.5:.1f} % of sigma")

@@ -1,7 +1,6 @@
 """Which pixels carry noise: padding, background and clipped ones are kept out of every estimate, and filled for networks that see their neighbours."""
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -20,7 +19,9 @@ PIECE, PIECES = 512, 16  # px and number: of a larger image the noise is estimat
 
 def padding(pixels: Tensor) -> Tensor:
     """Areas of at least 9 x 9 px of one and the same value (zeroed background, padding, saturation), [1, 1, H, W] bool; pixels [1, 1, H, W]."""
-    core = constant(pixels)[0, 0].numpy()
+    strips = range(0, pixels.shape[2], PIECE)  # a few rows at a time take little memory; a row more on either side
+    parts = [constant(pixels[:, :, max(0, top - 1) : top + PIECE + 1])[:, :, min(top, 1) :][:, :, :PIECE] for top in strips]
+    core = torch.cat(parts, 2)[0, 0].numpy()
     if core.sum() < RUN:
         return torch.zeros_like(pixels, dtype=torch.bool)
     number, _ = ndimage.label(core, structure=np.ones((3, 3)))
@@ -45,16 +46,15 @@ def marked(pixels: Tensor, counts: Tensor) -> Tensor:
     return torch.where(counts, pixels, inside.min() - 0.05 * (inside.max() - inside.min()))
 
 
-def pieces(pixels: Tensor, counts: Tensor) -> Iterator[Tensor]:
-    """The image, or pieces of a large one that hold enough pixels that count: the report takes 500 bytes a pixel."""
-    height, width = pixels.shape[2:]
+def pieces(counts: Tensor) -> list[tuple]:
+    """Cuts: the whole image, or pieces of a large one that hold enough pixels that count, [1, 1, H, W] bool; the report takes 500 bytes a pixel."""
+    height, width = counts.shape[2:]
     if height * width <= (2 * PIECE) ** 2:
-        yield pixels
-        return
+        return [(..., slice(None), slice(None))]
     corners = [(top, left) for top in range(0, max(1, height - PIECE // 2), PIECE) for left in range(0, max(1, width - PIECE // 2), PIECE)]
     cuts = [(..., slice(top, top + PIECE), slice(left, left + PIECE)) for top, left in corners]
-    good = [cut for cut in cuts if int(counts[cut].sum()) >= 0.25 * PIECE * min(PIECE, *pixels.shape[2:])] or cuts
-    yield from (pixels[cut] for cut in good[:: -(-len(good) // PIECES)])
+    good = [cut for cut in cuts if int(counts[cut].sum()) >= 0.25 * counts[cut].numel()] or cuts
+    return good[:: -(-len(good) // PIECES)]
 
 
 def filled(pixels: Tensor, valid: Tensor, *, law: Law | None = None, generator: torch.Generator | None = None) -> Tensor:

@@ -115,3 +115,18 @@ def test_moving_a_control_redraws_the_picture():
     levels = [float(pixels[height * 2 // 3, width // 2]) for pixels in middle]
     # black, then white, then white at 1 / 1.2 of the range; 8-bit pictures
     assert levels == pytest.approx([0, 1, 1 / 1.2], abs=0.01)
+
+
+def test_the_sheet_of_a_denoised_image_shows_its_panels_and_checks(tmp_path):
+    """White noise has the power 0 dB at all frequencies on average; a masked pixel may be NaN."""
+    clean = np.add.outer(np.arange(41.0), np.arange(60.0))
+    noisy = clean + np.random.default_rng(0).normal(size=clean.shape)
+    noisy[3, 4] = np.nan
+    figure = figures.trust_figure(noisy, clean, np.ones_like(clean), checks="ok   one\nDOUBT two", unit="HU")
+    titles = [ax.get_title() for ax in figure.axes]
+    assert [any(word in title for title in titles) for word in ("noisy", "denoised", "residual", "uncertainty", "power", "checks")] == [True] * 6
+    assert "DOUBT two" in figure.axes[5].texts[0].get_text() and "HU" in {ax.get_ylabel() for ax in figure.axes}
+    assert abs(np.mean(10 ** (figure.axes[4].images[0].get_array() / 10)) - 1) < 0.01
+    figure.savefig(tmp_path / "sheet.png")
+    with pytest.raises(ValueError, match="must be equal"):
+        figures.trust_figure(clean, clean[1:], clean, checks="")
