@@ -105,7 +105,7 @@ class Explorer(ipywidgets.VBox):
     @property
     def choice(self) -> Choice:
         """What the controls ask for."""
-        return Choice(self.method.value, self.slice.value, self.channel.value, self.noise.value, self.level.value / 100 if self.noise.value != "none" else 0.0)
+        return Choice(self.method.value, self.slice.value, self.channel.value, self.noise.value, self.level.value / 100)
 
     @property
     def view(self) -> View:

@@ -35,7 +35,13 @@ class Choice:
     slice: int = 0
     channel: int = 0
     noise: str = "none"
-    level: float = 0.1
+    level: float = 0.0
+
+    def __post_init__(self):
+        if self.noise == "none":
+            object.__setattr__(self, "level", 0.0)  # so that equal trials are equal
+        elif not 0 < self.level <= 1:
+            raise ValueError(f"level {self.level}: give the added {self.noise} noise a share of the brightest intensity, above 0, at most 1.")
 
 
 @dataclass(frozen=True, eq=False)
