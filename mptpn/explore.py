@@ -79,7 +79,13 @@ class Explorer(ipywidgets.VBox):
         self.slice = _whole(trials.samples[len(trials.samples) // 2], 0, scan.slices - 1, "slice")
         self.channel = ipywidgets.Dropdown(options=[("red", 0), ("green", 1), ("blue", 2)] if scan.shape[2:] else [("gray", 0)], description="channel")
         self.window = ipywidgets.FloatRangeSlider(
-            value=(low, high), min=low - room, max=high + room, step=room / 100, description="window", continuous_update=False, readout_format=".4g"
+            value=(low, high),
+            min=low - room,
+            max=high + room,
+            step=room / 100,
+            description="window",
+            continuous_update=False,
+            readout_format=".0f" if high - low > 50 else ".3g",
         )
         self.centre_row, self.centre_col = _whole(height // 2, 0, height - 1, "region row"), _whole(width // 2, 0, width - 1, "region col")
         self.size = _whole(max(height, width), min(16, height, width), max(height, width), "region size")

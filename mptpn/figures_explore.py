@@ -13,7 +13,7 @@ from mptpn.figures_trust import spectrum
 LINE = "#ff9f1c"  # of the profile's row
 PANELS = ("noisy", "denoised", "residual", "uncertainty", "spectrum", "profile")
 DPI = 110
-SIDES, PLACE = (3.5, 3.3), (0.15, 0.13, 0.7, 0.7 * 3.5 / 3.3)  # of a panel, inches; of its axes, shares of it
+SIDES, PLACE = (3.5, 3.45), (0.14, 0.115, 0.74, 0.74 * 3.5 / 3.45)  # of a panel, inches; of its axes, shares of it
 
 
 @dataclass(frozen=True, eq=False)

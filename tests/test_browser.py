@@ -29,7 +29,8 @@ panel.sessionContext.ready.then(() => app.commands.execute('notebook:run-all-cel
 ERRORS = "return Array.from(document.querySelectorAll('.jp-Cell .jp-RenderedText[data-mime-type*=\"error\"], .jp-OutputArea-output pre')).map(e => e.innerText)"
 BYTES = """
 const done = arguments[1];
-fetch(arguments[0].src).then(r => r.blob()).then(b => { const f = new FileReader(); f.onload = () => done(f.result); f.readAsDataURL(b); }, e => done(String(e)));
+fetch(arguments[0].src).then(r => r.blob()).then(b => { const f = new FileReader(); f.onload = () => done(f.result); f.readAsDataURL(b); },
+  e => done(String(e)));
 """
 pytestmark = pytest.mark.slow
 
@@ -154,7 +155,8 @@ def test_slider_changes_the_picture_and_save_writes_the_file(lab, browser, tmp_p
     assert not saved.exists()
     browser.find_element(By.XPATH, "//button[contains(., 'Save')][contains(@class, 'widget-button')]").click()
     waited(browser, 30, saved.exists, "Save wrote no file")
-    waited(browser, 10, lambda: "saved " in browser.find_element(By.CSS_SELECTOR, ".jp-OutputArea").find_element(By.XPATH, "//*").text, "no word of it")
+    said = "//div[contains(@class, 'widget-html-content')][starts-with(normalize-space(.), 'saved ')]"
+    waited(browser, 10, lambda: "head_mr.tif" in browser.find_element(By.XPATH, said).text, "the status does not say where")
 
 
 def settled(browser) -> bool:
