@@ -58,7 +58,7 @@ class Explorer(ipywidgets.VBox):
             raise ValueError(f"method {method!r}: choose one of {', '.join(trials.methods)}.")
         self.trials, self.trial = trials, None
         self._make_controls(method or trials.methods[0], folder)
-        self.panels = {name: ipywidgets.Image(format="png", layout={"width": "100%"}) for name in PANELS}  # no Output widget: see figures.browse
+        self.panels = {name: ipywidgets.Image(format="png", layout={"width": "98%", "margin": "0"}) for name in PANELS}  # no Output widget: see figures.browse
         self.report, self.status = ipywidgets.HTML(), ipywidgets.HTML()
         super().__init__(self._laid_out())
         for control in (self.method, self.noise, self.level, self.slice, self.channel):
@@ -90,7 +90,7 @@ class Explorer(ipywidgets.VBox):
         self.centre_row, self.centre_col = _whole(height // 2, 0, height - 1, "region row"), _whole(width // 2, 0, width - 1, "region col")
         self.size = _whole(max(height, width), min(16, height, width), max(height, width), "region size")
         self.row = _whole(height // 2, 0, height - 1, "profile row")
-        self.folder = ipywidgets.Text(value=str(folder), description="folder")
+        self.folder = ipywidgets.Text(value=str(folder), description="folder", layout={"width": "60%", "max_width": "600px"})
         self.overwrite = ipywidgets.Checkbox(description="overwrite", indent=False, layout={"width": "100px"})
         self.save = ipywidgets.Button(description="Save", icon="save", layout={"width": "100px"})
 
@@ -103,10 +103,10 @@ class Explorer(ipywidgets.VBox):
         columns = [self.method, self.strength, self.noise, self.level], [*several, self.window, self.row], [self.centre_row, self.centre_col, self.size]
         for control in (control for column in columns for control in column):
             control.layout.width = "98%"
-        grid = {"grid_template_columns": "repeat(3, minmax(0, 1fr))", "max_width": "1100px"}
+        grid = {"grid_template_columns": "repeat(3, minmax(0, 1fr))", "max_width": "1100px", "overflow": "hidden"}
         top = ipywidgets.GridBox([ipywidgets.VBox(column) for column in columns], layout=grid)
         bottom = ipywidgets.HBox([self.folder, self.overwrite, self.save])
-        return [top, ipywidgets.GridBox(list(self.panels.values()), layout=grid), self.status, self.report, bottom]
+        return [top, ipywidgets.GridBox(list(self.panels.values()), layout=grid), bottom, self.status, self.report]
 
     @property
     def choice(self) -> Choice:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 
 from mptpn.figures import COLOURS
@@ -80,11 +81,12 @@ def _image(ax: Axes, name: str, view: View) -> None:
         "noisy": (lambda: (view.noisy, low, high, f"noisy\n{window}", "gray")),
         "denoised": (lambda: (view.denoised, low, high, f"denoised, strength {view.strength:g}\nsame window", "gray")),
         "residual": (lambda: (view.noisy - view.denoised, -3 * view.scale, 3 * view.scale, f"taken away (residual)\n±3σ = ±{3 * view.scale:.3g}", "gray")),
-        "uncertainty": (lambda: (view.uncertainty, 0, view.scale / 2, f"uncertainty (s.d. of the error)\n0 to σ/2 = {view.scale / 2:.3g}", "magma")),
+        "uncertainty": (lambda: (view.uncertainty, 0, view.scale, f"uncertainty (s.d. of the error)\n0 to σ = {view.scale:.3g}", "magma")),
     }[name]()
     rows, columns = view.region
     extent = (columns.start - 0.5, columns.stop - 0.5, rows.stop - 0.5, rows.start - 0.5)
-    drawn = ax.imshow(view.cut(array), vmin=least, vmax=most, cmap=colours, extent=extent)
+    norm = PowerNorm(0.5, least, most) if name == "uncertainty" else Normalize(least, most)  # a small uncertainty is seen too
+    drawn = ax.imshow(view.cut(array), norm=norm, cmap=colours, extent=extent)
     ax.set_title(title, fontsize=9)
     ax.set_axis_off()
     if name in ("noisy", "denoised") and rows.start <= view.row < rows.stop:
@@ -113,9 +115,8 @@ def _profile(ax: Axes, view: View) -> None:
     low, high = view.window
     ax.set_ylim(low - 0.08 * (high - low), high + 0.08 * (high - low))
     ax.set_xlim(at[0], at[-1])
-    ax.set_title(f"line profile, row {view.row}", fontsize=9, color="black")
+    ax.set_title(f"line profile, row {view.row}, {view.unit}", fontsize=9)
     ax.set_xlabel("column, px", fontsize=8)
-    ax.set_ylabel(view.unit, fontsize=8)
     ax.tick_params(labelsize=7)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=7, loc="upper right")

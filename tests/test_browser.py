@@ -59,7 +59,7 @@ def chromium() -> tuple[str, str]:
 
 
 @pytest.fixture
-def lab(tmp_path) -> Iterator[str]:
+def lab(chromium, tmp_path) -> Iterator[str]:
     """Address of a JupyterLab of its own in tmp_path/house, with the notebook; nothing of the user's settings is read or written."""
     notebooks = tmp_path / "house/notebooks"
     notebooks.mkdir(parents=True)
@@ -157,6 +157,7 @@ def test_slider_changes_the_picture_and_save_writes_the_file(lab, browser, tmp_p
     waited(browser, 30, saved.exists, "Save wrote no file")
     said = "//div[contains(@class, 'widget-html-content')][starts-with(normalize-space(.), 'saved ')]"
     waited(browser, 10, lambda: "head_mr.tif" in browser.find_element(By.XPATH, said).text, "the status does not say where")
+    browser.save_screenshot(str(tmp_path / "saved.png"))
 
 
 def settled(browser) -> bool:

@@ -41,7 +41,7 @@ def test_pictures_show_the_region_over_the_stated_ranges(view):
         ("noisy", view.noisy, view.window),
         ("denoised", view.denoised, view.window),
         ("residual", view.noisy - view.denoised, (-15.0, 15.0)),
-        ("uncertainty", view.uncertainty, (0.0, 2.5)),
+        ("uncertainty", view.uncertainty, (0.0, 5.0)),
     ):
         (image,) = drawn(name, view).images
         assert image.get_clim() == limits and (image.get_array() == array[5:35, 10:40]).all(), name
