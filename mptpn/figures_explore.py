@@ -14,7 +14,7 @@ from mptpn.figures_trust import spectrum
 LINE = "#ff9f1c"  # of the profile's row
 PANELS = ("noisy", "denoised", "residual", "uncertainty", "spectrum", "profile")
 DPI = 110
-SIDES, PLACE = (3.5, 3.45), (0.14, 0.115, 0.74, 0.74 * 3.5 / 3.45)  # of a panel, inches; of its axes, shares of it
+SIDES, PLACE = (3.5, 3.45), (0.12, 0.115, 0.74, 0.74 * 3.5 / 3.45)  # of a panel, inches; of its axes, shares of it
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,10 +92,11 @@ def _image(ax: Axes, name: str, view: View) -> None:
     if name in ("noisy", "denoised") and rows.start <= view.row < rows.stop:
         ax.axhline(view.row, color=LINE, lw=0.8, alpha=0.8)
     if name == "uncertainty":
-        _bar(ax, drawn)
+        ticks = (0.0, view.scale / 4, view.scale)
+        _bar(ax, drawn, ticks=ticks).set_yticklabels([f"{tick:.3g}" for tick in ticks])
 
 
-def _bar(ax: Axes, drawn, *, ticks: tuple[float, ...] | None = None) -> Axes:
+def _bar(ax: Axes, drawn, *, ticks: tuple[float, ...]) -> Axes:
     """A colour bar beside the picture, which keeps its place."""
     bar = ax.inset_axes((1.03, 0.1, 0.04, 0.8))
     ax.get_figure(root=False).colorbar(drawn, cax=bar, ticks=ticks)
