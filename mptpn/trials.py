@@ -48,6 +48,11 @@ class Choice:
 class Filtered(Denoiser):
     """A filter in the network's place, (noisy [1, 1, H, W], law) -> denoised; it states no uncertainty, NaN."""
 
+    @property
+    def geometry(self) -> tuple[int, int]:
+        """Blocks of a large slice start anywhere, with a halo of 64 px: farther than these filters look."""
+        return 1, 64
+
     @torch.no_grad()
     def mean(self, noisy: Tensor) -> Tensor:
         return torch.cat([self.network(one[None], law=self.law) for one in noisy])
@@ -55,7 +60,7 @@ class Filtered(Denoiser):
     def in_tiles(self, function: Callable, pixels: Tensor, *, memory: int | None, progress: Callable[[float], None] | None = None):
         return function(pixels)
 
-    def _posterior(self, noisy: Tensor, random: torch.Generator) -> dict[str, Tensor]:
+    def _posterior(self, noisy: Tensor, random: torch.Generator | None) -> dict[str, Tensor]:
         return {"denoised": self.mean(noisy), "sigma": torch.full_like(noisy, torch.nan)}
 
 
