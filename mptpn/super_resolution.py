@@ -57,12 +57,15 @@ class HashedAttention(nn.Module):
 
 
 class ChannelGate(nn.Module):
-    """One number in 0..1 for each channel from the channel means of the whole image (Hu et al. 2018, Eq. 2-3); [B, C, H, W] -> [B, C, 1, 1]."""
+    """One number in 0..1 for each channel from the channel means of the whole image (Hu et al. 2018, Eq. 2-3); [B, C, H, W] -> [B, C, 1, 1].
+
+    Leaky where theirs is not: four hidden numbers of a small network can all be dead.
+    """
 
     def __init__(self, features: int):
         super().__init__()
         hidden = max(4, features // 16)
-        self.layers = nn.Sequential(nn.Conv2d(features, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, features, 1), nn.Sigmoid())
+        self.layers = nn.Sequential(nn.Conv2d(features, hidden, 1), nn.LeakyReLU(0.2), nn.Conv2d(hidden, features, 1), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x.mean((2, 3), keepdim=True))
@@ -179,22 +182,25 @@ class SuperResolutionNetwork(nn.Module):
         return found + (resize(low, scale=self.scale) if self.bicubic_skip else self.mean)
 
 
-def start_from(network: SuperResolutionNetwork, pre_train: str | Path) -> str:
+def start_from(network: SuperResolutionNetwork, pre_train: str | Path, *, test_only: bool = False) -> str:
     """Copy a weights file into a network and say what was copied: everything at the same scale, stem and body at another (EDSR trains x4 from x2).
 
     Args:
         network: written to.
         pre_train: a .safetensors file of a SuperResolutionNetwork.
+        test_only: nothing will be trained, so that weights for another scale are refused.
     Returns:
         A sentence that says what was loaded and what begins anew.
     Raises:
-        FileNotFoundError, ValueError: no such file, another kind of file, or a body of another shape.
+        FileNotFoundError, ValueError: no such file, another kind of file, a body of another shape, another scale to test with.
     """
     source, _ = load_weights(pre_train, SuperResolutionNetwork)
     same = source.scale == network.scale and source.bicubic_skip == network.bicubic_skip
     state = {name: value for name, value in source.state_dict().items() if same or name.startswith(("stem.", "body."))}
     wanted = {name: value.shape for name, value in network.state_dict().items() if same or name.startswith(("stem.", "body."))}
     unlike = sorted(name for name in wanted.keys() | state.keys() if name not in state or name not in wanted or state[name].shape != wanted[name])
+    if test_only and not same:
+        raise ValueError(f"{pre_train}: weights for x{source.scale} cannot enlarge x{network.scale}; train x{network.scale} from them first (test_only=False).")
     if unlike:
         raise ValueError(f"{pre_train}: {len(unlike)} weights do not fit, {unlike[0]} for one; give the n_resblocks, n_feats and ssformer it was trained with.")
     network.load_state_dict(state, strict=False)

@@ -87,7 +87,8 @@ def _div2k() -> list[Path]:
     folder = Path(os.environ.get("MPTPN_DATA") or datasets.pooch.os_cache("mptpn")) / "DIV2K_train_HR"
     paths = sorted(folder.glob("0???.png"))
     if not paths:
-        raise FileNotFoundError(f"{folder}: no DIV2K images 0001.png to 0800.png there; unpack {DIV2K} (3.5 GB, research only) so that they are, or train on DIV2K_crops.")
+        remedy = f"unpack {DIV2K} (3.5 GB, research only) so that they are, or train on DIV2K_crops"
+        raise FileNotFoundError(f"{folder}: no DIV2K images 0001.png to 0800.png there; {remedy}.")
     return paths
 
 

@@ -43,8 +43,9 @@ class Patches:
 
     def _pair(self, high: Tensor) -> tuple[Tensor, Tensor]:
         high = crop_to_multiple(high, scale=self.scale)
-        if min(high.shape[2:]) < self.side * self.scale:
-            raise ValueError(f"an image of {high.shape[2]} x {high.shape[3]} px is smaller than a patch of {self.side * self.scale} px; take a smaller patch_size.")
+        side = self.side * self.scale
+        if min(high.shape[2:]) < side:
+            raise ValueError(f"an image of {high.shape[2]} x {high.shape[3]} px is smaller than a patch of {side} px; take a smaller patch_size.")
         return _packed(shrink(high, scale=self.scale)), _packed(high)
 
     def __call__(self, step: int) -> dict[str, Tensor]:
@@ -116,6 +117,7 @@ def train(
     ema: float = 0.0,
     seconds: float = float("inf"),
     checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = 20.0,
     title: str = "super-resolution",
 ) -> list[dict]:
     """Train in place with the L1 loss (Lim et al. 2017, Sec. 4.2) and return the history; resumes from its checkpoint, see `training.fit`.
@@ -128,7 +130,7 @@ def train(
         lr, decay: see `rate`.
         ema: decay of the averaged weights; 0: none, as in NLSN.
         seconds: wall-clock budget; epochs then count in time where that is further.
-        checkpoint: side file.
+        checkpoint, checkpoint_seconds: side file, and the time between two writes.
     Raises:
         ValueError: patches of another scale, a decay that is none; and what training.fit raises.
     """
@@ -143,8 +145,7 @@ def train(
 
         steps = epochs * steps_per_epoch
         network.train()
-        history = training.fit(
-            network, loss=loss, batches=patches, steps=steps, lr=lr, fabric=fabric, checkpoint=checkpoint, ema=ema, seconds=seconds, title=title
-        )
+        budget = {"steps": steps, "seconds": seconds, "checkpoint": checkpoint, "checkpoint_seconds": checkpoint_seconds}
+        history = training.fit(network, loss=loss, batches=patches, lr=lr, fabric=fabric, ema=ema, title=title, **budget)
     network.eval()
     return history

@@ -52,7 +52,8 @@ def test_float32_error_is_at_most_twice_that_of_the_plain_form(backend):
 def test_gradients_are_those_of_finite_differences():
     match, values = tokens(11, batch=1, features=3, out=2)
     rotations = rotations_from_seed(1, rounds=2, features=3)
-    assert torch.autograd.gradcheck(lambda m, v: hashed_attention(m, v, rotations=rotations, chunk_size=4), (match, values), eps=1e-7)  # too small to change a bucket
+    # steps of 1e-7 are too small to change a bucket
+    assert torch.autograd.gradcheck(lambda m, v: hashed_attention(m, v, rotations=rotations, chunk_size=4), (match, values), eps=1e-7)
 
 
 def test_tokens_attend_to_their_own_and_to_neighbouring_chunks_alone():
@@ -115,11 +116,10 @@ def test_memory_is_linear_in_tokens(n):
     held = []
     for count in (n, 4 * n):
         match, values = tokens(count, batch=1)
-        sizes = {}
-        with torch.autograd.graph.saved_tensors_hooks(lambda x, s=sizes: (s.update({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes()}), x)[1], lambda x: x):
-            kept = hashed_attention(match, values, rotations=rotations_from_seed(0, rounds=2, features=8), chunk_size=16)
-        held.append(sum(sizes.values()))
-        del kept
+        storages = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, s=storages: (s.append(x.untyped_storage()), x)[1], lambda x: x):
+            hashed_attention(match, values, rotations=rotations_from_seed(0, rounds=2, features=8), chunk_size=16)
+        held.append(sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values()))
     assert 3.6 < held[1] / held[0] < 4.1
 
 
