@@ -20,7 +20,7 @@ def enlarge(network: nn.Module, low: Tensor, *, tile: int = 0, halo: int = 16, s
         halo: how far a piece looks beyond the part of it that is kept, px of low; the attention looks farther, so that seams remain, see `seams`.
         self_ensemble: mean over the eight orientations of the square (Lim et al. 2017, Sec. 3.4), eight times the work.
     Returns:
-        [1, C, scale H, scale W].
+        [1, C, scale H, scale W], on the device of low; the work is done where the network is.
     Raises:
         ValueError: not [1, C, H, W], channels that the network does not take, a network in training mode, tile or halo below 0.
     """
@@ -29,10 +29,10 @@ def enlarge(network: nn.Module, low: Tensor, *, tile: int = 0, halo: int = 16, s
         raise ValueError(f"an image of shape {tuple(low.shape)} cannot be enlarged; give [1, C, H, W] with C = 1 or {wanted}.")
     if network.training or tile < 0 or halo < 0:
         raise ValueError(f"call network.eval() first (training={network.training}); tile {tile} and halo {halo} start at 0.")
-    colour = low.expand(-1, wanted, -1, -1)
+    colour = low.to(network.mean.device).expand(-1, wanted, -1, -1)
     turns = range(8) if self_ensemble else range(1)
     total = sum(_turned(_tiled(network, _turned(colour, turn), tile, halo), turn, back=True) for turn in turns) / len(turns)
-    return (total if low.shape[1] == wanted else total.mean(1, keepdim=True)).clamp(0, 1)
+    return (total if low.shape[1] == wanted else total.mean(1, keepdim=True)).clamp(0, 1).to(low.device)
 
 
 def _turned(image: Tensor, turn: int, *, back: bool = False) -> Tensor:

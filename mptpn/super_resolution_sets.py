@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from mptpn import datasets
-from mptpn.bicubic import crop_to_multiple, shrink
+from mptpn.bicubic import as_bytes, crop_to_multiple, shrink
 from mptpn.images import read_image
 
 TRAIN = ("DIV2K", "DIV2K_crops", "BSDS", "cell", "embedded")
@@ -31,7 +31,7 @@ class Scene(NamedTuple):
 
 @cache
 def training_images(data_train: str, *, data_range: str = "") -> tuple[tuple[Tensor, ...], ...]:
-    """High-resolution images of each set in a name such as "DIV2K/cell", [1, 3, H, W], 0..1; gray ones with three equal channels.
+    """High-resolution images of each set in a name such as "DIV2K/cell", [1, 3, H, W], bytes or 0..1 (`as_floats`); gray ones in three equal channels.
 
     | name        | images                                                                                                             |
     | ----------- | ------------------------------------------------------------------------------------------------------------------ |
@@ -80,7 +80,7 @@ def _training_set(name: str, left_out: range) -> tuple[Tensor, ...]:
     else:
         name = name.lower().replace("bsds", "bsds500")
         paths = [datasets.fetch(name, file) for file in datasets.files(name)]
-    return tuple(read_image(path).pixels.expand(-1, 3, -1, -1) for path in paths)
+    return tuple(as_bytes(read_image(path).pixels).expand(-1, 3, -1, -1) for path in paths)
 
 
 def _div2k() -> list[Path]:

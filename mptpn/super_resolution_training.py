@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mptpn import training
-from mptpn.bicubic import crop_to_multiple, shrink
+from mptpn.bicubic import as_bytes, as_floats, crop_to_multiple, shrink
 from mptpn.images import turned_square
 from mptpn.noise import generator
 
@@ -20,10 +20,10 @@ class Patches:
     """Pairs of patches as a function of the step, so that a resumed training sees the same: each set is drawn equally often, whatever its size.
 
     The low-resolution image of a whole photograph is made once, in 8 bits, and both are cut at the same place and turned alike (EDSR's order).
-    Images are kept as bytes where they are 8 bits deep.
+    Images are kept as bytes where 8 bits hold them.
 
     Args:
-        sets: of high-resolution images [1, C, H, W], 0..1.
+        sets: of high-resolution images [1, 3, H, W], 0..1, or bytes.
         scale: 2, 3 or 4.
         patch_size: side of the high-resolution patch, px, a multiple of scale.
         batch_size: patches a step.
@@ -39,14 +39,15 @@ class Patches:
         if not sets or not all(sets):
             raise ValueError("there is no image to cut patches from.")
         self.scale, self.side, self.batch_size, self.seed = scale, patch_size // scale, batch_size, seed
-        self.sets = [[self._pair(image if channels == 3 else image.mean(1, keepdim=True)) for image in images] for images in sets]
+        self.sets = [[self._pair(as_floats(image), channels) for image in images] for images in sets]
 
-    def _pair(self, high: Tensor) -> tuple[Tensor, Tensor]:
+    def _pair(self, high: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+        high = high if channels == 3 else high.mean(1, keepdim=True)
         high = crop_to_multiple(high, scale=self.scale)
         side = self.side * self.scale
         if min(high.shape[2:]) < side:
             raise ValueError(f"an image of {high.shape[2]} x {high.shape[3]} px is smaller than a patch of {side} px; take a smaller patch_size.")
-        return _packed(shrink(high, scale=self.scale)), _packed(high)
+        return as_bytes(shrink(high, scale=self.scale)), as_bytes(high)
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         """{"low": [batch, C, side, side], "high": [batch, C, scale side, scale side]}, 0..1, of one training step."""
@@ -63,18 +64,9 @@ class Patches:
         height, width = pair[0].shape[2:]
         top, left, turn = integer(height - self.side + 1), integer(width - self.side + 1), integer(8)
         return tuple(
-            _unpacked(turned_square(image, top=factor * top, left=factor * left, side=factor * self.side, turn=turn))
+            as_floats(turned_square(image, top=factor * top, left=factor * left, side=factor * self.side, turn=turn))
             for image, factor in zip(pair, (1, self.scale), strict=True)
         )
-
-
-def _packed(image: Tensor) -> Tensor:
-    levels = (image * 255).round()
-    return levels.byte() if (levels / 255 - image).abs().max() < 1e-6 else image
-
-
-def _unpacked(image: Tensor) -> Tensor:
-    return image.float() / 255 if image.dtype == torch.uint8 else image
 
 
 def rate(epoch: float, *, lr: float, decay: str = "200-400-600-800") -> float:

@@ -107,6 +107,12 @@ def test_a_wrong_call_is_told_what_is_wrong(call, message):
         call()
 
 
+def test_bytes_are_taken_where_8_bits_hold_the_image_and_come_back_equal():
+    shallow, deep = torch.arange(256).view(1, 1, 16, 16) / 255, torch.rand(1, 1, 16, 16, generator=generator(2))
+    assert bicubic.as_bytes(shallow).dtype == torch.uint8 and torch.equal(bicubic.as_floats(bicubic.as_bytes(shallow)), shallow)
+    assert torch.equal(bicubic.as_bytes(deep), deep) and torch.equal(bicubic.as_bytes(shallow + 1), shallow + 1)
+
+
 def test_the_cut_leaves_the_upper_left():
     image = torch.rand(1, 1, 11, 14)
     assert torch.equal(bicubic.crop_to_multiple(image, scale=4), image[:, :, :8, :12])
