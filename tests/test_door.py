@@ -16,7 +16,7 @@ import torch
 from PIL import Image as Picture
 
 import mptpn
-from mptpn import door, stages
+from mptpn import door, public, stages
 from mptpn.__main__ import main
 from mptpn.blind_spot import BlindSpotNetwork
 from mptpn.door import estimate_noise, in_unit
@@ -150,9 +150,12 @@ def test_nothing_below_zero_means_that_noise_may_be_magnitude_noise():
 
 
 def test_the_package_itself_offers_the_door():
-    assert mptpn.estimate_noise is estimate_noise and mptpn.__all__ == ["estimate_noise"]
+    assert mptpn.estimate_noise is estimate_noise and all(callable(getattr(mptpn, name)) for name in public.__all__)
     with pytest.raises(AttributeError, match="'mptpn' has no attribute 'estimate'"):
         mptpn.estimate  # noqa: B018
+    code = "import sys; from mptpn import training; print('mptpn.public' in sys.modules); from mptpn import door; import mptpn; mptpn.estimate_noise"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.stdout == "False\n" and answer.returncode == 0, answer.stderr
 
 
 GOOD = noisy(40, 41)

@@ -38,6 +38,7 @@ ALLOWED = {  # module: the modules of mptpn that it may import
     "preliminary": {"images", "noise", "noise_models", "training", "blind_spot", "noise_level", "posterior"},
     "stages": {"noise_models", "noise_report", "blind_spot", "preliminary", "synthesis", "transformer", "profound", "training"},
     "door": {"stages", "noise_report", "noise_models", "noise", "images", "embedded", "weights"},
+    "public": {"door"},
     "__main__": {"door", "training"},
     "synthesis": {"images", "noise", "noise_models", "training"},
     "attention_kernels": set(),
