@@ -21,7 +21,7 @@ from mptpn.tiling import blocks
 from mptpn.weights import save_weights
 
 SAMPLES, PIXELS = 8, 2**22  # slices of a scan, and their pixels together, from which its noise is learned and by which it is judged; at least one slice
-PIECE, PIECES = 512, 16  # px and number: squares of a larger slice from which its noise is learned
+PIECE, PIECES = 256, 48  # px and number: squares of a larger slice from which its noise is learned
 SIDE = 1024  # px, about the side of the blocks in which a large slice is denoised, and of its middle that is judged
 
 Channels = list[tuple[np.ndarray, np.ndarray]]

@@ -249,7 +249,8 @@ def test_a_series_does_not_flicker(tmp_path, monkeypatch):
 
 
 def test_ctrl_c_leaves_no_half_written_file_and_the_next_call_goes_on(model, tmp_path):
-    np.save(tmp_path / "v.npy", np.stack([noisy((200, 220), seed=i) for i in range(60)]).astype("f4"))
+    shot = noisy((200, 220))
+    np.save(tmp_path / "v.npy", np.stack([shot + i for i in range(400)]).astype("f4"))
     command = [sys.executable, "-m", "mptpn", "denoise", str(tmp_path / "v.npy"), "--out", str(tmp_path / "out"), "--model", str(model)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     part, until = None, time.monotonic() + 120
@@ -263,9 +264,9 @@ def test_ctrl_c_leaves_no_half_written_file_and_the_next_call_goes_on(model, tmp
     done = part.stat().st_size // (4 * 200 * 220)
     with open_scan(tmp_path / "v.npy").writer(tmp_path / "out", note=Settings(tmp_path / "out", model=model).note) as writer:
         assert writer.done == done > 0
-        for i in range(done, 60):
+        for i in range(done, 400):
             writer.write(i, np.zeros((200, 220)))
-    assert np.load(tmp_path / "out/v.npy").shape == (60, 200, 220)
+    assert np.load(tmp_path / "out/v.npy").shape == (400, 200, 220)
 
 
 def test_noise_of_a_volume_is_that_of_its_slices_in_its_unit(tmp_path, capsys):
