@@ -37,7 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--self", action="store_true", dest="on_itself", help="train on each scan itself and on nothing else (the default)")
     how.add_argument("--model", type=Path, help="weights from mptpn train, .safetensors")
     denoise.add_argument("--strength", type=_strength, default=1.0, help="0 (the input) to 1, default %(default)g")
-    denoise.add_argument("--minutes", type=float, default=1.0, help="wall-clock budget of the training on each scan, default %(default)g")
+    denoise.add_argument(
+        "--minutes", type=float, default=3.0, help="wall-clock budget of training on each scan, default %(default)g; the report tells if it was too short"
+    )
     denoise.add_argument("--memory", type=_bytes, help="bytes that the process may hold in all, such as 1G; default: half of what is free more than now")
     denoise.add_argument("--uncertainty", action="store_true", help="write NAME.uncertainty.npy too: the error's standard deviation at each pixel")
     denoise.add_argument("--overwrite", action="store_true", help="replace earlier results")

@@ -45,7 +45,7 @@ def denoise(
     *,
     model: str | Path | None = None,
     strength: float = 1.0,
-    minutes: float = 1.0,
+    minutes: float = 3.0,
     memory: int | None = None,
     valid: np.ndarray | None = None,
     seed: int = 0,

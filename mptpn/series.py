@@ -41,7 +41,7 @@ class Settings:
     out: Path
     model: Path | None = None
     strength: float = 1.0
-    minutes: float = 1.0
+    minutes: float = 3.0
     memory: int | None = None
     overwrite: bool = False
     uncertainty: bool = False
