@@ -22,7 +22,7 @@ from mptpn.weights import save_weights
 
 SAMPLES, PIXELS = 8, 2**22  # slices of a scan, and their pixels together, from which its noise is learned and by which it is judged; at least one slice
 PIECE, PIECES = 256, 48  # px and number: squares of a larger slice from which its noise is learned
-SIDE = 1024  # px, about the side of the blocks in which a large slice is denoised, and of its middle that is judged
+SIDE, MIDDLE = 1024, 512  # px, about the side of the blocks in which a large slice is denoised, and the side of its middle that is judged
 
 Channels = list[tuple[np.ndarray, np.ndarray]]
 
@@ -194,7 +194,9 @@ def report(scan: Scan, target: Path, each: list[Denoiser], chosen: list[int], se
     """NAME.trust.json and NAME.trust.png: the full removal, whatever the strength, judged on some slices; numbers are in the scan's unit."""
     rows, middle = [], chosen[len(chosen) // 2]
     base = target
-    cut = tuple(np.s_[max(0, (n - SIDE) // 2) : max(0, (n - SIDE) // 2) + SIDE] if math.prod(scan.shape[:2]) > PIXELS else np.s_[:] for n in scan.shape[:2])
+    cut = tuple(
+        np.s_[max(0, (n - MIDDLE) // 2) : max(0, (n - MIDDLE) // 2) + MIDDLE] if math.prod(scan.shape[:2]) > PIXELS else np.s_[:] for n in scan.shape[:2]
+    )
     for index in chosen:
         for number, ((own, valid), denoiser) in enumerate(zip(channels(scan.read(index), cut), each, strict=False)):
             solved = denoiser.solve(own, valid, memory=settings.memory)
@@ -216,6 +218,7 @@ def report(scan: Scan, target: Path, each: list[Denoiser], chosen: list[int], se
         "settings": settings.note,
         "unit": scan.unit,
         "slices": scan.slices,
+        "judged_on": f"the middle {MIDDLE} x {MIDDLE} px of slices" if math.prod(scan.shape[:2]) > PIXELS else "whole slices",
         "noise": [described(one.noise) for one in each],
         "judged": rows,
     }
