@@ -252,7 +252,8 @@ def test_ctrl_c_leaves_no_half_written_file_and_the_next_call_goes_on(model, tmp
     shot = noisy((200, 220))
     np.save(tmp_path / "v.npy", np.stack([shot + i for i in range(400)]).astype("f4"))
     command = [sys.executable, "-m", "mptpn", "denoise", str(tmp_path / "v.npy"), "--out", str(tmp_path / "out"), "--model", str(model)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # a job in the background inherits that it is ignored
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **heard)
     part, until = None, time.monotonic() + 120
     while time.monotonic() < until and not (part and part.stat().st_size > 5 * 4 * 200 * 220) and process.poll() is None:
         part = next((tmp_path / "out").glob(".v.npy.*.part"), None)
