@@ -106,7 +106,7 @@ def judged(denoiser: Denoiser, solved: Solved, *, memory: int | None = None) -> 
     trusted = trusted if int(trusted.sum()) >= 64 else solved.counts
     cuts = _blocks(trusted) if trusted.numel() > BLOCKS * BLOCK**2 else [...]
     noisy, denoised, counted = (torch.cat([x[cut] for cut in cuts]) for x in (solved.pixels, solved.denoised, trusted))
-    trust = judge(noisy, denoised, law=denoiser.law, valid=counted, noise=denoiser.noise)
+    trust = judge(noisy, denoised, law=denoiser.law, valid=counted, noise=denoiser.noise, unit=denoiser.unit)
     error = math.log(denoiser.noise.sigma_interval[1] / denoiser.noise.sigma_interval[0]) / 2 / NORMAL_95
     if isinstance(pointwise(denoiser.law), Rician | Speckle):
         return trust, None, f"{denoiser.noise.kind} noise: Stein's estimate is for Gaussian noise of mean 0"

@@ -24,8 +24,8 @@ def draw(noisy: np.ndarray, denoised: np.ndarray, uncertainty: np.ndarray, *, tr
     residual = noisy - denoised
     low, high = np.nanquantile(denoised, [0.002, 0.998])
     far, sure = np.nanquantile(np.abs(residual), 0.995) or 1.0, np.nanquantile(uncertainty, 0.995) or 1.0
-    figure = Figure(figsize=(14, 5.6))
-    grid = figure.add_gridspec(2, 5, height_ratios=(3, 1.9))
+    figure = Figure(figsize=(15, 5.2))
+    grid = figure.add_gridspec(2, 5, height_ratios=(3, 1.9), hspace=0.04, wspace=0.06)
     pictures = (
         (f"noisy, {low:.4g} to {high:.4g} {unit}", noisy, low, high, "gray"),
         ("denoised, same range", denoised, low, high, "gray"),

@@ -62,7 +62,7 @@ class Trust:
 
 
 @torch.no_grad()
-def judge(noisy: Tensor, denoised: Tensor, *, law: Law, valid: Tensor | None = None, noise: NoiseReport | None = None) -> Trust:
+def judge(noisy: Tensor, denoised: Tensor, *, law: Law, valid: Tensor | None = None, noise: NoiseReport | None = None, unit: float = 1.0) -> Trust:
     """Compare the residual, noisy less denoised, with the noise law at the denoised image.
 
     Each limit is a tolerance plus the chance: standard errors are the root of squared sums over blocks of 16 px (or over single pixels, where that is more:
@@ -82,6 +82,7 @@ def judge(noisy: Tensor, denoised: Tensor, *, law: Law, valid: Tensor | None = N
         law: in that unit. A Rician one is taken at the denoised image as its mean.
         valid: [B, 1, H, W] bool, the pixels that count; None: all.
         noise: the report that the law is from; None: the law is known.
+        unit: what 1 stands for in the verdicts.
     Raises:
         ValueError: shapes that differ, or under 64 pixels that count.
     """
@@ -96,7 +97,7 @@ def judge(noisy: Tensor, denoised: Tensor, *, law: Law, valid: Tensor | None = N
     if size.value < NOTHING**2:
         others = [Check(name, 0.0, 0.0, False, f"{name}: not judged, nothing was removed") for name in ("shift", "whiteness", "structure")]
     else:
-        others = [_shift(residual, denoised, valid), _whiteness(residual, valid, law), _structure(residual, denoised, valid)]
+        others = [_shift(residual, denoised, valid, unit), _whiteness(residual, valid, law), _structure(residual, denoised, valid)]
     return Trust((others[0], size, *others[1:], *([_model(noise)] if noise else [])))
 
 
@@ -110,7 +111,7 @@ def _error_of_sum(deviations: Tensor) -> float:
     return math.sqrt(max(float(blocks.square().sum()), float(deviations.square().sum())))
 
 
-def _shift(residual: Tensor, denoised: Tensor, valid: Tensor) -> Check:
+def _shift(residual: Tensor, denoised: Tensor, valid: Tensor, unit: float) -> Check:
     known = denoised.double()[valid]
     edges = torch.tensor([float(known.kthvalue(max(1, len(known) * i // BINS)).values) for i in range(1, BINS)], dtype=known.dtype).unique()
     bins = torch.bucketize(denoised.double(), edges)
@@ -124,7 +125,7 @@ def _shift(residual: Tensor, denoised: Tensor, valid: Tensor) -> Check:
     limits = [SHIFT + _errors_allowed(len(means)) * error for error in errors]
     worst = max(range(len(means)), key=lambda i: abs(means[i]) / limits[i])
     value, limit = means[worst], limits[worst]
-    center = float(denoised.double()[valid & (bins == worst)].mean()) if bool((valid & (bins == worst)).any()) else math.nan
+    center = unit * float(denoised.double()[valid & (bins == worst)].mean()) if bool((valid & (bins == worst)).any()) else math.nan
     passed = abs(value) <= limit
     number = f"{value:+.2f} sigma ({value / max(errors[worst], 1e-12):+.1f} standard errors) near intensity {center:.4g}"
     verdict = (

@@ -132,3 +132,9 @@ def test_small_images_are_judged_and_wrong_calls_refused():
         judge(clean[..., :7, :7], clean[..., :7, :7], law=WHITE)
     with pytest.raises(ValueError, match="must be equal"):
         judge(clean, clean[..., 1:], law=WHITE)
+
+
+def test_the_verdict_names_the_intensity_in_the_image_s_unit():
+    clean = torch.full((1, 1, 64, 64), 0.5)
+    noisy = PoissonGaussian(0.1).sample(clean, generator=generator(9))
+    assert "near intensity 100" in judge(noisy, clean, law=PoissonGaussian(0.1), unit=200.0)["shift"].verdict
