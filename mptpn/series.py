@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from mptpn.weights import save_weights
 SAMPLES, PIXELS = 8, 2**22  # slices of a scan, and their pixels together, from which its noise is learned and by which it is judged; at least one slice
 PIECE, PIECES = 256, 48  # px and number: squares of a larger slice from which its noise is learned
 SIDE, MIDDLE = 1024, 512  # px, about the side of the blocks in which a large slice is denoised, and the side of its middle that is judged
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"  # slices, the blocks of a large one as parts
 
 Channels = list[tuple[np.ndarray, np.ndarray]]
 
@@ -92,13 +93,12 @@ def denoise_scan(scan: Scan, settings: Settings) -> Path:
         chosen = samples(scan)
         each = _denoisers(scan, chosen, settings, writer)
         spread = _uncertainty(scan, writer.target, settings)
-        with tqdm(total=scan.slices, initial=writer.done, desc=scan.name, unit="slice", file=sys.stderr, mininterval=0.5) as bar:
+        with tqdm(total=scan.slices, initial=writer.done, desc=scan.name, bar_format=BAR, file=sys.stderr, mininterval=0.5) as bar:
             for index in range(writer.done, scan.slices):
-                pixels, error = denoised(scan.read(index), each, settings)
+                pixels, error = denoised(scan.read(index), each, settings, bar.update)
                 if spread is not None:
                     spread[index] = error
                 writer.write(index, pixels)
-                bar.update()
         report(scan, writer.target, each, chosen, settings)
     _network(writer.target).unlink(missing_ok=True)
     return writer.target
@@ -161,14 +161,15 @@ def _network(target: Path) -> Path:
     return target.with_name(f".{target.name}.network.safetensors")
 
 
-def denoised(slice: Slice, each: list[Denoiser], settings: Settings) -> tuple[np.ndarray, np.ndarray | None]:
+def denoised(slice: Slice, each: list[Denoiser], settings: Settings, tick: Callable[[float], object] = float) -> tuple[np.ndarray, np.ndarray | None]:
     """A slice in stored values and, if it is wanted, the uncertainty in the scan's unit, float32, same shape; what holds no noise stays as it is.
 
-    A large slice goes through block by block, with a halo: nothing but the slice and its result is held whole.
+    A large slice goes through block by block, with a halo: nothing but the slice and its result is held whole. tick is called after each with its share.
     """
     out, error = slice.pixels.copy(), np.zeros(slice.pixels.shape, np.float32) if settings.uncertainty else None
     multiple, halo = each[0].geometry
-    for around, inside, place in blocks(slice.valid.shape, side=SIDE, multiple=multiple, halo=halo):
+    cuts = blocks(slice.valid.shape, side=SIDE, multiple=multiple, halo=halo)
+    for around, inside, place in cuts:
         for i, ((own, valid), denoiser) in enumerate(zip(channels(slice, around), each, strict=False)):
             colour = () if slice.pixels.ndim == 2 else (i,)
             result, unsure = denoiser(own, strength=settings.strength, memory=settings.memory, valid=valid, uncertainty=settings.uncertainty)
@@ -176,6 +177,7 @@ def denoised(slice: Slice, each: list[Denoiser], settings: Settings) -> tuple[np
             out[place + colour] = np.where(step == 0, out[place + colour], out[place + colour] + step)  # where nothing moves, no digit is lost
             if error is not None:
                 error[place + colour] = unsure[inside]
+        tick(1 / len(cuts))
     return out, error
 
 

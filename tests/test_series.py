@@ -134,11 +134,11 @@ def test_a_failure_half_way_keeps_what_is_done_and_the_next_call_goes_on(model, 
     whole, _ = denoise_files([path], Settings(tmp_path / "whole", model=model))
     asked, real = [], series.denoised
 
-    def failing(slice, each, settings):
+    def failing(slice, each, settings, tick):
         asked.append(len(asked))
         if len(asked) == 3:
             raise ValueError("the third slice is a bad one")
-        return real(slice, each, settings)
+        return real(slice, each, settings, tick)
 
     monkeypatch.setattr(series, "denoised", failing)
     settings = Settings(tmp_path / "out", model=model)
