@@ -77,7 +77,7 @@ def _bytes(text: str) -> int:
 def _noise(options: argparse.Namespace) -> int:
     from mptpn.door import estimate_noise
     from mptpn.files import open_scans
-    from mptpn.series import described, samples, whole_slices
+    from mptpn.series import described, samples, sentence, whole_slices
 
     scans, failures = open_scans(options.images)
     reports = []
@@ -90,7 +90,7 @@ def _noise(options: argparse.Namespace) -> int:
                 raise ValueError(f"{name}: no slice of at least 16 x 16 px holds noise.")
             found = estimate_noise(images)
         except (ValueError, OSError) as error:
-            failures[name] = str(error) if name in str(error) else f"{name}: {error}"
+            failures[name] = sentence(name, error)
             continue
         reports.append({"file": name, "unit": group[0].unit} | described(found))
         if not options.json:

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from mptpn.denoiser import Denoiser, Solved, check_strength
+from mptpn.metrics import psnr_of
 from mptpn.noise import generator
 from mptpn.noise_models import Rician, Speckle, pointwise
 from mptpn.noise_report import NoiseReport
 from mptpn.quality import NORMAL_95, estimated_psnr
 from mptpn.trust import Trust, judge
+from mptpn.validity import as_array
 
 BLOCK, BLOCKS = 256, 16  # px and number: of an image of more pixels, trust and quality are judged on blocks spread over it
 
@@ -65,7 +67,7 @@ def denoise(
     check_strength(strength)
     if image is None or getattr(image, "ndim", np.ndim(image)) not in (2, 3):
         raise ValueError(f"the image has shape {np.shape(image)}; give [H, W] or [H, W, 3].")
-    array = np.asarray(image.detach().cpu().float() if isinstance(image, Tensor) and image.dtype == torch.bfloat16 else image)
+    array = as_array(image)
     if array.ndim == 3 and array.shape[2] not in (3, 4):
         raise ValueError(f"the image has shape {array.shape}; give [H, W] or [H, W, 3], and a volume slice by slice.")
     channels = [array] if array.ndim == 2 else [array[..., i] for i in range(3)]
@@ -122,8 +124,14 @@ def judged(denoiser: Denoiser, solved: Solved, *, memory: int | None = None) -> 
         return torch.cat([denoiser.in_tiles(denoiser.mean, one[None], memory=memory) for one in batch])
 
     best, (least, most) = estimated_psnr(mean, noisy, law=denoiser.law, level_error=error, generator=generator(noisy.numel(), 304), draws=2)
-    own = 10 * math.log10(1 / float(denoiser.law.variance(mean(noisy)).mean()))
+    denoised = torch.cat([solved.denoised[cut] for cut in cuts])
+    own = psnr_of(float(denoiser.law.variance(denoised).mean()))
     return trust, (best - own, (least - own, most - own)), ""
+
+
+def gain_said(gain: tuple[float, tuple[float, float]] | None, reason: str) -> str:
+    """What judged() says of the gain, as a sentence."""
+    return f"estimated gain {gain[0]:.1f} dB in PSNR ({gain[1][0]:.1f} to {gain[1][1]:.1f})" if gain else f"no estimate of the gain: {reason}"
 
 
 def _blocks(counts: Tensor, *, side: int = BLOCK) -> list[tuple]:

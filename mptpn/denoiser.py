@@ -200,6 +200,10 @@ class Denoiser:
         noise = self.law.variance(denoised)
         return {"denoised": denoised, "sigma": torch.maximum(torch.minimum(variance, noise), LEAST * noise).sqrt()}
 
+    def level_at(self, solved: Solved) -> np.ndarray:
+        """Standard deviation of the noise at each pixel of a result, [H, W], own unit."""
+        return self.law.variance(solved.denoised).sqrt()[0, 0].numpy() * self.unit
+
     def blended(self, array: np.ndarray, solved: Solved, strength: float, out: np.ndarray) -> np.ndarray:
         """Write the image at this strength into out, [H, W] of any type; solved.sigma becomes its uncertainty in the own unit. A few rows at a time."""
         for top in range(0, len(array), 256):
@@ -252,8 +256,9 @@ def _look(images: Sequence[np.ndarray], valid: Sequence[np.ndarray | None] | Non
     whole = conclude([one for many in measured for one in many], from_zero=from_zero)
     laws = [whole.law]
     if len(images) > 1:
-        plain = [pointwise(conclude(many, from_zero=from_zero).law) for many in measured]
-        laws = [replace(whole.law, law=law) for law in plain] if isinstance(whole.law, CorrelatedGaussian) else plain
+        correlated = isinstance(whole.law, CorrelatedGaussian)  # as stages.noise_of: the set decides
+        plain = [pointwise(conclude(many, from_zero=from_zero, correlated=correlated).law) for many in measured]
+        laws = [replace(whole.law, law=law) for law in plain] if correlated else plain
     return _Looked([one[0] for one in seen], [one[2] for one in seen], unit, whole, laws)
 
 

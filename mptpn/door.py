@@ -18,6 +18,7 @@ from mptpn.images import Image, luminance, read_image, write_atomically
 from mptpn.noise import PoissonGaussian
 from mptpn.noise_models import CorrelatedGaussian, Law, NoiseLevelFunction, Rician
 from mptpn.noise_report import SMALLEST, NoiseReport, report
+from mptpn.validity import checked, gray_levels
 from mptpn.weights import save_weights
 
 Picture = np.ndarray | Tensor | Image | str | Path
@@ -52,22 +53,11 @@ def _own_unit(picture: Picture, number: int) -> np.ndarray:
         picture = read_image(picture)
     if isinstance(picture, Image):
         array = picture.array
-    elif isinstance(picture, Tensor):
-        array = (picture.double() if picture.is_floating_point() else picture).detach().cpu().numpy()  # NumPy knows no bfloat16
     else:
-        array = np.asarray(picture)
-    if array.dtype == bool or not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
-        raise ValueError(f"{name}: pixels of type {array.dtype} are not gray levels; give integers or floats.")
+        array = gray_levels(picture, name)
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
         raise ValueError(f"{name}: shape {array.shape} is not an image; give [H, W] or [H, W, 3], and a list for several images.")
-    if min(array.shape[:2]) < SMALLEST:
-        raise ValueError(f"{name}: {array.shape[0]} x {array.shape[1]} pixels are too few to tell noise from structure; give at least {SMALLEST} x {SMALLEST}.")
-    gray = luminance(array) if array.ndim == 3 else array.astype(np.float64)
-    if not np.isfinite(gray).all():
-        raise ValueError(f"{name}: {int((~np.isfinite(gray)).sum())} of {gray.size} pixels are NaN or infinite; replace or crop them first.")
-    if gray.min() == gray.max():
-        raise ValueError(f"{name}: every pixel is {gray[0, 0]:g}; a constant image holds no noise.")
-    return gray
+    return checked(luminance(array) if array.ndim == 3 else array.astype(np.float64), name, remedy="replace or crop")
 
 
 def _tensor(gray: np.ndarray) -> Tensor:

@@ -1,7 +1,6 @@
 """A widget to look at a scan and at what denoising does to it: linked pictures, the report, and a button that saves."""
 
 import html
-import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -170,8 +169,7 @@ class Explorer(ipywidgets.VBox):
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         """The widget, and a still picture of it for where no kernel is live."""
-        view, words = self.view, "\n".join(textwrap.fill(line, 150) for line in (self.trial.report if self.trial else "").splitlines())
-        return super()._repr_mimebundle_() | {"image/png": figures_explore.sheet(view, words=words)}
+        return super()._repr_mimebundle_() | {"image/png": figures_explore.sheet(self.view, words=self.trial.report if self.trial else "")}
 
 
 def _slider(value: float, least: float, most: float, name: str, *, step: float) -> ipywidgets.FloatSlider:

@@ -1,6 +1,7 @@
 """The linked pictures of one denoised slice: the same region, seen as noisy, denoised, residual, uncertainty, spectrum and line profile."""
 
 import io
+import textwrap
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,6 @@ from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 
 from mptpn.figures import COLOURS
-from mptpn.figures_trust import spectrum
 
 LINE = "#ff9f1c"  # of the profile's row
 PANELS = ("noisy", "denoised", "residual", "uncertainty", "spectrum", "profile")
@@ -123,6 +123,16 @@ def _profile(ax: Axes, view: View) -> None:
     ax.legend(frameon=False, fontsize=7, loc="upper right")
 
 
+def spectrum(residual: np.ndarray) -> np.ndarray:
+    """Decimal logarithm of the power spectrum over its mean, zero frequency in the middle, in cells of 4 x 4 frequencies; white noise is 0 everywhere."""
+    filled = np.nan_to_num(residual - np.nanmean(residual))
+    power = np.fft.fftshift(np.abs(np.fft.fft2(filled)) ** 2)
+    side = 4 if min(power.shape) >= 64 else 1
+    height, width = (n // side * side for n in power.shape)
+    cells = power[:height, :width].reshape(height // side, side, width // side, side).mean((1, 3))
+    return np.log10(np.maximum(cells, 1e-9 * cells.mean()) / cells.mean()) if cells.any() else cells
+
+
 def panel(name: str, view: View) -> bytes:
     """One of PANELS as PNG; always of one size, so that the pictures stay beside each other."""
     figure = Figure(figsize=SIDES)
@@ -131,13 +141,15 @@ def panel(name: str, view: View) -> bytes:
 
 
 def sheet(view: View, *, words: str = "") -> bytes:
-    """All PANELS and the report under them as one PNG: what stays where no kernel is live."""
-    pictures, text = 2 * SIDES[1], 0.17 * (words.count("\n") + 2)
+    """All PANELS and the report under them as one PNG, its doubts in red: what stays where no kernel is live."""
+    lines = [("#c00000" if line.startswith("DOUBT") else "black", part) for line in words.splitlines() for part in textwrap.wrap(line, 150)]
+    pictures, text = 2 * SIDES[1], 0.17 * (len(lines) + 1)
     figure = Figure(figsize=(3 * SIDES[0], pictures + text))
     top, bottom = figure.subfigures(2, 1, height_ratios=(pictures, text))
     for place, name in zip(top.subfigures(2, 3).flat, PANELS, strict=True):
         draw(place.add_axes(PLACE), name, view)
-    bottom.text(0.04, 1.0, words, va="top", fontsize=8, linespacing=1.4)
+    for number, (colour, part) in enumerate(lines):
+        bottom.text(0.04, 1 - 0.17 * number / text, part, va="top", fontsize=8, color=colour)
     return _png(figure)
 
 

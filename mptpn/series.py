@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mptpn import figures_trust, stages
-from mptpn.denoised import judged
+from mptpn import stages
+from mptpn.denoised import gain_said, judged
 from mptpn.denoiser import Denoiser
 from mptpn.files import Scan, Slice, Writer, open_scans
 from mptpn.images import write_atomically
 from mptpn.noise_report import SMALLEST, NoiseReport
-from mptpn.tiling import blocks
+from mptpn.tiling import blocks, squares
 from mptpn.weights import save_weights
 
 SAMPLES, PIXELS = 8, 2**22  # slices of a scan, and their pixels together, from which its noise is learned and by which it is judged; at least one slice
@@ -75,10 +75,15 @@ def denoise_files(paths: Sequence[str | Path], settings: Settings) -> tuple[list
         try:
             written.append(denoise_scan(scan, settings))
         except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
-            failures[str(scan.path)] = str(error) if str(scan.path) in str(error) else f"{scan.path}: {error}"
+            failures[str(scan.path)] = sentence(str(scan.path), error)
         finally:
             scan.close()
     return written, failures
+
+
+def sentence(name: str, error: Exception) -> str:
+    """What went wrong, with the name of the input."""
+    return str(error) if name in str(error) else f"{name}: {error}"
 
 
 def denoise_scan(scan: Scan, settings: Settings) -> Path:
@@ -115,13 +120,11 @@ def samples(scan: Scan) -> list[int]:
 
 def pieces(slice: Slice) -> list[Channels]:
     """What the noise of a slice is estimated from: all of it, or of a large one squares spread over it."""
-    height, width = slice.valid.shape
-    if height * width <= PIXELS:
-        found = [channels(slice)]
-    else:
-        corners = [(top, left) for top in range(0, max(1, height - PIECE // 2), PIECE) for left in range(0, max(1, width - PIECE // 2), PIECE)]
-        found = [channels(slice, np.s_[top : top + PIECE, left : left + PIECE]) for top, left in corners[:: -(-len(corners) // PIECES)]]
-    return [one for one in found if one]
+    cuts = [...]
+    if slice.valid.size > PIXELS:
+        cuts = squares(slice.valid.shape, side=PIECE)
+        cuts = cuts[:: -(-len(cuts) // PIECES)]
+    return [found for cut in cuts if (found := channels(slice, cut))]
 
 
 def whole_slices(scan: Scan, chosen: list[int]) -> list[np.ndarray]:
@@ -194,11 +197,11 @@ def _uncertainty(scan: Scan, target: Path, settings: Settings) -> np.ndarray | N
 
 def report(scan: Scan, target: Path, each: list[Denoiser], chosen: list[int], settings: Settings) -> None:
     """NAME.trust.json and NAME.trust.png: the full removal, whatever the strength, judged on some slices; numbers are in the scan's unit."""
-    rows, middle = [], chosen[len(chosen) // 2]
-    base = target
-    cut = tuple(
-        np.s_[max(0, (n - MIDDLE) // 2) : max(0, (n - MIDDLE) // 2) + MIDDLE] if math.prod(scan.shape[:2]) > PIXELS else np.s_[:] for n in scan.shape[:2]
-    )
+    from mptpn import figures_explore  # here, so that the command starts without what draws
+
+    large, middle, rows = math.prod(scan.shape[:2]) > PIXELS, chosen[len(chosen) // 2], []
+    starts = [max(0, (side - MIDDLE) // 2) for side in scan.shape[:2]]
+    cut = tuple(slice(start, start + MIDDLE) for start in starts) if large else ...
     for index in chosen:
         for number, ((own, valid), denoiser) in enumerate(zip(channels(scan.read(index), cut), each, strict=False)):
             solved = denoiser.solve(own, valid, memory=settings.memory)
@@ -206,13 +209,13 @@ def report(scan: Scan, target: Path, each: list[Denoiser], chosen: list[int], se
             best = {"psnr_gain_db": gain[0], "interval_db": gain[1]} if gain else {"psnr_gain_db": None, "reason": reason}
             rows.append({"slice": index, "channel": number} | best | trust.as_dict())
             if index == middle and number == 0:
-                said = f"{denoiser.noise}\n" + (
-                    f"estimated gain {gain[0]:.1f} dB in PSNR ({gain[1][0]:.1f} to {gain[1][1]:.1f})" if gain else f"no estimate of the gain: {reason}"
-                )
+                words = f"{scan.name}, slice {index + 1} of {scan.slices}\n{denoiser.noise}\n{gain_said(gain, reason)}\n{trust}"
+                sigma = denoiser.level_at(solved)
                 result, error = denoiser.blended(own, solved, 1.0, np.empty(own.shape)), solved.sigma[0, 0].numpy()
-                title = f"{scan.name}, slice {index + 1} of {scan.slices}"
-                drawn = figures_trust.draw(own, result, error, trust=trust, said=said, valid=valid, unit=scan.unit, title=title)
-                figures_trust.write(base.with_name(f"{base.name}.trust.png"), drawn)
+                window = tuple(map(float, np.quantile(result[valid], [0.002, 0.998])))
+                shown = {"window": window, "region": tuple(slice(0, side) for side in own.shape), "row": len(own) // 2, "unit": scan.unit}
+                png = figures_explore.sheet(figures_explore.View(own, valid, **shown, denoised=result, uncertainty=error, sigma=sigma), words=words)
+                write_atomically(target.with_name(f"{target.name}.trust.png"), lambda path, png=png: path.write_bytes(png))
     about = {
         "file": scan.name,
         "written": target.name,
@@ -220,11 +223,11 @@ def report(scan: Scan, target: Path, each: list[Denoiser], chosen: list[int], se
         "settings": settings.note,
         "unit": scan.unit,
         "slices": scan.slices,
-        "judged_on": f"the middle {MIDDLE} x {MIDDLE} px of slices" if math.prod(scan.shape[:2]) > PIXELS else "whole slices",
+        "judged_on": f"the middle {MIDDLE} x {MIDDLE} px of slices" if large else "whole slices",
         "noise": [described(one.noise) for one in each],
         "judged": rows,
     }
-    write_atomically(base.with_name(f"{base.name}.trust.json"), lambda path: path.write_text(json.dumps(about, indent=1)))
+    write_atomically(target.with_name(f"{target.name}.trust.json"), lambda path: path.write_text(json.dumps(about, indent=1)))
 
 
 def described(noise: NoiseReport) -> dict:

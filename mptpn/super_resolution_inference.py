@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from mptpn.bicubic import to_eight_bit
 from mptpn.metrics import psnr_db, ssim
+from mptpn.tiling import tiled
 
 LUMA = (65.481, 128.553, 24.966)  # BT.601, of R, G, B in 0..1; plus 16: MATLAB's rgb2ycbcr
 
@@ -45,18 +46,7 @@ def _turned(image: Tensor, turn: int, *, back: bool = False) -> Tensor:
 
 
 def _tiled(network: nn.Module, low: Tensor, tile: int, halo: int) -> Tensor:
-    height, width = low.shape[2:]
-    if not tile or (height <= tile and width <= tile):
-        return network(low)
-    scale = network.scale
-    out = low.new_empty(1, low.shape[1], scale * height, scale * width)
-    for top in range(0, height, tile):
-        for left in range(0, width, tile):
-            first_row, first_col = max(0, top - halo), max(0, left - halo)
-            piece = network(low[:, :, first_row : top + tile + halo, first_col : left + tile + halo])
-            kept = piece[:, :, scale * (top - first_row) :, scale * (left - first_col) :][:, :, : scale * tile, : scale * tile]
-            out[:, :, scale * top : scale * (top + tile), scale * left : scale * (left + tile)] = kept
-    return out
+    return tiled(network, low, tile=tile or max(low.shape[2:]), halo=halo, scale=network.scale)
 
 
 def seams(tiled: Tensor, whole: Tensor, *, tile: int, scale: int) -> dict[str, float]:

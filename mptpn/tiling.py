@@ -21,14 +21,16 @@ Cut = tuple[tuple[slice, slice], tuple[slice, slice], tuple[slice, slice]]
 BLIND_BYTES, TRANSFORMER_BYTES = 96, 120
 
 
-def tiled(function: Callable[[Tensor], Result], image: Tensor, *, tile: int, halo: int, progress: Callable[[float], None] | None = None) -> Result:
+def tiled(
+    function: Callable[[Tensor], Result], image: Tensor, *, tile: int, halo: int, scale: int = 1, progress: Callable[[float], None] | None = None
+) -> Result:
     """A function of an image, worked out tile by tile: exact if no pixel beyond the halo has influence.
 
     A tile ends where the image ends, so that a network's zero padding acts at the true border alone. What is of the whole image (its mean, its level) the
     function must know beforehand. With tile and halo multiples of alignment() the groups of attention lie in every tile as they lie in the whole image.
 
     Args:
-        function: maps [B, C, h, w] to [B, any, h, w], or to a dict of such.
+        function: maps [B, C, h, w] to [B, any, scale h, scale w], or to a dict of such.
         image: [B, C, H, W].
         tile: side of the kept centres, px; halo: what is computed around them and thrown away, px.
         progress: called after each tile with the share that is done.
@@ -38,13 +40,14 @@ def tiled(function: Callable[[Tensor], Result], image: Tensor, *, tile: int, hal
     if tile < 1 or halo < 0:
         raise ValueError(f"tile {tile} must be at least 1 px and halo {halo} not negative.")
     cuts = _cuts(image.shape[2:], (tile, tile), halo)
+    size = [scale * side for side in image.shape[2:]]
     whole: dict[str, Tensor] = {}
     for done, (around, inside, place) in enumerate(cuts, 1):
         result = function(image[..., *around])
         for name, part in (result if isinstance(result, dict) else {"": result}).items():
             if name not in whole:
-                whole[name] = part.new_empty(*part.shape[:2], *image.shape[2:])
-            whole[name][..., *place] = part[..., *inside]
+                whole[name] = part.new_empty(*part.shape[:2], *size)
+            whole[name][..., *_scaled(place, scale)] = part[..., *_scaled(inside, scale)]
         del result, part
         if progress:
             progress(done / len(cuts))
@@ -60,6 +63,16 @@ def blocks(shape: tuple[int, int], *, side: int, multiple: int, halo: int) -> li
 def _cuts(shape: tuple[int, int], tile: tuple[int, int], halo: int) -> list[Cut]:
     corners = [(top, left) for top in range(0, shape[0], tile[0]) for left in range(0, shape[1], tile[1])]
     return [tuple(zip(*(_spans(*one, halo) for one in zip(corner, shape, tile, strict=True)), strict=True)) for corner in corners]
+
+
+def _scaled(cut: tuple[slice, slice], scale: int) -> tuple[slice, slice]:
+    return tuple(slice(scale * span.start, scale * span.stop) for span in cut)
+
+
+def squares(shape: tuple[int, int], *, side: int) -> list[tuple[slice, slice]]:
+    """Squares side by side over [H, W], px; a rest of less than half a side is left out."""
+    tops, lefts = (range(0, max(1, length - side // 2), side) for length in shape)
+    return [(slice(top, top + side), slice(left, left + side)) for top in tops for left in lefts]
 
 
 def _spans(start: int, length: int, tile: int, halo: int) -> tuple[slice, slice, slice]:

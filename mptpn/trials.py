@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mptpn import peers, series
-from mptpn.denoised import judged
+from mptpn.denoised import gain_said, judged
 from mptpn.denoiser import Denoiser, Solved
 from mptpn.files import Scan, open_scan
 from mptpn.images import gaussian_blur
@@ -92,9 +92,7 @@ class Trial:
     @property
     def report(self) -> str:
         """The noise, the gain and every check, a line each."""
-        gain = f"no estimate of the gain: {self.reason}"
-        if self.gain:
-            gain = f"estimated gain {self.gain[0]:.1f} dB in PSNR ({self.gain[1][0]:.1f} to {self.gain[1][1]:.1f})"
+        gain = gain_said(self.gain, self.reason)
         if self.noisy is not self.before:
             errors = [np.sqrt(np.mean((image - self.before)[self.valid] ** 2)) for image in (self.noisy, self.at(1.0)[0])]
             said = f"{errors[0]:.4g} noisy, {errors[1]:.4g} denoised ({20 * np.log10(errors[0] / errors[1]):+.1f} dB)"
@@ -149,9 +147,8 @@ class Trials:
         (before, valid), noisy = plain[choice.channel], self._channels(choice.slice, choice)[choice.channel][0]
         denoiser = self.denoisers(choice)[choice.channel]
         solved = denoiser.solve(noisy, valid, memory=None)
-        sigma = denoiser.law.variance(solved.denoised).sqrt()[0, 0].numpy() * denoiser.unit
         noisy = before if choice.noise == "none" else noisy
-        return Trial(noisy, before, valid, sigma, denoiser, solved, *judged(denoiser, solved))
+        return Trial(noisy, before, valid, denoiser.level_at(solved), denoiser, solved, *judged(denoiser, solved))
 
     def shown(self, choice: Choice) -> tuple[np.ndarray, np.ndarray]:
         """Noisy image of the choice, [H, W], and mask, whether or not it can be denoised."""

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from mptpn.noise import constant
 from mptpn.noise_models import Law
 from mptpn.noise_report import SMALLEST
+from mptpn.tiling import squares
 
 RUN = 49  # px that equal all their neighbours, connected: an area of at least 9 x 9 px of one value is padding
 HELD = 8  # px at the smallest or largest value from which it clips, as in noise_level.counted
@@ -56,8 +57,7 @@ def pieces(counts: Tensor) -> list[tuple]:
     height, width = counts.shape[2:]
     if height * width <= (2 * PIECE) ** 2:
         return [(..., slice(None), slice(None))]
-    corners = [(top, left) for top in range(0, max(1, height - PIECE // 2), PIECE) for left in range(0, max(1, width - PIECE // 2), PIECE)]
-    cuts = [(..., slice(top, top + PIECE), slice(left, left + PIECE)) for top, left in corners]
+    cuts = [(..., *square) for square in squares((height, width), side=PIECE)]
     good = [cut for cut in cuts if int(counts[cut].sum()) >= 0.25 * counts[cut].numel()] or cuts
     return good[:: -(-len(good) // PIECES)]
 
@@ -105,12 +105,25 @@ def masks_of(array: np.ndarray, valid: np.ndarray | None, unit: float) -> tuple[
     return (pixels, restored, counts, ends) if int(counts.sum()) >= SMALLEST**2 else (pixels, restored, ~restored, (-math.inf, math.inf))
 
 
-def checked(image: np.ndarray, name: str, valid: np.ndarray | None) -> np.ndarray:
-    """An array [H, W] that carries noise; refuses all others."""
-    array = image.detach().cpu() if isinstance(image, Tensor) else image
-    array = np.asarray(array.float() if isinstance(array, Tensor) and array.dtype == torch.bfloat16 else array)
+def as_array(image: np.ndarray | Tensor) -> np.ndarray:
+    """An array of an array, a list or a tensor, any shape; NumPy knows no bfloat16, which becomes float32."""
+    if isinstance(image, Tensor):
+        image = image.detach().cpu()
+        image = image.float() if image.dtype == torch.bfloat16 else image
+    return np.asarray(image)
+
+
+def gray_levels(image: np.ndarray | Tensor, name: str) -> np.ndarray:
+    """An array of integers or floats, any shape; refuses all others."""
+    array = as_array(image)
     if array.dtype == bool or not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
         raise ValueError(f"{name}: pixels of type {array.dtype} are not gray levels; give integers or floats.")
+    return array
+
+
+def checked(image: np.ndarray | Tensor, name: str, valid: np.ndarray | None = None, *, remedy: str = "replace, crop or mask") -> np.ndarray:
+    """An array [H, W] that carries noise; refuses all others. remedy: for NaN."""
+    array = gray_levels(image, name)
     if array.ndim != 2:
         raise ValueError(f"{name}: shape {array.shape} is not an image [H, W].")
     if min(array.shape) < SMALLEST:
@@ -119,7 +132,7 @@ def checked(image: np.ndarray, name: str, valid: np.ndarray | None) -> np.ndarra
         raise ValueError(f"{name}: the mask is {np.asarray(valid).dtype} {np.asarray(valid).shape}; give bool {array.shape} with some valid pixels.")
     inside = array if valid is None else array[np.asarray(valid)]
     if not np.isfinite(inside).all():
-        raise ValueError(f"{name}: {int((~np.isfinite(inside)).sum())} of {inside.size} pixels are NaN or infinite; replace, crop or mask them first.")
+        raise ValueError(f"{name}: {int((~np.isfinite(inside)).sum())} of {inside.size} pixels are NaN or infinite; {remedy} them first.")
     if inside.min() == inside.max():
         raise ValueError(f"{name}: every pixel is {inside.flat[0]:g}; a constant image holds no noise.")
     return array
