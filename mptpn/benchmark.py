@@ -123,9 +123,18 @@ def _measure(calls: dict[str, Callable], checks: dict[str, Callable], *, device:
 
 
 def time_whole_image(
-    side: int, *, interval: int, window: int = 8, heads: int = 6, head_dim: int = 32, device: str = "cpu", seconds: float = 0.2, seed: int = 0
+    side: int,
+    *,
+    interval: int,
+    window: int = 8,
+    heads: int = 6,
+    head_dim: int = 32,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    seconds: float = 0.2,
+    seed: int = 0,
 ) -> dict:
-    """ART's own sparse groups: a row as `time_attention` gives it for the fixed ones of the same interval, forward, float32.
+    """ART's own sparse groups: a row as `time_attention` gives it for the fixed ones of the same interval, forward.
 
     On window * interval pixels squared, where both kinds of groups are the same, it is compared with the reference.
     """
@@ -133,10 +142,10 @@ def time_whole_image(
         torch.manual_seed(seed)
         bias = DynamicPositionBias(heads, window=window).to(device)
     generator = torch.Generator(device).manual_seed(seed)
-    images = [torch.randn(1, n, n, 3, heads, head_dim, generator=generator, device=device) for n in (window * interval, side)]
+    images = [torch.randn(1, n, n, 3, heads, head_dim, generator=generator, device=device, dtype=dtype) for n in (window * interval, side)]
     with torch.no_grad():
         fixed = partial(attend, backend="reference", interval=interval, window=window)
-        plain, exact = (fixed(images[0].to(dtype), bias().to(dtype)) for dtype in (torch.float32, torch.float64))
+        plain, exact = (fixed(images[0].to(number), bias().to(number)) for number in (dtype, torch.float64))
         small, large = (partial(whole_image_attention, image, bias.network, interval=interval) for image in images)
         (row,) = _measure({"whole image": large}, {"whole image": lambda: _worst((small(),), plain, exact)}, device=device, seconds=seconds)
     return {"what": "attention", "pass": "forward", "side": side, "pixels": side**2, "interval": interval} | row

@@ -15,7 +15,7 @@ def cubic(distance: Tensor) -> Tensor:
     return torch.where(d <= 1, near, torch.where(d < 2, far, torch.zeros_like(d)))
 
 
-def taps(length: int, *, size: int, scale: float, border: str = "symmetric") -> tuple[Tensor, Tensor]:
+def taps(length: int, *, size: int, scale: float, border: str = "symmetric", device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
     """Which samples make each new sample, and their weights, as MATLAB's imresize chooses them: pixel centres, weights of sum 1.
 
     Args:
@@ -23,14 +23,22 @@ def taps(length: int, *, size: int, scale: float, border: str = "symmetric") -> 
         size: samples wanted.
         scale: size over length before rounding; below 1 the kernel is widened by 1 / scale (antialiasing).
         border: see `resize`.
+        device: where they are made; on a GPU nothing is read back from it.
     Returns:
         Positions [size, P], int64, and weights [size, P], float64.
     """
+    used = (_all_taps(length, size, scale, border, "cpu")[1].abs().amax(0) > 0).nonzero()[:, 0].tolist()
+    position, weight = _all_taps(length, size, scale, border, device)
+    return position[:, used[0] : used[-1] + 1], weight[:, used[0] : used[-1] + 1]
+
+
+def _all_taps(length: int, size: int, scale: float, border: str, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """The same with taps that no new sample uses."""
     stretch = min(scale, 1.0)
     half = 2 / stretch
-    centre = (torch.arange(size, dtype=torch.float64) + 0.5) / scale - 0.5
+    centre = (torch.arange(size, dtype=torch.float64, device=device) + 0.5) / scale - 0.5
     first = (centre - half).floor()
-    position = first[:, None] + torch.arange(math.ceil(2 * half) + 2)
+    position = first[:, None] + torch.arange(math.ceil(2 * half) + 2, device=device)
     weight = cubic((centre[:, None] - position) * stretch)
     weight = weight / weight.sum(1, keepdim=True)
     if border == "symmetric":  # ... 1 0 | 0 1 ... L-1 | L-1 L-2 ...
@@ -38,8 +46,7 @@ def taps(length: int, *, size: int, scale: float, border: str = "symmetric") -> 
         position = torch.minimum(position, 2 * length - 1 - position)
     else:
         position = position.long().clamp(0, length - 1)
-    used = weight.abs().amax(0) > 0
-    return position[:, used], weight[:, used]
+    return position, weight
 
 
 def resize(image: Tensor, *, scale: float, border: str = "symmetric", eight_bit: bool = False) -> Tensor:
@@ -62,8 +69,8 @@ def resize(image: Tensor, *, scale: float, border: str = "symmetric", eight_bit:
     for dim in (2, 3):
         length, shape = image.shape[dim], [1, 1, 1, 1]
         size = math.ceil(round(scale * length, 9))  # 9 digits: a third of 279 is 93, not 94
-        position, weight = taps(length, size=size, scale=scale, border=border)
-        position, weight = position.to(image.device), weight.to(image)
+        position, weight = taps(length, size=size, scale=scale, border=border, device=image.device)
+        weight = weight.to(image.dtype)
         shape[dim] = -1
         image = sum(image.index_select(dim, position[:, k]) * weight[:, k].view(shape) for k in range(position.shape[1]))
         image = to_eight_bit(image) if eight_bit else image

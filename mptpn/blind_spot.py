@@ -119,9 +119,9 @@ class BlindSpotNetwork(nn.Module):
         return mean, F.softplus(self.spread(features) - 4) + 1e-3
 
 
-def _around(hole: Hole, *, ring: int) -> Tensor:
+def _around(hole: Hole, *, ring: int, like: Tensor | None = None) -> Tensor:
     """Ones in a rectangle that reaches `ring` beyond the hole, zeros in the hole, [1, 1, 2 (h + ring) + 1, 2 (w + ring) + 1]."""
-    mask = torch.ones(1, 1, *(2 * (half + ring) + 1 for half in hole))
+    mask = torch.ones(1, 1, *(2 * (half + ring) + 1 for half in hole), **({} if like is None else {"dtype": like.dtype, "device": like.device}))
     mask[..., ring : mask.shape[2] - ring, ring : mask.shape[3] - ring] = 0
     return mask
 
@@ -141,7 +141,7 @@ def blind_average(noisy: Tensor, *, side: int, hole: Hole = (0, 0)) -> Tensor:
     def total(x: Tensor) -> Tensor:
         return F.conv2d(x, window, padding=(window.shape[2] // 2, window.shape[3] // 2))
 
-    window = _around(hole, ring=side // 2).to(noisy)  # a hole in the kernel: the sum less the pixel would leave rounding errors of the pixel behind
+    window = _around(hole, ring=side // 2, like=noisy)  # a hole in the kernel: the sum less the pixel would leave rounding errors of the pixel behind
     flat = noisy.flatten(0, 1)[:, None]
     return (total(flat) / total(torch.ones_like(flat[:1])).clamp_min(1)).view_as(noisy)
 

@@ -165,8 +165,8 @@ def target(set: str, pair: Pair) -> Tensor:
 
 
 @cache
-def natural(split: str) -> tuple[Image, ...]:
-    """Clean natural photographs, luma, value_range (0, 255): train 478 (BSDS500 train and test 398, DIV2K 0801-0880), val 10 (DIV2K 0881-0890).
+def natural(split: str, *, colour: bool = False) -> tuple[Image, ...]:
+    """Clean natural photographs, luma or colour, value_range (0, 255): train 478 (BSDS500 train and test 398, DIV2K 0801-0880), val 10 (DIV2K 0881-0890).
 
     The registry has no file of BSDS500 val, which is CBSD68, nor 302003 (Set5's woman) and 12003 (Set12's starfish).
 
@@ -174,7 +174,7 @@ def natural(split: str) -> tuple[Image, ...]:
         ValueError: another split; and what fetch raises.
     """
     sets = ("bsds500", "div2k") if split == "train" else ("div2k",)
-    return tuple(image for set in sets for image in _images(set, split=split, side="clean"))
+    return tuple(image for set in sets for image in _images(set, split=split, side="clean", colour=colour))
 
 
 @cache
@@ -189,7 +189,7 @@ def awgn(set: str) -> tuple[Image, ...]:
     return tuple(_images(set, split="test", side="clean"))
 
 
-def _images(set: str, *, split: str, side: str) -> list[Image]:
+def _images(set: str, *, split: str, side: str, colour: bool = False) -> list[Image]:
     """One image for each name in the registry, in its order: the mean of the files that share the name."""
     rows = [FILES[set, file] for file in files(set)]
     there = dict.fromkeys(f"{row['split']} {row['side']}" for row in rows)
@@ -200,13 +200,15 @@ def _images(set: str, *, split: str, side: str) -> list[Image]:
     value_range, unit = (float(SETS[set]["low"]), float(SETS[set]["high"])), SETS[set]["unit"]
     images = []
     for (name, subject), group in groupby(bar, key=itemgetter("image", "subject")):
-        array = np.mean([_read(fetch(set, row["file"]), pseudo_coloured=set == "fluo_misc") for row in group], axis=0)
+        array = np.mean([_read(fetch(set, row["file"]), pseudo_coloured=set == "fluo_misc", colour=colour) for row in group], axis=0)
         images.append(image_from_array(array, name=name, subject=subject, value_range=value_range, unit=unit))
     return images
 
 
-def _read(path: Path, *, pseudo_coloured: bool) -> np.ndarray:
+def _read(path: Path, *, pseudo_coloured: bool, colour: bool) -> np.ndarray:
     array, _, _ = decode(path)
     if array.ndim == 2:
         return array
+    if colour:
+        return array[..., :3].astype(np.float64)
     return array[..., 0] if pseudo_coloured else luminance(array)

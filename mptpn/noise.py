@@ -59,11 +59,12 @@ def robust_level(noisy: Tensor) -> Tensor:
     Pixels in constant surroundings (zeroed background, padding, saturation) carry no noise and do not count.
 
     Args:
-        noisy: [B, 1, H, W].
+        noisy: [B, C, H, W]; the median is over all channels.
     Returns:
         [B, 1, 1, 1], at least 1e-6.
     """
-    response = F.conv2d(F.pad(noisy, (1, 1, 1, 1), mode="replicate"), SECOND_DIFFERENCE.to(noisy)[None, None]).abs()
+    padded = F.pad(noisy, (1, 1, 1, 1), mode="replicate").flatten(0, 1)[:, None]
+    response = F.conv2d(padded, SECOND_DIFFERENCE.to(noisy)[None, None]).abs().view_as(noisy)
     response = response.masked_fill(constant(noisy), math.nan).flatten(1)
     return (response.nanmedian(dim=1).values / 0.6745).nan_to_num(0.0).clamp_min(1e-6).view(-1, 1, 1, 1)
 

@@ -57,6 +57,7 @@ def train(
         checkpoint=checkpoint,
         ema=ema,
         seconds=seconds,
+        phases=(WARM, HEADS),
         title=title,
     )
 

@@ -9,7 +9,7 @@ UNIT = 0.25  # the network sees noise of about this standard deviation at every 
 
 
 def denoise(network: nn.Module, noisy: Tensor, *, offset: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
-    """Denoised image [B, 1, H, W] of a noisy one of any size and level, equivariant to gain and offset.
+    """Denoised image [B, C, H, W] of a noisy one of any size and level, equivariant to gain and offset.
 
     The network works on (noisy - mean) / robust_level: 5 and 50 gray levels look alike to it. That level is too high on texture, in training as in use.
 

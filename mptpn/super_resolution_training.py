@@ -1,14 +1,11 @@
 """Training a super-resolution network on patches: L1 loss, Adam, and a rate that is halved at stated epochs."""
 
-from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mptpn import training
 from mptpn.bicubic import as_bytes, as_floats, crop_to_multiple, shrink
@@ -81,22 +78,6 @@ def rate(epoch: float, *, lr: float, decay: str = "200-400-600-800") -> float:
     return lr * 0.5 ** sum(epoch >= int(end) for end in ends)
 
 
-@contextmanager
-def stated_rate(rate_at: Callable[[float], float]):
-    """Within this context every optimiser steps with the rate of the fraction that was last put into the yielded dict, instead of its own schedule's."""
-    now = {"fraction": 0.0}
-
-    def before_step(optimizer, _args, _kwargs) -> None:
-        for group in optimizer.param_groups:
-            group["lr"] = rate_at(now["fraction"])
-
-    hook = register_optimizer_step_pre_hook(before_step)
-    try:
-        yield now
-    finally:
-        hook.remove()
-
-
 def train(
     network: nn.Module,
     patches: Patches,
@@ -129,15 +110,13 @@ def train(
     if patches.scale != network.scale:
         raise ValueError(f"the patches are for x{patches.scale} and the network enlarges x{network.scale}; make both of one scale.")
     rate(0, lr=lr, decay=decay)
-    with stated_rate(lambda fraction: rate(fraction * epochs, lr=lr, decay=decay)) as now:
 
-        def loss(module: nn.Module, batch: dict[str, Tensor], fraction: float) -> Tensor:
-            now["fraction"] = fraction
-            return F.l1_loss(module(batch["low"]), batch["high"])
+    def loss(module: nn.Module, batch: dict[str, Tensor], _fraction: float) -> Tensor:
+        return F.l1_loss(module(batch["low"]), batch["high"])
 
-        steps = epochs * steps_per_epoch
-        network.train()
-        budget = {"steps": steps, "seconds": seconds, "checkpoint": checkpoint, "checkpoint_seconds": checkpoint_seconds}
-        history = training.fit(network, loss=loss, batches=patches, lr=lr, fabric=fabric, ema=ema, title=title, **budget)
+    network.train()
+    budget = {"steps": epochs * steps_per_epoch, "seconds": seconds, "checkpoint": checkpoint, "checkpoint_seconds": checkpoint_seconds}
+    schedule = {"lr": lr, "rate": lambda fraction: rate(fraction * epochs, lr=lr, decay=decay)}
+    history = training.fit(network, loss=loss, batches=patches, fabric=fabric, ema=ema, title=title, **schedule, **budget)
     network.eval()
     return history

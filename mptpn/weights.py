@@ -10,7 +10,7 @@ from torch import nn
 from mptpn.images import write_atomically
 
 
-def save_weights(path: str | Path, network: nn.Module, *, arguments: dict, note: dict | None = None) -> Path:
+def save_weights(path: str | Path, network: nn.Module, *, arguments: dict, note: dict | None = None, half: bool = False) -> Path:
     """Write a network's state, and what is needed to build it again.
 
     Args:
@@ -18,8 +18,11 @@ def save_weights(path: str | Path, network: nn.Module, *, arguments: dict, note:
         network: any module.
         arguments: keyword arguments of its constructor, JSON values.
         note: anything worth keeping beside it (data, steps, metrics), JSON values.
+        half: in half precision, half the size; the network that is read back computes in float32.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    if half:
+        state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     about = {"network": type(network).__name__, "arguments": json.dumps(arguments), "note": json.dumps(note or {})}
     return write_atomically(path, lambda temporary: save_file(state, temporary, metadata=about))
 

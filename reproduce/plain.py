@@ -11,6 +11,8 @@ import os
 import sys
 from pathlib import Path
 
+import pandas
+
 import plan
 
 
@@ -32,6 +34,7 @@ def main() -> int:
         return 2
     os.environ["MPLBACKEND"] = "agg"
     sys.path.insert(0, str(plan.ROOT))
+    pandas.set_option("display.width", 240, "display.max_columns", 40, "display.max_rows", 200)
     out = (arguments.runs / arguments.preset).resolve()
     os.chdir(plan.ROOT / "notebooks")
     run_cells(plan.notebook_cells(arguments.notebook), tasks[name].given | {"out": os.path.relpath(out)})
