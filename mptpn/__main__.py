@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     denoise.add_argument("--out", type=Path, required=True, help="folder of the results")
     how = denoise.add_mutually_exclusive_group()
     how.add_argument("--self", action="store_true", dest="on_itself", help="train on each scan itself and on nothing else (the default)")
-    how.add_argument("--model", type=Path, help="weights from mptpn train, .safetensors")
+    how.add_argument("--model", type=Path, help="a network of the package (small, base: no training), or weights from mptpn train, .safetensors")
     denoise.add_argument("--strength", type=_strength, default=1.0, help="0 (the input) to 1, default %(default)g")
     denoise.add_argument(
         "--minutes", type=float, default=3.0, help="wall-clock budget of training on each scan, default %(default)g; the report tells if it was too short"

@@ -57,7 +57,7 @@ def denoise(
     Args:
         image: [H, W], or [H, W, 3] or [H, W, 4] whose channels are denoised by one network, each with its own law (alpha, and a constant channel, stay); any
             integer or float type, at least 16 x 16 px.
-        model: .safetensors, from mptpn train; None: learn from the image within `minutes`.
+        model: a network of the package ("small", "base"), or .safetensors from mptpn train; None: learn from the image within `minutes`.
         strength: 0 (the input, exactly) to 1. memory: bytes that the process may hold in all; None: half of what is free more than now.
         valid: [H, W] bool; False: padding, background or saturated pixels, which no estimate sees and which stay as they are. Areas of 9 x 9 px or more of
             one value are found without it.

@@ -97,7 +97,7 @@ class Denoiser:
         """A trained network, of stage 3 or of stage 1, for images of one series.
 
         Args:
-            model: .safetensors, from mptpn train. The others: see learn.
+            model: .safetensors, from mptpn train, or the name of a network of the package. The others: see learn.
         """
         network, _ = load_weights(model, RetractableTransformer, BlindSpotNetwork)
         channels = network.stem.in_channels / network.unshuffle**2 if hasattr(network, "stem") else network.head[0].in_channels

@@ -34,7 +34,7 @@ def explore(
 
     Args:
         scan: from mptpn.files, or one file's path, or an array [H, W] or [N, H, W].
-        minutes: budget of each training of stage 1 on the scan itself. model: .safetensors, offered as one more method; empty: none.
+        minutes: budget of each training of stage 1 on the scan itself. model: .safetensors or a network of the package, one more method; empty: none.
         method: with which it opens; None: the model, or else stage 1.
         folder: first text of the field that says where to save.
     Raises:

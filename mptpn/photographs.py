@@ -3,11 +3,16 @@
 import torch
 from torch import Tensor
 
-from mptpn.noise import generator, robust_level
+from mptpn.noise import PoissonGaussian, generator, robust_level
 from mptpn.training import Batch
 
 LEVELS = (2.5 / 255, 62.5 / 255)  # smallest and largest standard deviation, photographs span 0..1
 KNOTS = 9  # levels at which the robust level of every photograph is tabulated
+
+
+def white_copies(images: list[Tensor], *, level: float, seed: int, purpose: int) -> list[Tensor]:
+    """One copy of each image with white Gaussian noise of one level, in the images' unit, never clipped; the same for the same seed and purpose."""
+    return [PoissonGaussian(level).sample(image, generator=generator(seed, purpose, i)) for i, image in enumerate(images)]
 
 
 class NoisyPhotographs:

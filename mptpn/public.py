@@ -2,5 +2,6 @@
 
 from mptpn.denoised import denoise
 from mptpn.door import estimate_noise
+from mptpn.pretrained import load
 
-__all__ = ["denoise", "estimate_noise"]
+__all__ = ["denoise", "estimate_noise", "load"]

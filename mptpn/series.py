@@ -18,7 +18,7 @@ from mptpn.files import Scan, Slice, Writer, open_scans
 from mptpn.images import write_atomically
 from mptpn.noise_report import SMALLEST, NoiseReport
 from mptpn.tiling import blocks, squares
-from mptpn.weights import save_weights
+from mptpn.weights import save_weights, weights_path
 
 SAMPLES, PIXELS = 8, 2**22  # slices of a scan, and their pixels together, from which its noise is learned and by which it is judged; at least one slice
 PIECE, PIECES = 256, 48  # px and number: squares of a larger slice from which its noise is learned
@@ -52,7 +52,7 @@ class Settings:
     def note(self) -> str:
         """All that decides the pixels: an interrupted result is gone on with only under the same note."""
         how = (
-            f"model {hashlib.sha256(self.model.read_bytes()).hexdigest()[:12]}"
+            f"model {hashlib.sha256(weights_path(self.model).read_bytes()).hexdigest()[:12]}"
             if self.model
             else f"trained on itself for {self.minutes:g} min, seed {self.seed}"
         )
@@ -67,8 +67,8 @@ def denoise_files(paths: Sequence[str | Path], settings: Settings) -> tuple[list
     Raises:
         FileNotFoundError: no such model.
     """
-    if settings.model and not settings.model.is_file():
-        raise FileNotFoundError(f"{settings.model}: no such weights file; give a .safetensors file from mptpn train.")
+    if settings.model:
+        weights_path(settings.model)
     scans, failures = open_scans(paths)
     written = []
     for scan in scans:

@@ -1,6 +1,7 @@
 """Weights that describe themselves: a safetensors file with the network's name, its arguments and a note of where it comes from."""
 
 import json
+from importlib.resources import files
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -8,6 +9,27 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mptpn.images import write_atomically
+
+
+PRETRAINED = ("small", "base", "colour")  # networks of notebook 09, written with the preset `pretrained`; what is there of them lies beside this file
+
+
+def shipped() -> dict[str, Path]:
+    """Networks that come with the package, by name."""
+    paths = {name: Path(str(files("mptpn") / f"{name}.safetensors")) for name in PRETRAINED}
+    return {name: path for name, path in paths.items() if path.is_file()}
+
+
+def weights_path(model: str | Path) -> Path:
+    """Path of a network that ships with the package, given its name, or of the user's file, given its path.
+
+    Raises:
+        FileNotFoundError: neither.
+    """
+    path = shipped().get(str(model), Path(model))
+    if not path.is_file():
+        raise FileNotFoundError(f"{model}: no such weights file; give one from mptpn train, or a network of the package: {', '.join(shipped())}.")
+    return path
 
 
 def save_weights(path: str | Path, network: nn.Module, *, arguments: dict, note: dict | None = None, half: bool = False) -> Path:
@@ -31,14 +53,12 @@ def load_weights(path: str | Path, *kinds: type[nn.Module]) -> tuple[nn.Module, 
     """Build the network that a file describes, in eval mode, and return it with its note.
 
     Args:
-        path: written by save_weights.
+        path: written by save_weights, or the name of a network of the package, see shipped.
         kinds: the classes that are welcome.
     Raises:
         FileNotFoundError, ValueError: no such file; not a weights file; a network of another kind.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such weights file; train first or give another path.")
+    path = weights_path(path)
     try:
         with safe_open(path, framework="pt") as file:
             about, state = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
