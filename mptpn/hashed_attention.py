@@ -1,13 +1,20 @@
 """Attention among tokens that spherical hashing calls alike: sorted by bucket, cut in chunks, each chunk sees itself and its two neighbours."""
 
+import importlib.util
+import os
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mptpn.noise import generator
 
-BACKENDS = ("chunked", "gathered", "reference")
+BACKENDS = ("auto", "triton", "chunked", "gathered", "reference")
 MOST_BUCKETS = 128
+WIDEST = 256  # numbers of a token's row in a kernel
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def buckets_of(tokens: int, *, chunk_size: int) -> int:
@@ -31,11 +38,12 @@ def spherical_hash(match: Tensor, *, rotations: Tensor, buckets: int) -> Tensor:
     Returns:
         [rounds, B, N], int64, 0 .. buckets - 1.
     """
-    rotated = torch.einsum("bnc,rcm->rbnm", match.detach(), rotations[:, :, : buckets // 2].to(match))
-    return torch.cat([rotated, -rotated], dim=-1).argmax(-1)
+    directions = rotations[:, :, : buckets // 2].transpose(0, 1).to(match, memory_format=torch.contiguous_format)
+    rotated = (match.detach().flatten(0, 1) @ directions.flatten(1)).view(*match.shape[:2], len(rotations), -1)  # one product for all rounds
+    return torch.cat([rotated, -rotated], dim=-1).argmax(-1).permute(2, 0, 1)
 
 
-def hashed_attention(match: Tensor, values: Tensor, *, rotations: Tensor, chunk_size: int = 144, backend: str = "chunked") -> Tensor:
+def hashed_attention(match: Tensor, values: Tensor, *, rotations: Tensor, chunk_size: int = 144, backend: str = "auto") -> Tensor:
     """Non-local sparse attention (Mei et al. 2021, Sec. 3): softmax(x_i . x_j / |x_j|) over the hashed neighbourhood, rounds merged by softmax of log-sum-exp.
 
     In each round the tokens are sorted by bucket (equal buckets keep their order), and rank // chunk_size is a token's chunk; i attends to j where their
@@ -48,12 +56,12 @@ def hashed_attention(match: Tensor, values: Tensor, *, rotations: Tensor, chunk_
         values: [B, N, D].
         rotations: [rounds, C, 64], see `rotations_from_seed`.
         chunk_size: tokens of a chunk.
-        backend: "reference" is the law, quadratic in N; "chunked" sorts and multiplies strided views, one round at a time, memory linear in N;
-            "gathered" copies the three chunks of keys of all rounds at once, as the public code does (a yardstick for time and memory).
+        backend: see `attend`.
     Returns:
         [B, N, D]; no gradient goes through the hash.
     Raises:
-        ValueError: shapes that do not fit, no token, a chunk_size below 1, an unknown backend.
+        ValueError: shapes that do not fit, no token, a chunk_size below 1, an unknown backend, a dtype or width that the kernels do not take.
+        RuntimeError: backend="triton" cannot run here; the message says what is missing.
     """
     if match.ndim != 3 or values.ndim != 3 or match.shape[:2] != values.shape[:2] or 0 in match.shape:
         raise ValueError(f"match {tuple(match.shape)} and values {tuple(values.shape)} must be [B, N, C] and [B, N, D] with tokens in them.")
@@ -61,12 +69,52 @@ def hashed_attention(match: Tensor, values: Tensor, *, rotations: Tensor, chunk_
         raise ValueError(f"rotations {tuple(rotations.shape)} must be [rounds, {match.shape[2]}, {MOST_BUCKETS // 2}]: one row for each feature of match.")
     if chunk_size < 1 or backend not in BACKENDS:
         raise ValueError(f"chunk_size {chunk_size} starts at 1 and backend {backend!r} is one of {BACKENDS}.")
-    tokens = match.shape[1]
-    codes = spherical_hash(match, rotations=rotations, buckets=buckets_of(tokens, chunk_size=chunk_size))
-    order = codes.argsort(dim=-1, stable=True)  # [rounds, B, N]
+    return attend(match, values, sorted_tokens(match, rotations=rotations, chunk_size=chunk_size), chunk_size=chunk_size, backend=backend)
+
+
+def sorted_tokens(match: Tensor, *, rotations: Tensor, chunk_size: int) -> Tensor:
+    """Tokens of each image in each round, equal buckets together and in their own order; [rounds, B, N], int64. Arguments as in `hashed_attention`."""
+    codes = spherical_hash(match, rotations=rotations, buckets=buckets_of(match.shape[1], chunk_size=chunk_size))
+    # a GPU sorts byte by byte, and an int64 has 8 of them
+    return codes.to(torch.uint8, memory_format=torch.contiguous_format).argsort(dim=-1, stable=True)
+
+
+def attend(match: Tensor, values: Tensor, order: Tensor, *, chunk_size: int = 144, backend: str = "auto") -> Tensor:
+    """The attention of `hashed_attention` where the order of the tokens is given.
+
+    Args:
+        match, values: [B, N, C] and [B, N, D].
+        order: see `sorted_tokens`.
+        chunk_size: tokens of a chunk.
+        backend: "reference" is the law, quadratic in N; "chunked" sorts and multiplies strided views, one round at a time, memory linear in N;
+            "gathered" copies the three chunks of keys of all rounds at once, as the public code does (a yardstick for time and memory);
+            "triton" computes weights in kernels and again in backward, float32, bfloat16 (but in the interpreter) or float16, C and D up to 256, under
+            autocast in its dtype; "auto" is triton where it takes CUDA tensors, else chunked.
+    """
+    autocast = torch.is_autocast_enabled(match.device.type)
+    dtype = torch.get_autocast_dtype(match.device.type) if autocast else torch.promote_types(match.dtype, values.dtype)
+    fits = dtype in DTYPES and torch.float64 not in (match.dtype, values.dtype) and max(match.shape[-1], values.shape[-1]) <= WIDEST
+    if backend == "auto":
+        backend = "triton" if match.is_cuda and TRITON_INSTALLED and fits else "chunked"
+    chunk = min(chunk_size, match.shape[1])
+    if backend == "triton":
+        _check_kernels(match, values, dtype, fits)
+        from mptpn.hashed_triton import hashed  # Triton is optional: import it where it is asked for
+
+        return hashed(match.to(dtype), values.to(dtype), order, chunk)[0]
     keys = F.normalize(match, dim=-1, eps=5e-5)
-    attend = {"reference": _reference, "chunked": _chunked, "gathered": _gathered}[backend]
-    return attend(match, keys, values, order, min(chunk_size, tokens))
+    return {"reference": _reference, "chunked": _chunked, "gathered": _gathered}[backend](match, keys, values, order, chunk)
+
+
+def _check_kernels(match: Tensor, values: Tensor, dtype: torch.dtype, fits: bool) -> None:
+    if not TRITON_INSTALLED:
+        raise RuntimeError('backend="triton": the package triton is not installed (pip install "mptpn[kernels]")')
+    if not (match.is_cuda or INTERPRETED):
+        raise RuntimeError(f'backend="triton" needs a GPU; match is on {match.device}, and TRITON_INTERPRET=1 was not set at the start')
+    if not fits or (dtype == torch.bfloat16 and not match.is_cuda):
+        kinds, given = "float32, float16 and, except in the interpreter, bfloat16", f"{match.dtype}, {values.dtype}"
+        widths = f"up to {WIDEST} features; got {given}, {match.shape[-1]} and {values.shape[-1]} features"
+        raise ValueError(f'backend="triton" takes {kinds}, {widths}')
 
 
 def _reference(queries: Tensor, keys: Tensor, values: Tensor, order: Tensor, chunk: int) -> Tensor:

@@ -141,7 +141,7 @@ class SuperResolutionNetwork(nn.Module):
         bicubic_skip: bool = False,
         rotation_seed: int = 0,
         recompute: bool = False,
-        backend: str = "chunked",
+        backend: str = "auto",
     ):
         super().__init__()
         if scale not in SCALES or channels not in DIV2K_MEAN:

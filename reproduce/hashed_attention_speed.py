@@ -1,46 +1,82 @@
-"""Times the hashed attention alone at NLSN's shape: sorted chunks against the gather / einsum form of the public code, each first compared in float64.
+"""Times the hashed attention alone at NLSN's shape: the kernels and the sorted chunks against the gather / einsum form of the public code.
+
+Each form is first compared with float64 in output and both gradients, in the same order of tokens; on a GPU times are of CUDA events.
 
 python reproduce/hashed_attention_speed.py --device cuda --dtype bfloat16 --sides 48 96 192 256
+python reproduce/hashed_attention_speed.py --device cuda --dtype bfloat16 --sides 48 --batch 16
 """
 
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
 
-from mptpn.hashed_attention import hashed_attention, rotations_from_seed  # noqa: E402
+from mptpn.hashed_attention import attend, hashed_attention, rotations_from_seed, sorted_tokens  # noqa: E402
 from mptpn.noise import generator  # noqa: E402
 
+NAMES = ("output", "gradient of match", "gradient of values")
 
-def milliseconds(call, *, device: str, repeats: int) -> float:
-    """Median wall time of a call, ms, after one to warm up."""
-    spent = []
-    for _ in range(repeats + 1):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
+
+def milliseconds(call: Callable[[], object], *, device: str, repeats: int) -> float:
+    """Median time of a call, ms, after three to warm up; on a GPU between CUDA events, so a wait for the CPU between kernels counts and the last one's not."""
+    for _ in range(3):
         call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        spent.append(1e3 * (time.perf_counter() - start))
-    return sorted(spent[1:])[repeats // 2]
+    if device != "cuda":
+        spent = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            call()
+            spent.append(1e3 * (time.perf_counter() - start))
+        return sorted(spent)[repeats // 2]
+    spent = []
+    for _ in range(repeats):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        call()
+        end.record()
+        torch.cuda.synchronize()
+        spent.append(start.elapsed_time(end))
+    return sorted(spent)[repeats // 2]
 
 
-def attend(match: torch.Tensor, values: torch.Tensor, *, backward: bool, settings: dict) -> None:
-    """One call, with gradients of both inputs where backward."""
+def run(attention: Callable[[Tensor, Tensor], Tensor], match: Tensor, values: Tensor, above: Tensor, *, backward: bool) -> list[Tensor]:
+    """Output, and where backward the gradients of match and values."""
     with torch.set_grad_enabled(backward):
-        out = hashed_attention(match, values, **settings)
-        if backward:
-            torch.autograd.grad(out.sum(), (match, values))
+        out = attention(match, values)
+        return [out, *torch.autograd.grad(out, (match, values), above.to(out.dtype))] if backward else [out]
+
+
+def errors(found: list[Tensor], truth: list[Tensor]) -> list[float]:
+    """|found - truth| / |truth| of each."""
+    return [((x.double() - y).norm() / y.norm()).item() for x, y in zip(found, truth, strict=True)]
+
+
+def check(match: Tensor, values: Tensor, above: Tensor, *, rotations: Tensor, chunk_size: int, backends: list[str]) -> None:
+    """Stop where a form's error against float64 is more than twice that of the gathered form in the same dtype."""
+    order = sorted_tokens(match, rotations=rotations, chunk_size=chunk_size)  # of the low precision: in another, tokens may change their bucket
+    double = [x.detach().double().requires_grad_() for x in (match, values)]
+    truth = [x.detach() for x in run(partial(attend, order=order, chunk_size=chunk_size, backend="chunked"), *double, above.double(), backward=True)]
+    found = {}
+    for backend in backends:
+        one = run(partial(attend, order=order, chunk_size=chunk_size, backend=backend), match, values, above, backward=True)
+        found[backend] = errors(one, truth)
+        print(f"          {backend:9s} error " + ", ".join(f"{name} {error:.1e}" for name, error in zip(NAMES, found[backend], strict=True)), flush=True)
+    for backend in backends:
+        worse = [n for n, ours, plain in zip(NAMES, found[backend], found["gathered"], strict=True) if not ours <= 2 * plain]
+        if worse:
+            raise SystemExit(f"{backend}: the error of {', '.join(worse)} is more than twice that of gathered")
 
 
 def main() -> None:
-    """One line a side, pass and backend: ms, and on a GPU the most memory, MiB."""
+    """One line a side, pass and backend: ms, how many times faster than gathered, and on a GPU the most memory beside the inputs, MiB."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
@@ -49,27 +85,32 @@ def main() -> None:
     parser.add_argument("--chunk-size", type=int, default=144)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--features", type=int, default=256)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--backends", nargs="+", help="beside gathered; chunked, and on a GPU triton")
     given = parser.parse_args()
-    rotations = rotations_from_seed(0, rounds=given.rounds, features=given.features // 4).to(given.device)
+    backends = ["gathered", *(given.backends or ["chunked", *(["triton"] if given.device == "cuda" else [])])]
+    settings = {"rotations": rotations_from_seed(0, rounds=given.rounds, features=given.features // 4).to(given.device), "chunk_size": given.chunk_size}
+    widths = [given.features // 4, given.features, given.features]
     for side in given.sides:
-        drawn = torch.randn(given.batch, side * side, given.features * 5 // 4, generator=generator(side)).to(given.device, getattr(torch, given.dtype))
-        match, values = (x.contiguous().requires_grad_() for x in drawn.split([given.features // 4, given.features], dim=-1))
-        settings = {"rotations": rotations, "chunk_size": given.chunk_size}
-        with torch.no_grad():
-            exact = [hashed_attention(match.double(), values.double(), backend=b, **settings) for b in ("chunked", "gathered")]
-        assert (exact[0] - exact[1]).abs().max() < 1e-10
+        drawn = torch.randn(given.batch, side * side, sum(widths), generator=generator(side)).to(given.device, getattr(torch, given.dtype))
+        match, values, above = (x.contiguous() for x in drawn.split(widths, dim=-1))
+        match, values = match.requires_grad_(), values.requires_grad_()
+        check(match, values, above, **settings, backends=backends)
         times = {}
-        for backend in ("gathered", "chunked"):
+        for backend in backends:
             for backward in (False, True):
-                call = partial(attend, match, values, backward=backward, settings=settings | {"backend": backend})
+                call = partial(run, partial(hashed_attention, **settings, backend=backend), match, values, above, backward=backward)
+                memory = ""
                 if given.device == "cuda":
+                    call()
                     torch.cuda.reset_peak_memory_stats()
+                    before = torch.cuda.memory_allocated()
+                    call()
+                    memory = f"{(torch.cuda.max_memory_allocated() - before) / 2**20:9.0f} MiB"
                 times[backend, backward] = milliseconds(call, device=given.device, repeats=given.repeats)
-                memory = f"{torch.cuda.max_memory_allocated() / 2**20:9.0f} MiB" if given.device == "cuda" else ""
                 name = "forward and backward" if backward else "forward"
                 faster = f"{times['gathered', backward] / times[backend, backward]:5.2f}x"
-                print(f"{side:5d} px  {name:21s} {backend:9s} {times[backend, backward]:9.2f} ms {faster} {memory}", flush=True)
+                print(f"{given.batch:3d} x {side:4d} px  {name:21s} {backend:9s} {times[backend, backward]:9.2f} ms {faster} {memory}", flush=True)
 
 
 if __name__ == "__main__":

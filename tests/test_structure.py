@@ -71,13 +71,18 @@ ALLOWED = {  # module: the modules of mptpn that it may import
     "benchmark": {"timing", "attention", "attention_triton", "attention_whole", "transformer"},
     "profound": {"noise", "training", "transformer"},
     "bicubic": set(),
-    "hashed_attention": {"noise"},
+    "hashed_kernels": set(),
+    "hashed_triton": {"hashed_kernels"},
+    "hashed_attention": {"noise", "hashed_triton"},
     "super_resolution": {"bicubic", "hashed_attention", "weights"},
     "super_resolution_inference": {"bicubic", "metrics", "tiling"},
     "super_resolution_sets": {"bicubic", "datasets", "images"},
     "super_resolution_training": {"bicubic", "images", "noise", "training"},
 }
-SUPER_RESOLUTION = {"bicubic", "hashed_attention", "super_resolution", "super_resolution_inference", "super_resolution_sets", "super_resolution_training"}
+SUPER_RESOLUTION = {
+    *("bicubic", "hashed_attention", "hashed_triton", "hashed_kernels"),
+    *("super_resolution", "super_resolution_inference", "super_resolution_sets", "super_resolution_training"),
+}
 MODULES = sorted(path.stem for path in (ROOT / "mptpn").glob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
