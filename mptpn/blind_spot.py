@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 RINGS = (1, 2)  # how far the masked kernel of each branch reaches beyond the hole: kernels of 3 and 5 px around a hole of one pixel
+SPREAD = 0.09  # variance of mu per unit of softplus: a new network states noise of standard deviation 0.25, that of its input, and not a fourteenth of it
 Hole = tuple[int, int]  # half height and half width of the blind spot, px; (0, 0) is the pixel alone
 
 
@@ -92,7 +93,7 @@ class BlindSpotNetwork(nn.Module):
         self.features = nn.Sequential(nn.Conv2d(len(RINGS) * width, width, 1), nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU())
         known = width + 2 * channels * len(local_means)  # features, and the windows' averages and log variances
         self.mean = nn.Sequential(nn.Conv2d(width, width, 1), nn.ReLU(), nn.Conv2d(width, channels, 1))
-        self.spread = nn.Sequential(nn.Conv2d(known, width, 1), nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU(), nn.Conv2d(width, channels, 1))
+        self.spread = nn.Sequential(nn.Conv2d(known, width, 1), nn.LeakyReLU(0.2), nn.Conv2d(width, width, 1), nn.LeakyReLU(0.2), nn.Conv2d(width, channels, 1))
         if local_means:
             self.mixture = nn.Sequential(nn.Conv2d(known, width, 1), nn.ReLU(), nn.Conv2d(width, len(local_means), 1))
         for layer in self.modules():
@@ -116,7 +117,7 @@ class BlindSpotNetwork(nn.Module):
             mean = mean + (shares * windows).sum(dim=2)
         if mean_frozen:
             mean, features = mean.detach(), features.detach()
-        return mean, F.softplus(self.spread(features) - 4) + 1e-3
+        return mean, (SPREAD * F.softplus(self.spread(features)) + 1e-6).sqrt()
 
 
 def _around(hole: Hole, *, ring: int, like: Tensor | None = None) -> Tensor:

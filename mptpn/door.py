@@ -148,7 +148,7 @@ def train(folder: str | Path, *, out: str | Path, minutes: float, fabric: Fabric
         "seconds": round(time.monotonic() - started, 1),
         "seed": seed,
     }
-    save_weights(out, student, arguments=stages.STUDENT, note=about)
+    save_weights(out, student, arguments=student.arguments, note=about)
     save_weights(out.with_suffix(".stage1.safetensors"), blind, arguments=stages.BLIND | {"hole": blind.hole})
     write_atomically(out.with_suffix(".json"), lambda path: path.write_text(json.dumps(about, indent=1)))
     for part in parts:

@@ -26,7 +26,10 @@ def load(name: str) -> RetractableTransformer:
 
 @torch.no_grad()
 def psnrs(network: nn.Module, noisy: list[Tensor], clean: list[Tensor]) -> list[float]:
-    """PSNR of each denoised image, cut to 0..1 as in the published tables of white noise, dB; images [1, C, H, W], 0..1, the work is done where the network is."""
+    """PSNR of each denoised image, cut to 0..1 as in the published tables of white noise, dB.
+
+    Images are [1, C, H, W], 0..1; the work is done where the network is.
+    """
     device = next(network.parameters()).device
     denoised = [profound.denoise(network, image.to(device)).cpu() for image in noisy]
     return [psnr_db(image.clamp(0, 1), truth) for image, truth in zip(denoised, clean, strict=True)]

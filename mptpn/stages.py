@@ -15,10 +15,14 @@ from mptpn.noise_report import Measurement, NoiseReport, conclude, measure
 from mptpn.synthesis import Look, PairSynthesis, look_of
 from mptpn.training import fit
 from mptpn.transformer import RetractableTransformer
+from mptpn.weights import load_weights
 
 # Arguments of BlindSpotNetwork and of RetractableTransformer: networks that learn in minutes on a CPU.
 BLIND = {"width": 16, "depth": 3, "local_means": (3, 5, 7, 11)}
 STUDENT = {"channels": 1, "widths": (32, 64), "intervals": ((4,), (2,)), "blocks": 2, "head_dim": 16, "unshuffle": 2, "mlp_ratio": 2.0, "bias": "relative"}
+
+
+START = "small"  # the network of the package that stage 3 goes on from: it has seen photographs with noise of every level and no medical image
 
 
 @dataclass(frozen=True)
@@ -98,16 +102,22 @@ def stage_3(
     *,
     steps: int,
     fabric: Fabric,
-    lr: float = 2e-3,
+    lr: float | None = None,
     ema: float = 0.98,
-    network: dict = STUDENT,
+    network: dict | None = None,
     seed: int = 0,
     checkpoint: str | Path | None = None,
     seconds: float = math.inf,
     title: str = "stage 3",
 ) -> RetractableTransformer:
-    """Train a retractable transformer on pairs; network: arguments of RetractableTransformer, the others as in training.fit."""
+    """Train a retractable transformer on pairs.
+
+    Args:
+        lr: peak learning rate; None: 5e-4 to go on from START, 2e-3 for a new network.
+        network: arguments of a new RetractableTransformer; None: go on from START, which needs a tenth of the steps. The others as in training.fit.
+    """
     torch.manual_seed(seed)
-    student = RetractableTransformer(**network)
+    student = load_weights(START, RetractableTransformer)[0].train() if network is None else RetractableTransformer(**network)
+    lr = lr or (5e-4 if network is None else 2e-3)
     fit(student, loss=profound.loss, batches=pairs, steps=steps, lr=lr, fabric=fabric, checkpoint=checkpoint, ema=ema, seconds=seconds, title=title)
     return student.eval()

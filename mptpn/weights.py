@@ -10,7 +10,6 @@ from torch import nn
 
 from mptpn.images import write_atomically
 
-
 PRETRAINED = ("small", "base", "colour")  # networks of notebook 09, written with the preset `pretrained`; what is there of them lies beside this file
 
 
@@ -50,7 +49,7 @@ def save_weights(path: str | Path, network: nn.Module, *, arguments: dict, note:
 
 
 def load_weights(path: str | Path, *kinds: type[nn.Module]) -> tuple[nn.Module, dict]:
-    """Build the network that a file describes, in eval mode, and return it with its note.
+    """Build the network that a file describes, in eval mode, and return it with its note; its attribute `arguments` holds those of its constructor.
 
     Args:
         path: written by save_weights, or the name of a network of the package, see shipped.
@@ -67,6 +66,8 @@ def load_weights(path: str | Path, *kinds: type[nn.Module]) -> tuple[nn.Module, 
     welcome = {kind.__name__: kind for kind in kinds}
     if about.get("network") not in welcome:
         raise ValueError(f"{path}: holds {about.get('network')!r}; expected one of {', '.join(welcome)}.")
-    network = welcome[about["network"]](**json.loads(about["arguments"]))
+    arguments = json.loads(about["arguments"])
+    network = welcome[about["network"]](**arguments)
     network.load_state_dict(state)
+    network.arguments = arguments
     return network.eval(), json.loads(about["note"])

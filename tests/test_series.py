@@ -182,7 +182,10 @@ def pickle_as_weights(folder):
 
 
 WRONG = {
-    "no such model": (lambda folder, image, model: ["--model", folder / "none.safetensors"], r"none.safetensors: no such weights file; give one from mptpn train"),
+    "no such model": (
+        lambda folder, image, model: ["--model", folder / "none.safetensors"],
+        r"none.safetensors: no such weights file; give one",
+    ),
     "a pickle as model": (
         lambda folder, image, model: ["--model", pickle_as_weights(folder)],
         r"w.safetensors: not a safetensors file .*pickled",

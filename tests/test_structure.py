@@ -44,7 +44,7 @@ ALLOWED = {  # module: the modules of mptpn that it may import
     "noise_correlation": {"noise_level"},
     "noise_law": {"noise", "noise_models"},
     "preliminary": {"images", "noise", "noise_models", "training", "blind_spot", "noise_level", "posterior"},
-    "stages": {"noise_models", "noise_report", "blind_spot", "preliminary", "synthesis", "transformer", "profound", "training"},
+    "stages": {"noise_models", "noise_report", "blind_spot", "preliminary", "synthesis", "transformer", "profound", "training", "weights"},
     "tiling": {"blind_spot", "transformer"},
     "trust": {"noise_models", "noise_report"},
     "validity": {"noise", "noise_models", "noise_report", "tiling"},

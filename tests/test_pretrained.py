@@ -1,0 +1,72 @@
+"""The networks in the package: they load by name, say what they are, are as good as they say, and are refused where they do not belong."""
+
+import pytest
+import torch
+
+import mptpn
+from mptpn import datasets, profound
+from mptpn.blind_spot import BlindSpotNetwork
+from mptpn.noise import PoissonGaussian, generator
+from mptpn.photographs import white_copies
+from mptpn.pretrained import load, mean_psnrs, psnrs
+from mptpn.weights import load_weights, shipped, weights_path
+
+DENOISERS = ("small", "base")
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_a_network_says_what_it_learned_from(name):
+    network = mptpn.load(name)
+    assert not network.training and network.arguments["channels"] == 1
+    about = network.about
+    assert about["images"] == 478 and about["levels_gray"] == [2.5, 62.5] and about["parameters"]["photographs"] == "registry"
+    assert set(about["psnr_db"]) == {f"{s}_{level}" for s in ("bsd68", "set12") for level in (15, 25, 50)}
+    assert weights_path(name).stat().st_size < 14e6
+
+
+def test_all_networks_together_are_small():
+    assert sum(weights_path(name).stat().st_size for name in DENOISERS) <= 24e6
+
+
+@pytest.mark.skipif(not datasets.available("set12"), reason="set12 is not on this machine (MPTPN_DATA)")
+def test_small_is_as_good_as_it_says_and_base_is_better():
+    clean = [image.pixels for image in datasets.awgn("set12")]
+    noisy = white_copies(clean, level=25 / 255, seed=0, purpose=912)  # the images that notebook 09 tests
+    found = psnrs(load("small"), noisy, clean)
+    assert sum(found) / 12 == pytest.approx(load("small").about["psnr_db"]["set12_25"], abs=0.02)
+    assert psnrs(load("base"), noisy[:1], clean[:1])[0] > found[0] + 0.05
+
+
+class _Same(torch.nn.Module):
+    """Gives back its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return x
+
+
+def test_gain_and_offset_of_the_image_play_no_part():
+    clean = torch.rand(1, 1, 9, 9, generator=generator(4))
+    image = torch.nn.functional.interpolate(clean, size=(72, 90), mode="bicubic")
+    noisy = PoissonGaussian(0.1).sample(image, generator=generator(5))
+    network = load("small")
+    with torch.no_grad():
+        torch.testing.assert_close(profound.denoise(network, 300 * noisy - 1024), 300 * profound.denoise(network, noisy) - 1024, rtol=1e-4, atol=0.05)
+
+
+def test_mean_psnrs_is_the_mean_of_each_level():
+    clean = [torch.rand(1, 1, 20, 20, generator=generator(i)) for i in range(2)]
+    noisy = {level: white_copies(clean, level=level / 255, seed=0, purpose=1) for level in (10, 30)}
+    found = mean_psnrs(_Same(), noisy=noisy, clean=clean)
+    assert found == {f"val_{level}": pytest.approx(sum(psnrs(_Same(), noisy[level], clean)) / 2) for level in noisy}
+
+
+def test_other_names_and_other_networks_are_refused():
+    with pytest.raises(ValueError, match="'large' does not come with the package; choose one of small, base"):
+        load("large")
+    with pytest.raises(ValueError, match="holds 'RetractableTransformer'; expected one of BlindSpotNetwork"):
+        load_weights("small", BlindSpotNetwork)
+    assert set(DENOISERS) <= set(shipped())
