@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from mptpn import profound
 from mptpn.metrics import psnr_db
 from mptpn.transformer import RetractableTransformer
-from mptpn.weights import load_weights, shipped
+from mptpn.weights import DENOISERS, load_weights, shipped
 
 
 def load(name: str) -> RetractableTransformer:
@@ -17,8 +17,9 @@ def load(name: str) -> RetractableTransformer:
     Raises:
         ValueError: another name.
     """
-    if name not in shipped():
-        raise ValueError(f"network {name!r} does not come with the package; choose one of {', '.join(shipped())}, or read your own with load_weights.")
+    names = shipped(DENOISERS)
+    if name not in names:
+        raise ValueError(f"network {name!r} is no denoiser of the package; choose one of {', '.join(names)}, or read your own with load_weights.")
     network, about = load_weights(name, RetractableTransformer)
     network.about = about
     return network
@@ -26,7 +27,7 @@ def load(name: str) -> RetractableTransformer:
 
 @torch.no_grad()
 def psnrs(network: nn.Module, noisy: list[Tensor], clean: list[Tensor]) -> list[float]:
-    """PSNR of each denoised image, cut to 0..1 as in the published tables of white noise, dB; images [1, C, H, W], 0..1, the work is done where the network is."""
+    """PSNR of each denoised image, cut to 0..1 as in the published tables of white noise, dB; images [1, C, H, W], 0..1; the network's device works."""
     device = next(network.parameters()).device
     denoised = [profound.denoise(network, image.to(device)).cpu() for image in noisy]
     return [psnr_db(image.clamp(0, 1), truth) for image, truth in zip(denoised, clean, strict=True)]
