@@ -92,13 +92,22 @@ def fetch(set: str, file: str) -> Path:
     return path
 
 
-def _path(set: str, file: str) -> Path:
-    if file not in files(set):
-        raise ValueError(f"set {set!r} has no file {file!r}; its {len(files(set))} files are listed in mptpn/registry.tsv.")
+def home() -> Path:
+    """Folder of all sets: MPTPN_DATA, or where that is unset the user's cache.
+
+    Raises:
+        FileNotFoundError: MPTPN_DATA names no folder.
+    """
     chosen = os.environ.get("MPTPN_DATA")
     if chosen and not Path(chosen).is_dir():
         raise FileNotFoundError(f"MPTPN_DATA={chosen}: no such folder; make it, and the images are downloaded into it.")
-    return Path(chosen or pooch.os_cache("mptpn")) / SETS[set]["folder"] / file
+    return Path(chosen or pooch.os_cache("mptpn"))
+
+
+def _path(set: str, file: str) -> Path:
+    if file not in files(set):
+        raise ValueError(f"set {set!r} has no file {file!r}; its {len(files(set))} files are listed in mptpn/registry.tsv.")
+    return home() / SETS[set]["folder"] / file
 
 
 def _download(url: str, *, path: Path, sha256: str) -> None:

@@ -147,26 +147,29 @@ def _layout(order: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
 
 
 def _chunked(queries: Tensor, keys: Tensor, values: Tensor, order: Tensor, chunk: int) -> Tensor:
-    """Round after round: one copy in sorted order, then products of views; each three neighbouring chunks of keys are one strided view of it."""
+    """Round after round: one copy in sorted order, then products of views; each three neighbouring chunks of keys are one strided view of it.
+
+    In 16 bits only the products are: a log-sum-exp near 8, rounded to them, would be wrong by 1 %, and rounds are joined by differences of such.
+    """
     features = queries.shape[-1]
     everything = F.pad(torch.cat([queries, keys, values], dim=-1).flatten(0, 1), (0, 0, 0, 1))  # the last row is no token
-    out = total = None
+    wide, out, total = torch.promote_types(everything.dtype, torch.float32), None, None
     for one in order:
         row, place = _layout(one, chunk)
         tokens = everything.index_select(0, row)  # [places, 2 C + D]
         absent = torch.zeros_like(row, dtype=queries.dtype).masked_fill(row == len(everything) - 1, -torch.inf)
         centre = tokens[chunk:-chunk, :features].unflatten(0, (-1, chunk))  # [windows, chunk, C]
         near = tokens[:, features:].unfold(0, 3 * chunk, chunk)  # [windows, C + D, 3 chunk], a view
-        logits = torch.baddbmm(absent.unfold(0, 3 * chunk, chunk)[:, None], centre, near[:, :features])
+        logits = torch.baddbmm(absent.unfold(0, 3 * chunk, chunk)[:, None], centre, near[:, :features]).to(wide)
         log_sum = logits.logsumexp(-1, keepdim=True)
-        attended = (logits - log_sum).exp() @ near[:, features:].mT
+        attended = (logits - log_sum).exp().to(near.dtype) @ near[:, features:].mT
         attended, log_sum = (x.flatten(0, 1).index_select(0, place).unflatten(0, order.shape[1:]) for x in (attended, log_sum))
         if out is None:
             out, total = attended, log_sum
         else:
             before, total = total, torch.logaddexp(total, log_sum)
             out = out * (before - total).exp() + attended * (log_sum - total).exp()
-    return out
+    return out.to(everything.dtype)
 
 
 def _gathered(queries: Tensor, keys: Tensor, values: Tensor, order: Tensor, chunk: int) -> Tensor:

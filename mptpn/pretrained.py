@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from mptpn import profound
 from mptpn.metrics import psnr_db
 from mptpn.transformer import RetractableTransformer
-from mptpn.weights import load_weights, shipped
+from mptpn.weights import DENOISERS, load_weights, shipped
 
 
 def load(name: str) -> RetractableTransformer:
@@ -17,8 +17,9 @@ def load(name: str) -> RetractableTransformer:
     Raises:
         ValueError: another name.
     """
-    if name not in shipped():
-        raise ValueError(f"network {name!r} does not come with the package; choose one of {', '.join(shipped())}, or read your own with load_weights.")
+    names = shipped(DENOISERS)
+    if name not in names:
+        raise ValueError(f"network {name!r} is no denoiser of the package; choose one of {', '.join(names)}, or read your own with load_weights.")
     network, about = load_weights(name, RetractableTransformer)
     network.about = about
     return network

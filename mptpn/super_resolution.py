@@ -151,7 +151,7 @@ class SuperResolutionNetwork(nn.Module):
         if n_resblocks < 1 or n_feats < 4 or chunk_size < 1 or n_hashes < 1 or not rgb_range > 0:
             limits = f"n_resblocks {n_resblocks}, chunk_size {chunk_size} and n_hashes {n_hashes} start at 1"
             raise ValueError(f"{limits}, n_feats {n_feats} at 4; rgb_range {rgb_range} must be positive.")
-        self.scale, self.rgb_range, self.bicubic_skip, self.recompute = scale, rgb_range, bicubic_skip, recompute
+        self.scale, self.rgb_range, self.res_scale, self.bicubic_skip, self.recompute = scale, rgb_range, res_scale, bicubic_skip, recompute
         self.register_buffer("mean", torch.tensor(DIV2K_MEAN[channels]).view(1, -1, 1, 1), persistent=False)
 
         def attention(number: int) -> list[nn.Module]:
@@ -187,12 +187,13 @@ def start_from(network: SuperResolutionNetwork, pre_train: str | Path, *, test_o
 
     Args:
         network: written to.
-        pre_train: a .safetensors file of a SuperResolutionNetwork.
+        pre_train: a .safetensors file of a SuperResolutionNetwork, or "x2" or "x4", which come with the package: n_resblocks 16, n_feats 64, res_scale 1,
+            rgb_range 1, bicubic_skip, preset `small-sr`.
         test_only: nothing will be trained, so that weights for another scale are refused.
     Returns:
         A sentence that says what was loaded and what begins anew.
     Raises:
-        FileNotFoundError, ValueError: no such file, another kind of file, a body of another shape, another scale to test with.
+        FileNotFoundError, ValueError: no such file, another kind of file, a body of another shape or range, another scale to test with.
     """
     source, _ = load_weights(pre_train, SuperResolutionNetwork)
     same = source.scale == network.scale and source.bicubic_skip == network.bicubic_skip
@@ -200,9 +201,13 @@ def start_from(network: SuperResolutionNetwork, pre_train: str | Path, *, test_o
     wanted = {name: value.shape for name, value in network.state_dict().items() if same or name.startswith(("stem.", "body."))}
     unlike = sorted(name for name in wanted.keys() | state.keys() if name not in state or name not in wanted or state[name].shape != wanted[name])
     if test_only and not same:
-        raise ValueError(f"{pre_train}: weights for x{source.scale} cannot enlarge x{network.scale}; train x{network.scale} from them first (test_only=False).")
+        ours, theirs = (f"x{n.scale}" + f" with bicubic_skip={n.bicubic_skip}" * (source.scale == network.scale) for n in (network, source))
+        raise ValueError(f"{pre_train}: weights for {theirs} cannot enlarge {ours}; train {ours} from them first (test_only=False).")
     if unlike:
         raise ValueError(f"{pre_train}: {len(unlike)} weights do not fit, {unlike[0]} for one; give the n_resblocks, n_feats and ssformer it was trained with.")
+    if (source.rgb_range, source.res_scale) != (network.rgb_range, network.res_scale):
+        given = f"rgb_range {network.rgb_range:g} and res_scale {network.res_scale:g}"
+        raise ValueError(f"{pre_train}: trained with rgb_range {source.rgb_range:g} and res_scale {source.res_scale:g}, not {given}; give those.")
     network.load_state_dict(state, strict=False)
     if same:
         return f"{Path(pre_train).name}: all weights, x{network.scale}."

@@ -1,6 +1,5 @@
 """High-resolution photographs and cells to train on, and the super-resolution test sets with their low-resolution files."""
 
-import os
 from functools import cache
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -9,12 +8,17 @@ from typing import NamedTuple
 from torch import Tensor
 
 from mptpn import datasets
+from mptpn.archive import unpack_from
 from mptpn.bicubic import as_bytes, crop_to_multiple, shrink
 from mptpn.images import read_image
 
 TRAIN = ("DIV2K", "DIV2K_crops", "BSDS", "cell", "embedded")
 TEST = ("Set5", "Set14", "Urban100", "DIV2K_crops", "embedded")
-DIV2K = "https://data.vision.ee.ethz.ch/cvl/DIV2K/DIV2K_train_HR.zip"
+DIV2K = {  # for research alone; size and hash as in TensorFlow Datasets, datasets/div2k/checksums.tsv
+    "url": "https://data.vision.ee.ethz.ch/cvl/DIV2K/DIV2K_train_HR.zip",
+    "size": 3_530_603_713,
+    "sha256": "9d0b9c463f6e35b6c62cc6a930ee2224f670b34c1df841a57670f9acf0f6c335",
+}
 EMBEDDED = {  # of scikit-image, by name; the test photographs are in no training
     "train": ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "camera.png", "brick.png", "gravel.png", "ihc.png", "retina.jpg"),
     "test": ("rocket.jpg", "coins.png"),
@@ -35,7 +39,7 @@ def training_images(data_train: str, *, data_range: str = "") -> tuple[tuple[Ten
 
     | name        | images                                                                                                             |
     | ----------- | ------------------------------------------------------------------------------------------------------------------ |
-    | DIV2K       | the 800 whole training images, in MPTPN_DATA/DIV2K_train_HR or the user's cache, unpacked from the public archive   |
+    | DIV2K       | the 800 whole training images, in MPTPN_DATA/DIV2K_train_HR or the user's cache; missing: 3.5 GB are downloaded     |
     | DIV2K_crops | one crop of 256 px from each of DIV2K's validation images that the registry has, 0801-0900                         |
     | BSDS        | BSDS500 train and test less what other test sets hold                                                              |
     | cell        | 60 microscopies of nuclei (DSB 2018)                                                                               |
@@ -45,7 +49,7 @@ def training_images(data_train: str, *, data_range: str = "") -> tuple[tuple[Ten
         data_train: names joined by "/"; `super_resolution_training.Patches` draws each set equally often.
         data_range: "first-last", numbers of DIV2K images that are for testing and left out here.
     Raises:
-        ValueError: an unknown or doubled name, a data_range that is none, nothing left; FileNotFoundError: no DIV2K; and what datasets.fetch raises.
+        ValueError: an unknown or doubled name, a data_range that is none, nothing left; and what datasets.fetch and archive.unpack_from raise.
     """
     names = data_train.split("/")
     unknown = [name for name in names if name not in TRAIN]
@@ -84,11 +88,12 @@ def _training_set(name: str, left_out: range) -> tuple[Tensor, ...]:
 
 
 def _div2k() -> list[Path]:
-    folder = Path(os.environ.get("MPTPN_DATA") or datasets.pooch.os_cache("mptpn")) / "DIV2K_train_HR"
+    folder = datasets.home() / "DIV2K_train_HR"
+    if not folder.is_dir() or not any(folder.iterdir()):
+        unpack_from(**DIV2K, folder=folder)
     paths = sorted(folder.glob("0???.png"))
     if not paths:
-        remedy = f"unpack {DIV2K} (3.5 GB, research only) so that they are, or train on DIV2K_crops"
-        raise FileNotFoundError(f"{folder}: no DIV2K images 0001.png to 0800.png there; {remedy}.")
+        raise FileNotFoundError(f"{folder}: no DIV2K images 0001.png to 0800.png there; delete the folder and they are downloaded, or train on DIV2K_crops.")
     return paths
 
 

@@ -10,12 +10,13 @@ from torch import nn
 
 from mptpn.images import write_atomically
 
-PRETRAINED = ("small", "base", "colour")  # networks of notebook 09, written with the preset `pretrained`; what is there of them lies beside this file
+DENOISERS = {"small": "small", "base": "base", "colour": "colour"}  # of notebook 09, preset `pretrained`; name: stem of its file beside this one
+ENLARGERS = {"x2": "super_resolution_x2", "x4": "super_resolution_x4"}  # of notebook 08, preset `small-sr`
 
 
-def shipped() -> dict[str, Path]:
+def shipped(stems: dict[str, str] = DENOISERS | ENLARGERS) -> dict[str, Path]:
     """Networks that come with the package, by name."""
-    paths = {name: Path(str(files("mptpn") / f"{name}.safetensors")) for name in PRETRAINED}
+    paths = {name: Path(str(files("mptpn") / f"{stem}.safetensors")) for name, stem in stems.items()}
     return {name: path for name, path in paths.items() if path.is_file()}
 
 
@@ -27,7 +28,9 @@ def weights_path(model: str | Path) -> Path:
     """
     path = shipped().get(str(model), Path(model))
     if not path.is_file():
-        raise FileNotFoundError(f"{model}: no such weights file; give one from mptpn train, or a network of the package: {', '.join(shipped())}.")
+        denoise, enlarge = (", ".join(shipped(stems)) for stems in (DENOISERS, ENLARGERS))
+        names = f"a network of the package: {denoise} to denoise, {enlarge} to enlarge"
+        raise FileNotFoundError(f"{model}: no such weights file; give one from mptpn train, or {names}.")
     return path
 
 

@@ -23,6 +23,7 @@ ALLOWED = {  # module: the modules of mptpn that it may import
     "dicom_files": {"scans"},
     "files": {"scans", "formats", "dicom_files"},
     "embedded": {"images"},
+    "archive": set(),
     "datasets": {"images", "metrics"},
     "noise": set(),
     "noise_models": {"noise"},
@@ -76,7 +77,7 @@ ALLOWED = {  # module: the modules of mptpn that it may import
     "hashed_attention": {"noise", "hashed_triton"},
     "super_resolution": {"bicubic", "hashed_attention", "weights"},
     "super_resolution_inference": {"bicubic", "metrics", "tiling"},
-    "super_resolution_sets": {"bicubic", "datasets", "images"},
+    "super_resolution_sets": {"archive", "bicubic", "datasets", "images"},
     "super_resolution_training": {"bicubic", "images", "noise", "training"},
 }
 SUPER_RESOLUTION = {

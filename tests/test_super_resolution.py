@@ -135,11 +135,32 @@ def test_scale_3_with_x2_weights_cannot_be_tested_only(tmp_path):
     assert "all weights" in start_from(network(), saved(tmp_path, network()), test_only=True)
 
 
+def test_weights_of_another_inner_range_or_residual_scale_are_refused(tmp_path):
+    """They would load, and the network would be another function."""
+    for change in ({"rgb_range": 1.0}, {"res_scale": 1.0}):
+        with pytest.raises(ValueError, match="x2.safetensors: trained with rgb_range .* and res_scale .*; give those"):
+            start_from(network(), saved(tmp_path, network(change=change), change))
+
+
+def test_networks_of_the_package_are_known_by_name():
+    shape = {"n_resblocks": 16, "n_feats": 64, "res_scale": 1.0, "rgb_range": 1.0, "bicubic_skip": True}
+    for scale in (2, 4):
+        target = SuperResolutionNetwork(scale, **shape)
+        assert start_from(target, f"x{scale}", test_only=True) == f"x{scale}: all weights, x{scale}."
+        source, note = load_weights(f"x{scale}", SuperResolutionNetwork)
+        assert all(torch.equal(v, target.state_dict()[k]) for k, v in source.state_dict().items()) and "research" in note["trained_on"]
+    assert "stem and body of a network for x2" in start_from(SuperResolutionNetwork(3, **shape), "x2")
+    with pytest.raises(ValueError, match="x2: weights for x2 with bicubic_skip=True cannot enlarge x2 with bicubic_skip=False"):
+        start_from(SuperResolutionNetwork(2, **shape | {"bicubic_skip": False}), "x2", test_only=True)
+    with pytest.raises(ValueError, match="holds 'RetractableTransformer'; expected one of SuperResolutionNetwork"):
+        start_from(network(), "small")
+
+
 def test_pickled_or_missing_weights_are_refused_with_a_sentence(tmp_path):
     torch.save({}, tmp_path / "model_x2.pt")
     with pytest.raises(ValueError, match="model_x2.pt: not a safetensors file.*pickled"):
         start_from(network(), tmp_path / "model_x2.pt")
-    with pytest.raises(FileNotFoundError, match="no such weights file"):
+    with pytest.raises(FileNotFoundError, match="no such weights file.*x2, x4 to enlarge"):
         start_from(network(), tmp_path / "x.safetensors")
 
 

@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from skimage.io import imsave
 
 from mptpn import super_resolution_sets as sets
 from mptpn.bicubic import as_floats, shrink
@@ -47,17 +48,25 @@ def test_natural_and_cell_images_are_mixed_as_two_sets():
     assert (len(crops), len(cells)) == (90, 60) and all(image.shape[1] == 3 for image in (*crops, *cells))
 
 
-def test_whole_div2k_is_found_in_its_folder_or_asked_for(tmp_path, monkeypatch):
-    from skimage.io import imsave
-
+def test_whole_div2k_is_found_in_its_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("MPTPN_DATA", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="DIV2K_train_HR.zip.*DIV2K_crops"):
-        sets.training_images.__wrapped__("DIV2K")
     (tmp_path / "DIV2K_train_HR").mkdir()
     for number in (1, 800):
         imsave(tmp_path / f"DIV2K_train_HR/{number:04d}.png", (torch.rand(20, 24, 3) * 255).byte().numpy())
     assert [len(s) for s in sets.training_images.__wrapped__("DIV2K")] == [2]
     assert [len(s) for s in sets.training_images.__wrapped__("DIV2K", data_range="800-800")] == [1]
+
+
+def test_whole_div2k_is_downloaded_where_it_is_missing_and_nothing_else_is_written_over(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPTPN_DATA", str(tmp_path))
+    monkeypatch.setattr(sets, "DIV2K", sets.DIV2K | {"url": "http://127.0.0.1:1/DIV2K_train_HR.zip", "size": 1})  # nobody may listen at port 1
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with pytest.raises(ConnectionError, match="DIV2K_train_HR.zip: no answer"):
+        sets.training_images.__wrapped__("DIV2K")
+    (tmp_path / "DIV2K_train_HR").mkdir()
+    (tmp_path / "DIV2K_train_HR/notes.txt").write_text("mine")
+    with pytest.raises(FileNotFoundError, match="DIV2K_train_HR: no DIV2K images 0001.png to 0800.png there; .*DIV2K_crops"):
+        sets.training_images.__wrapped__("DIV2K")
 
 
 def test_odd_sizes_are_cut_and_unmatched_ones_refused():

@@ -2,11 +2,13 @@
 
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from mptpn.blind_spot import BlindSpotNetwork
+from mptpn.denoiser import Denoiser
 from mptpn.noise import generator
 from mptpn.noise_level import NoiseLevelNetwork
 from mptpn.transformer import RetractableTransformer
@@ -103,3 +105,18 @@ def test_a_failed_write_keeps_the_old_weights(tmp_path):
     with pytest.raises(TypeError):
         save_weights(path, trained(NoiseLevelNetwork), arguments={"width": object()})
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_network_that_enlarges_is_refused_where_one_denoises(tmp_path, capsys):
+    import mptpn
+    from mptpn.__main__ import main
+
+    with pytest.raises(ValueError, match="network 'x2' is no denoiser of the package; choose one of small, base"):
+        mptpn.load("x2")
+    image = np.random.default_rng(0).normal(100, 10, (70, 80))
+    with pytest.raises(ValueError, match="holds 'SuperResolutionNetwork'; expected one of RetractableTransformer, BlindSpotNetwork"):
+        Denoiser.load("x2", [image])
+    np.save(tmp_path / "scan.npy", image)
+    assert main(["denoise", str(tmp_path / "scan.npy"), "--out", str(tmp_path / "out"), "--model", "x2"]) == 1
+    assert "holds 'SuperResolutionNetwork'; expected one of" in capsys.readouterr().err
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
