@@ -37,6 +37,8 @@ ALLOWED = {  # module: the modules of mptpn that it may import
     "figures": {"images", "metrics"},
     "quality": {"metrics", "noise", "noise_models"},
     "peers": {"noise_models"},
+    "comparison": {"datasets", "metrics", "noise_models", "noise_report", "peers", "profound", "stages"},
+    "safety": {"noise"},
     "posterior": set(),
     "calibration": set(),
     "blind_spot": {"noise", "training"},

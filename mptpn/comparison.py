@@ -1,0 +1,154 @@
+"""Every method that notebook 10 compares behind one door: the same bytes in, the denoised image and the processor's seconds out."""
+
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mptpn import datasets, metrics, noise_report, peers, profound, stages
+from mptpn.noise_models import CorrelatedGaussian, Law
+
+METHODS = ("noisy", "Gaussian, oracle", "TV, oracle", "NLM", "BM3D, told", "BM3D, estimated", "small", "base", "Noise2Void")
+CLASSICAL = ("NLM", "BM3D, estimated")  # without training and without the truth
+ORACLES = ("Gaussian, oracle", "TV, oracle")
+ESTIMATED = CLASSICAL  # they are given the estimated noise, whose time is theirs too
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One noisy image of a test, and what is known of it.
+
+    Attributes:
+        test: name of the test; set: of datasets.comparable, which decides how the image is scored. image, subject: names.
+        noisy, clean: [1, 1, H, W].
+        found: the law that the image itself, or its set, shows; seconds: processor time that finding it took.
+        told: the law that drew the noise; None: nobody knows it.
+    """
+
+    test: str
+    set: str
+    image: str
+    subject: str
+    noisy: Tensor
+    clean: Tensor
+    found: Law
+    seconds: float = 0.0
+    told: Law | None = None
+
+
+def why_not(method: str, *, told: bool, outside: bool) -> str:
+    """Why a method has no number, "" if it has one.
+
+    Args:
+        told: whether the law of the noise is known. outside: whether there is a Python with CAREamics.
+    Raises:
+        ValueError: unknown method.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method {method!r} is unknown; choose one of {', '.join(METHODS)}.")
+    if method.startswith("BM3D") and "BM3D" not in peers.names():
+        return "not installed: pip install bm3d"
+    if method == "BM3D, told" and not told:
+        return "nobody knows the level"
+    return "not installed: set MPTPN_CAREAMICS" if method == "Noise2Void" and not outside else ""
+
+
+@torch.no_grad()
+def denoise(method: str, scene: Scene, *, networks: dict[str, nn.Module], outside: Sequence[str] = ()) -> tuple[Tensor, float]:
+    """Denoised image [1, 1, H, W] and the processor's seconds that it took, those of the noise estimate included where the method is given it.
+
+    NLM and "BM3D, estimated" are given the estimated noise (BM3D its power spectrum where it is correlated), "BM3D, told" the law that drew it; Gaussian and TV
+    take the weight that is best against the truth; the networks are given nothing.
+
+    Args:
+        networks: "small" and "base".
+        outside: the command that denoises IN.npy into OUT.npy, see outside_denoise, for "Noise2Void".
+    Raises:
+        ValueError: the method cannot run here; RuntimeError: the command failed.
+    """
+    if reason := why_not(method, told=scene.told is not None, outside=bool(outside)):
+        raise ValueError(f"{method!r} cannot run: {reason}.")
+    if method == "Noise2Void":
+        return outside_denoise(scene.noisy, command=outside)
+    start = time.process_time()
+    match method:
+        case "noisy":
+            found = scene.noisy
+        case "Gaussian, oracle":
+            found = metrics.gaussian_oracle(scene.noisy, scene.clean)[0]
+        case "TV, oracle":
+            found = metrics.tv_oracle(scene.noisy, scene.clean)
+        case "BM3D, told":
+            found = peers.denoise("BM3D", scene.noisy, law=scene.told)
+        case "BM3D, estimated":
+            found = peers.denoise("BM3D, spectrum" if isinstance(scene.found, CorrelatedGaussian) else "BM3D", scene.noisy, law=scene.found)
+        case "NLM":
+            found = peers.denoise("NLM", scene.noisy, law=scene.found)
+        case _:
+            found = profound.denoise(networks[method], scene.noisy)
+    return found, time.process_time() - start + (scene.seconds if method in ESTIMATED else 0.0)
+
+
+def own_law(noisy: Tensor, *, from_zero: bool = False) -> tuple[Law, float]:
+    """The law of the noise that one image [1, 1, H, W] shows, and the processor's seconds; from_zero: see noise_report.report."""
+    start = time.process_time()
+    return noise_report.report([noisy], from_zero=from_zero).law, time.process_time() - start
+
+
+def laws_of_set(noisy: list[Tensor]) -> tuple[tuple[Law, ...], float]:
+    """The law of each image of a set, with the set's correlation (stages.noise_of), and the processor's seconds an image."""
+    start = time.process_time()
+    return stages.noise_of(noisy).laws, (time.process_time() - start) / len(noisy)
+
+
+def denoise_told(noisy: Tensor, clean: Tensor, *, method: str, law: Law, networks: dict[str, nn.Module]) -> Tensor:
+    """denoise() of one image, [1, 1, H, W], with noise whose law every method is told that asks for one; clean is seen by the oracles alone."""
+    return denoise(method, Scene("", "", "", "", noisy, clean, found=law, told=law), networks=networks)[0]
+
+
+def outside_denoise(noisy: Tensor, *, command: Sequence[str]) -> tuple[Tensor, float]:
+    """Denoise by a program in an environment of its own: `command IN.npy OUT.npy`, float32 [H, W] both; noisy [1, 1, H, W].
+
+    Returns:
+        what it wrote, [1, 1, H, W], and the wall-clock seconds of the whole program.
+    Raises:
+        RuntimeError: it failed (with the end of what it said), wrote nothing, or wrote another shape or a value that is not finite.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = (Path(folder) / name for name in ("in.npy", "out.npy"))
+        np.save(source, noisy[0, 0].numpy())
+        start = time.perf_counter()
+        try:
+            ran = subprocess.run([*command, str(source), str(target)], cwd=folder, capture_output=True, text=True)
+        except OSError as error:
+            raise RuntimeError(f"{command[0]}: cannot be started ({error.strerror}); give the Python of the other environment.") from error
+        seconds = time.perf_counter() - start
+        if ran.returncode or not target.exists():
+            raise RuntimeError(f"{' '.join(command)}: ended with {ran.returncode} and {'an' if target.exists() else 'no'} image: {ran.stderr.strip()[-500:]}")
+        found = np.load(target)
+    if found.shape != tuple(noisy.shape[2:]) or not np.isfinite(found).all():
+        raise RuntimeError(f"{' '.join(command)}: wrote an array {found.shape} for {tuple(noisy.shape[2:])}, or one that is not finite.")
+    return torch.from_numpy(found.astype(np.float32))[None, None], seconds
+
+
+def score(scene: Scene, image: Tensor) -> dict[str, float]:
+    """PSNR (dB), SSIM and shift (mean of image - truth) of one image by the rules of its set; where the noise was drawn, the image is cut to 0..1.
+
+    That cut is the published tables'; the noisy image itself is never cut.
+    """
+    image = image if scene.told is None or image is scene.noisy else image.clamp(0, 1)
+    image, truth, peak = datasets.comparable(scene.set, image, scene.clean)
+    return {"psnr_db": metrics.psnr_db(image, truth, peak=peak), "ssim": metrics.ssim(image, truth, peak=peak), "shift": float((image - truth).mean())}
+
+
+def middle(image: Tensor, *, side: int) -> Tensor:
+    """The middle square of at most side px of [B, C, H, W]; all of it for side 0."""
+    tops = [(max(0, (n - side) // 2), min(n, side)) if side else (0, n) for n in image.shape[2:]]
+    (top, height), (left, width) = tops
+    return image[:, :, top : top + height, left : left + width].contiguous()

@@ -1,0 +1,99 @@
+"""Every method has a number or a reason, on the same bytes; a program outside is run and its failures are told."""
+
+import importlib.util
+import os
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import mptpn
+from mptpn import comparison, embedded, metrics
+from mptpn.noise import PoissonGaussian, generator
+
+CLEAN = comparison.middle(embedded.natural("val")[0].pixels, side=65)[..., :60]
+LAW = PoissonGaussian(25 / 255)
+SCENE = comparison.Scene("test", "bsd68", "rocket", "rocket", LAW.sample(CLEAN, generator=generator(1)), CLEAN, PoissonGaussian(0.1), seconds=5.0, told=LAW)
+STUB = "import numpy as np, sys\nimage = np.load(sys.argv[1])\n"
+
+
+@pytest.fixture
+def stub(tmp_path):
+    """A command that runs the stub with these lines at its end."""
+
+    def make(lines: str) -> list[str]:
+        (tmp_path / "stub.py").write_text(STUB + lines)
+        return [sys.executable, str(tmp_path / "stub.py")]
+
+    return make
+
+
+def test_every_method_here_is_better_than_its_input_and_has_a_time():
+    networks = {"small": mptpn.load("small"), "base": mptpn.load("base")}
+    noisy = comparison.score(SCENE, SCENE.noisy)["psnr_db"]
+    assert noisy == metrics.psnr_db(SCENE.noisy, CLEAN)  # never cut
+    for method in comparison.METHODS[1:]:
+        if not comparison.why_not(method, told=True, outside=False):
+            image, seconds = comparison.denoise(method, SCENE, networks=networks)
+            assert image.shape == CLEAN.shape and comparison.score(SCENE, image)["psnr_db"] > noisy + 1
+            assert seconds > (5 if method in comparison.ESTIMATED else 0)
+
+
+def test_a_method_that_cannot_run_has_a_reason(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert comparison.why_not("BM3D", told=True, outside=True) == "not installed: pip install bm3d"
+    assert comparison.why_not("Noise2Void", told=True, outside=False) == "not installed: set MPTPN_CAREAMICS"
+    assert not comparison.why_not("Noise2Void", told=False, outside=True)
+    with pytest.raises(ValueError, match="'Noise2Void' cannot run: not installed: set MPTPN_CAREAMICS"):
+        comparison.denoise("Noise2Void", SCENE, networks={})
+    with pytest.raises(ValueError, match="method 'BM4D' is unknown"):
+        comparison.why_not("BM4D", told=True, outside=True)
+
+
+def test_told_level_of_real_noise_is_nobody_s():
+    assert comparison.why_not("BM3D, told", told=False, outside=True) != ""
+
+
+def test_program_outside_sees_the_same_bytes(stub):
+    image, seconds = comparison.denoise("Noise2Void", SCENE, networks={}, outside=stub("np.save(sys.argv[2], 2 * image)"))
+    assert torch.equal(image, 2 * SCENE.noisy) and 0 < seconds < 60
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        ("sys.exit('out of memory')", "ended with 1 and no image: out of memory"),
+        ("", "ended with 0 and no image"),
+        ("np.save(sys.argv[2], image[1:])", r"wrote an array \(64, 60\) for \(65, 60\)"),
+        ("np.save(sys.argv[2], image * np.nan)", "not finite"),
+    ],
+)
+def test_program_outside_that_fails_is_told(stub, lines, sentence):
+    with pytest.raises(RuntimeError, match=sentence):
+        comparison.outside_denoise(SCENE.noisy, command=stub(lines))
+    with pytest.raises(RuntimeError, match="cannot be started"):
+        comparison.outside_denoise(SCENE.noisy, command=["/nowhere/python"])
+
+
+def test_careamics_script_hands_the_image_through(tmp_path):
+    """The script itself with a stub in the place of CAREamics: its calls, and [1, 1, H, W] predictions come back as [H, W]."""
+    (tmp_path / "careamics").mkdir()
+    (tmp_path / "careamics/__init__.py").write_text(
+        "class CAREamist:\n"
+        "    def __init__(self, source, work_dir): assert source['num_epochs'] == 7 and source['axes'] == 'YX'\n"
+        "    def train(self, train_source, val_percentage): self.seen = train_source\n"
+        "    def predict(self, source, data_type, axes, tile_size, tile_overlap): return [self.seen[None, None] + 1]\n"
+    )
+    (tmp_path / "careamics/config.py").write_text("def create_n2v_configuration(**given): return given\n")
+    script = os.path.join(os.path.dirname(__file__), "../reproduce/careamics_peer.py")
+    np.save(tmp_path / "in.npy", CLEAN[0, 0].numpy())
+    command = ["env", f"PYTHONPATH={tmp_path}", "MPTPN_CAREAMICS_EPOCHS=7", sys.executable, os.path.abspath(script)]
+    image, _ = comparison.outside_denoise(CLEAN, command=command)
+    assert torch.equal(image, CLEAN + 1)
+
+
+def test_middle_of_an_odd_image():
+    image = torch.arange(35.0).view(1, 1, 5, 7)
+    assert comparison.middle(image, side=3).flatten().tolist() == [9, 10, 11, 16, 17, 18, 23, 24, 25]
+    assert comparison.middle(image, side=0).shape == image.shape and comparison.middle(image, side=6).shape == (1, 1, 5, 6)
