@@ -65,7 +65,7 @@ def test_mean_psnrs_is_the_mean_of_each_level():
 
 
 def test_other_names_and_other_networks_are_refused():
-    with pytest.raises(ValueError, match="'large' does not come with the package; choose one of small, base"):
+    with pytest.raises(ValueError, match="'large' is no denoiser of the package; choose one of small, base"):
         load("large")
     with pytest.raises(ValueError, match="holds 'RetractableTransformer'; expected one of BlindSpotNetwork"):
         load_weights("small", BlindSpotNetwork)
