@@ -9,7 +9,7 @@ BORDERS = ("symmetric", "replicate")
 
 
 def cubic(distance: Tensor) -> Tensor:
-    """Cubic convolution kernel with a = -1/2 at a distance in samples (Keys 1981, Eq. 15)."""
+    """Cubic convolution kernel with a = -1/2 at a distance in samples (Keys 1981)."""
     d = distance.abs()
     near, far = 1.5 * d**3 - 2.5 * d**2 + 1, -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
     return torch.where(d <= 1, near, torch.where(d < 2, far, torch.zeros_like(d)))

@@ -29,7 +29,7 @@ def rotations_from_seed(seed: int, *, rounds: int, features: int) -> Tensor:
 
 
 def spherical_hash(match: Tensor, *, rotations: Tensor, buckets: int) -> Tensor:
-    """Bucket of each token in each round, argmax over [x R; -x R] (Andoni et al. 2015; Mei et al. 2021, Sec. 3.2); length of x plays no part.
+    """Bucket of each token in each round, argmax over [x R; -x R] (Andoni et al. 2015; Mei et al. 2021); length of x plays no part.
 
     Args:
         match: embedded tokens, [B, N, C].
@@ -44,7 +44,7 @@ def spherical_hash(match: Tensor, *, rotations: Tensor, buckets: int) -> Tensor:
 
 
 def hashed_attention(match: Tensor, values: Tensor, *, rotations: Tensor, chunk_size: int = 144, backend: str = "auto") -> Tensor:
-    """Non-local sparse attention (Mei et al. 2021, Sec. 3): softmax(x_i . x_j / |x_j|) over the hashed neighbourhood, rounds merged by softmax of log-sum-exp.
+    """Non-local sparse attention (Mei et al. 2021): softmax(x_i . x_j / |x_j|) over the hashed neighbourhood, rounds merged by softmax of log-sum-exp.
 
     In each round the tokens are sorted by bucket (equal buckets keep their order), and rank // chunk_size is a token's chunk; i attends to j where their
     chunks differ by at most 1. Three differences from the public code: rotations are given and not redrawn in each call, the last chunk is not filled
@@ -125,7 +125,7 @@ def _reference(queries: Tensor, keys: Tensor, values: Tensor, order: Tensor, chu
 
 
 def _merge(attended: Tensor, log_sums: Tensor) -> Tensor:
-    """Rounds, along axis 0, weighted by the sums of their exponentials (Kitaev et al. 2020, Appendix A)."""
+    """Rounds, along axis 0, weighted by the sums of their exponentials (Kitaev et al. 2020, Eq. 14, but a key met twice counts twice, as in NLSN's code)."""
     return (attended * log_sums.softmax(0)).sum(0)
 
 

@@ -107,7 +107,7 @@ def forward(match, values, order, outs, sums, tokens, batch, chunk, blocks,
 
 @triton.jit
 def merge(outs, sums, out, total, everything, rounds, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr):
-    """out [B, N, D], the rounds weighted by the sums of their exponentials (Kitaev et al. 2020, Appendix A); total [B, N], the sum of all weights."""
+    """out [B, N, D], the rounds weighted by the sums of their exponentials (Kitaev et al. 2020, Eq. 14); total [B, N], the sum of all weights."""
     token = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     exists = token < everything
     place, share, merged = token, tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK, BLOCK_D], tl.float32)

@@ -33,7 +33,7 @@ class ResidualBlock(nn.Module):
 
 
 class HashedAttention(nn.Module):
-    """x + res_scale * attention of x among alike tokens (Mei et al. 2021, Sec. 3.3, Fig. 3); [B, C, H, W] in and out.
+    """x + res_scale * attention of x among alike tokens (Mei et al. 2021, NLSN); [B, C, H, W] in and out.
 
     Args:
         features: C; the embedding that is matched has C / 4.
@@ -72,7 +72,7 @@ class ChannelGate(nn.Module):
 
 
 class SpatialGate(nn.Module):
-    """One number in 0..1 for each pixel from the largest and the mean channel around it (Woo et al. 2018, CBAM, Eq. 3); [B, C, H, W] -> [B, 1, H, W]."""
+    """One number in 0..1 for each pixel from the largest and the mean channel around it (Woo et al. 2018, CBAM); [B, C, H, W] -> [B, 1, H, W]."""
 
     def __init__(self, side: int = 7):
         super().__init__()
@@ -94,7 +94,7 @@ class BalancedAttention(nn.Module):
 
 
 class DualAttentionBlock(nn.Module):
-    """Two convolutions, the channel-gated and the spatially gated result joined by a 1x1, and the input (Zamir et al. 2020, CycleISP, Fig. 3)."""
+    """Two convolutions, the channel-gated and the spatially gated result joined by a 1x1, and the input (Zamir et al. 2020, CycleISP)."""
 
     def __init__(self, features: int, *, res_scale: float):
         super().__init__()
@@ -107,7 +107,7 @@ class DualAttentionBlock(nn.Module):
 
 
 class SuperResolutionNetwork(nn.Module):
-    """Enlarges an image 2, 3 or 4 times. The defaults are NLSN's (Mei et al. 2021, Sec. 4): 41.80 M parameters at x2, 44.16 M at x4.
+    """Enlarges an image 2, 3 or 4 times. The defaults are NLSN's (Mei et al. 2021): 41.80 M parameters at x2, 44.16 M at x4.
 
     Attention stands at the start and after every 8 residual blocks. The names are those of the description's commands.
 

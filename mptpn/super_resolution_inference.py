@@ -19,7 +19,7 @@ def enlarge(network: nn.Module, low: Tensor, *, tile: int = 0, halo: int = 16, s
         low: [1, C, H, W], 0..1, any size; gray images pass through a colour network as three equal channels and come back gray.
         tile: side of the pieces, px of low; 0: the whole image at once (the commands' --chop cuts in pieces to save memory).
         halo: how far a piece looks beyond the part of it that is kept, px of low; the attention looks farther, so that seams remain, see `seams`.
-        self_ensemble: mean over the eight orientations of the square (Lim et al. 2017, Sec. 3.4), eight times the work.
+        self_ensemble: mean over the eight orientations of the square (Lim et al. 2017, Sec. 4.3), eight times the work.
     Returns:
         [1, C, scale H, scale W], on the device of low; the work is done where the network is.
     Raises:
