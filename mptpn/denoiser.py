@@ -25,7 +25,8 @@ from mptpn.weights import load_weights
 
 PROBES, STEP, WINDOW = 2, 0.05, 9  # fields that probe a transformer's Jacobian, their size in units of the noise, side of the averages, px
 LEAST = 0.01  # of the noise's variance: a smaller error is chance in the probes
-HALO = 128  # px, around tiles of the transformer: trained weights of stages.STUDENT differ by 0.0005 gray levels of 255 from the whole image at most
+HALO = 128  # px, around tiles of the transformer: in gray levels of 255 `small` then differs from the whole image by 0.20 at most where the noise's sigma
+# is 12, `base` by 0.06 (sigma 17); with 256 px it is 0.0005, and a tile takes 0.8 GB
 ARRAYS = 12  # bytes per pixel that a call will hold beside its tiles: denoised, uncertainty, masks
 SLACK = 64 * 2**20  # bytes that the allocator may not give back between tiles: without it 4096 x 4096 px peaked 35 MiB above a budget of 1 GiB
 
