@@ -52,7 +52,7 @@ def load_preset(name: str) -> dict:
 def tasks(preset_name: str) -> dict[str, Task]:
     """Every run that the preset asks for, by name.
 
-    A notebook with the parameter `variant` runs once for each of the preset's variants; one with `variants` is given their names.
+    A notebook with the parameter `variant` runs once for each of the preset's variants, once where it has none; one with `variants` is given their names.
     Mistake: an unknown notebook, an unknown parameter (naming the nearest known one) or a value of another type.
     """
     preset = load_preset(preset_name)
@@ -62,7 +62,7 @@ def tasks(preset_name: str) -> dict[str, Task]:
         declared = declared_parameters(notebook)
         if "variants" in declared:
             given = {"variants": list(preset["variants"])} | given
-        if "variant" not in declared:
+        if "variant" not in declared or not preset["variants"]:
             found.append(Task(notebook, notebook, None, given, full_parameters(given, declared, where)))
             continue
         for variant, own in preset["variants"].items():
