@@ -21,7 +21,7 @@ from mptpn.noise_report import SMALLEST, NoiseReport, conclude, measure
 from mptpn.training import launch
 from mptpn.transformer import RetractableTransformer
 from mptpn.validity import bounding_box, checked, filled, marked, masks_of, pieces, those
-from mptpn.weights import load_weights
+from mptpn.weights import load_weights, shipped
 
 PROBES, STEP, WINDOW = 2, 0.05, 9  # fields that probe a transformer's Jacobian, their size in units of the noise, side of the averages, px
 LEAST = 0.01  # of the noise's variance: a smaller error is chance in the probes
@@ -104,7 +104,10 @@ class Denoiser:
         channels = network.stem.in_channels / network.unshuffle**2 if hasattr(network, "stem") else network.head[0].in_channels
         if channels != 1:
             raise ValueError(f"{model}: a network for {channels:g} channels; give one for gray images, it serves each channel of colour.")
-        return cls.around(network, images, valid=valid)
+        found = cls.around(network, images, valid=valid)
+        if str(model) in shipped() and found.noise.hole != (0, 0):
+            warnings.warn(f"{model} was trained for white noise, and this noise is correlated: learn from these images instead (mptpn train)", stacklevel=3)
+        return found
 
     @classmethod
     def around(

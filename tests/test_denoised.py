@@ -264,3 +264,13 @@ def test_a_blind_spot_smaller_than_the_noise_asks_for_is_loud():
     y = CorrelatedGaussian(PoissonGaussian(SIGMA), pair).sample(clean, generator=generator(4))[0, 0].numpy()
     with pytest.warns(UserWarning, match="blind spot"):
         Denoiser.around(BlindSpotNetwork(**TINY).eval(), [y])
+
+
+def test_a_network_of_the_package_needs_no_training_and_says_where_it_does_not_belong():
+    result = denoise(noisy(), model="small")
+    assert rms(result.image - scene()) < SIGMA / 3
+    clean = torch.from_numpy(scene(120, 150)).float()[None, None]
+    pair = ((0.0, 0.0, 0.0), (0.5, 1.0, 0.5), (0.0, 0.0, 0.0))
+    y = CorrelatedGaussian(PoissonGaussian(SIGMA), pair).sample(clean, generator=generator(4))[0, 0].numpy()
+    with pytest.warns(UserWarning, match="small was trained for white noise, and this noise is correlated"):
+        Denoiser.load("small", [y])
