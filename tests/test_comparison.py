@@ -42,7 +42,7 @@ def test_every_method_here_is_better_than_its_input_and_has_a_time():
 
 def test_a_method_that_cannot_run_has_a_reason(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert comparison.why_not("BM3D", told=True, outside=True) == "not installed: pip install bm3d"
+    assert comparison.why_not("BM3D, told", told=True, outside=True) == "not installed: pip install bm3d"
     assert comparison.why_not("Noise2Void", told=True, outside=False) == "not installed: set MPTPN_CAREAMICS"
     assert not comparison.why_not("Noise2Void", told=False, outside=True)
     with pytest.raises(ValueError, match="'Noise2Void' cannot run: not installed: set MPTPN_CAREAMICS"):
