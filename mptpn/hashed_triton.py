@@ -59,7 +59,7 @@ def _options(match: Tensor, values: Tensor) -> tuple[dict[str, int], dict[str, d
     """Widths of a token's rows, and each kernel's blocks and launch options.
 
     Blocks of 64 are for the tensor cores of an H100 or H200 (wgmma) and their shared memory; at C 64 and D 256 two programs fit on a multiprocessor and
-    hide each other's waiting, and what registers spill, they spill outside the loops. Smaller ones go elsewhere, and spill nothing.
+    hide each other's waiting, and what registers spill, they spill outside the loops, but for two numbers in backward_keys. Smaller ones go elsewhere.
     """
     c, d = match.shape[-1], values.shape[-1]
     block_c, block_d = (max(16, triton.next_power_of_2(width)) for width in (c, d))

@@ -1,11 +1,6 @@
 """The Triton kernels against the reference: on a GPU where there is one, else in Triton's interpreter, and as code for an H100."""
 
 import math
-import os
-import re
-import subprocess
-import sys
-import tempfile
 
 import pytest
 import torch
@@ -15,31 +10,15 @@ import triton.language as tl  # noqa: E402 - after the check that it is there
 
 from mptpn import attention_kernels as kernels  # noqa: E402
 from mptpn import attention_triton  # noqa: E402
-from mptpn.attention import INTERPRETED, retractable_attention  # noqa: E402
+from mptpn.attention import retractable_attention  # noqa: E402
 from test_attention import example, gradients, upstream  # noqa: E402
+from triton_house import CUDA, DEVICE, DTYPES, INTERPRETED, code_for_an_h100, on_gpu, passes_in_the_interpreter, runs  # noqa: E402
 
-CUDA = torch.cuda.is_available()
-DEVICE = "cuda" if CUDA else "cpu"
-DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * CUDA  # the interpreter multiplies the bits of bfloat16
-runs = pytest.mark.skipif(not (CUDA or INTERPRETED), reason="runs in test_kernels_are_right_in_the_interpreter")
-on_gpu = pytest.mark.skipif(not CUDA, reason="needs a GPU")
 TINY = [(1, 1, 1, 4, 8), (1, 9, 2, 4, 16), (5, 3, 2, 2, 8), (8, 8, 1, 8, 72)]  # H, W, interval, window, head_dim
 SIZES = [(7, 13, 2, 4, 30), (17, 11, 1, 8, 30), (11, 9, 1, 9, 8), (13, 16, 1, 16, 32)]  # the last two have groups of several blocks
 CASES = [(size, torch.float32) for size in TINY] + [(size, dtype) for size in SIZES for dtype in DTYPES]
 if not CUDA:
     CASES.remove((SIZES[-1], torch.float32))  # 64 pairs of blocks: a minute in the interpreter
-
-if INTERPRETED:
-    from triton.runtime import interpreter
-
-    _patch = interpreter._patch_lang_tensor
-
-    def _patch_with_numpy_2_4(tensor, scope):
-        """Triton 3.6 turns an array of one number into an int, which numpy refuses since 2.4 (triton issue 9171)."""
-        _patch(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
-
-    interpreter._patch_lang_tensor = _patch_with_numpy_2_4
 
 
 def case(height, width, interval, window, head_dim, *, dtype=torch.float32):
@@ -61,11 +40,7 @@ def worst_ratio(size, dtype):
 
 @pytest.mark.skipif(CUDA or INTERPRETED, reason="is what runs the others")
 def test_kernels_are_right_in_the_interpreter():
-    # a process of its own: Triton decides when it is first imported, and other tests may have imported it
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTEST_ADDOPTS": ""}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0 and re.search(r"\d\d passed", run.stdout), run.stdout[-5000:] + run.stderr[-1000:]
+    passes_in_the_interpreter(__file__)
 
 
 @runs
@@ -190,19 +165,10 @@ def test_code_for_an_h100_fits_its_registers_and_memory(dtype, window, head_dim)
         kernel = getattr(kernels, name)
         pointers = {"qkv": dtype, "out": dtype, "grad": dtype, "grad_qkv": dtype}
         pointers |= dict.fromkeys(("bias", "grad_bias", "sums", "means"), torch.float32)
-        names = {torch.float32: "*fp32", torch.bfloat16: "*bf16"}
-        signature = {name: names[pointers[name]] if name in pointers else "constexpr" if name in options else "i32" for name in kernel.arg_names}
-        aligned = {(place,): [["tt.divisibility", 16]] for place, name in enumerate(kernel.arg_names) if name in pointers}
-        source = triton.compiler.ASTSource(kernel, signature, options, aligned)
-        compiled = triton.compile(source, target=triton.backends.compiler.GPUTarget("cuda", 90, 32), options=launch)
-        assert compiled.metadata.shared <= 100 * 1024, name  # bytes; consumer GPUs have 99 KiB, an H100 227
-        with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-            file.write(compiled.asm["ptx"])
-            file.flush()
-            command = [triton.knobs.nvidia.ptxas.path, "-v", "-arch=sm_90a", file.name, "-o", os.devnull]
-            log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        shared, spilled, log = code_for_an_h100(kernel, pointers=pointers, options=options, launch=launch)
+        assert shared <= 100 * 1024, name  # bytes; consumer GPUs have 99 KiB, an H100 227
         # of 65536 registers' 262144 bytes; wrong launch options spill 10 to 100 times as much
-        assert int(re.search(r"(\d+) bytes spill stores", log)[1]) <= 160, f"{name}: {log}"
+        assert spilled <= 160, f"{name}: {log}"
 
 
 @on_gpu

@@ -1,11 +1,5 @@
 """The kernels of the hashed attention against the law: on a GPU where there is one, else in Triton's interpreter, and as code for an H100."""
 
-import os
-import re
-import subprocess
-import sys
-import tempfile
-
 import pytest
 import torch
 
@@ -14,32 +8,16 @@ import triton.language as tl  # noqa: E402 - after the check that it is there
 
 from mptpn import hashed_kernels as kernels  # noqa: E402
 from mptpn import hashed_triton  # noqa: E402
-from mptpn.hashed_attention import INTERPRETED, attend, hashed_attention, rotations_from_seed, sorted_tokens  # noqa: E402
+from mptpn.hashed_attention import attend, hashed_attention, rotations_from_seed, sorted_tokens  # noqa: E402
 from mptpn.noise import generator  # noqa: E402
+from triton_house import CUDA, DEVICE, DTYPES, INTERPRETED, code_for_an_h100, on_gpu, passes_in_the_interpreter, runs  # noqa: E402
 
-CUDA = torch.cuda.is_available()
-DEVICE = "cuda" if CUDA else "cpu"
-DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * CUDA  # the interpreter multiplies the bits of bfloat16
-runs = pytest.mark.skipif(not (CUDA or INTERPRETED), reason="runs in test_kernels_are_right_in_the_interpreter")
-on_gpu = pytest.mark.skipif(not CUDA, reason="needs a GPU")
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="compiled kernels do not see the planted fault")
 # batch, tokens, C, D, chunk, rounds: one token, fewer than a chunk, chunks of 1, an unfilled last chunk, several blocks, widths that are no power of two
 SIZES = [(1, 1, 4, 4, 3, 2), (2, 5, 8, 8, 16, 2), (1, 21, 16, 16, 1, 3), (2, 37, 20, 24, 8, 3), (1, 70, 8, 12, 1, 1), (2, 150, 20, 40, 24, 2)]
 SIZES += [(1, 131, 66, 16, 40, 1)]
 if CUDA:
     SIZES += [(1, 1000, 64, 256, 144, 4), (2, 577, 256, 256, 144, 2)]
-
-if INTERPRETED:
-    from triton.runtime import interpreter
-
-    _patch = interpreter._patch_lang_tensor
-
-    def _patch_with_numpy_2_4(tensor, scope):
-        """Triton 3.6 turns an array of one number into an int, which numpy refuses since 2.4 (triton issue 9171)."""
-        _patch(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
-
-    interpreter._patch_lang_tensor = _patch_with_numpy_2_4
 
 
 def case(batch, n, features, width, chunk, rounds, *, dtype=torch.float32):
@@ -75,11 +53,7 @@ def worst_ratio(size, dtype):
 
 @pytest.mark.skipif(CUDA or INTERPRETED, reason="is what runs the others")
 def test_kernels_are_right_in_the_interpreter():
-    # a process of its own: Triton decides when it is first imported, and other tests may have imported it
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTEST_ADDOPTS": ""}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0 and re.search(r"\d\d passed", run.stdout), run.stdout[-5000:] + run.stderr[-1000:]
+    passes_in_the_interpreter(__file__)
 
 
 @runs
@@ -206,25 +180,15 @@ WIDTHS = [(torch.bfloat16, 64, 256), (torch.bfloat16, 20, 60), (torch.bfloat16, 
 @pytest.mark.parametrize(("dtype", "features", "width"), WIDTHS, ids=str)
 def test_code_for_an_h100_fits_its_registers_and_memory(dtype, features, width):
     widths, launches = hashed_triton._options(*(torch.empty(1, 64, x, dtype=dtype, device="meta") for x in (features, width)))
-    kinds = dict.fromkeys(("sums", "total", "means", "lengths"), "*fp32") | {"order": "*i64"}
-    rows = ("match", "values", "outs", "out", "grad", "grad_queries", "grad_keys", "grad_values")
-    kinds |= dict.fromkeys(rows, {torch.float32: "*fp32", torch.bfloat16: "*bf16"}[dtype])
-    for name, launch in launches.items():
-        kernel, options = getattr(kernels, name), widths | {key: launch[key] for key in ("QUERIES", "KEYS")}
-        signature = {arg: kinds.get(arg, "constexpr" if arg in options else "i32") for arg in kernel.arg_names}
-        aligned = {(place,): [["tt.divisibility", 16]] for place, arg in enumerate(kernel.arg_names) if arg in kinds}
-        source = triton.compiler.ASTSource(kernel, signature, options, aligned)
-        launch = {key: launch[key] for key in ("num_warps", "num_stages")}
-        compiled = triton.compile(source, target=triton.backends.compiler.GPUTarget("cuda", 90, 32), options=launch)
+    pointers = dict.fromkeys(("sums", "total", "means", "lengths"), torch.float32) | {"order": torch.int64}
+    pointers |= dict.fromkeys(("match", "values", "outs", "out", "grad", "grad_queries", "grad_keys", "grad_values"), dtype)
+    for name, chosen in launches.items():
+        options, launch = widths | {key: chosen[key] for key in ("QUERIES", "KEYS")}, {key: chosen[key] for key in ("num_warps", "num_stages")}
+        shared, spilled, log = code_for_an_h100(getattr(kernels, name), pointers=pointers, options=options, launch=launch)
         # bytes; an H100's multiprocessor has 228 KiB, of which 1 a program is reserved: two programs, or one of 256 features
-        assert compiled.metadata.shared <= (113 * 1024 if features <= 64 else 227 * 1024), name
-        with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-            file.write(compiled.asm["ptx"])
-            file.flush()
-            command = [triton.knobs.nvidia.ptxas.path, "-v", "-arch=sm_90a", file.name, "-o", os.devnull]
-            log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-        # of a thread's 1020 bytes of registers; at C 64, D 256 they are spilled before a loop and read after it (nvdisasm); wrong options spill 800 to 7000
-        assert int(re.search(r"(\d+) bytes spill stores", log)[1]) <= 320, f"{name}: {log}"
+        assert shared <= (113 * 1024 if features <= 64 else 227 * 1024), name
+        # of a thread's 1020 bytes of registers; at C 64, D 256 nearly all lie outside the loops (nvdisasm); wrong options spill 800 to 7000
+        assert spilled <= 320, f"{name}: {log}"
 
 
 @on_gpu
