@@ -1,6 +1,7 @@
 """Bicubic resizing as MATLAB's imresize does it, antialiased when it shrinks: what every super-resolution test set was made with."""
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -27,9 +28,16 @@ def taps(length: int, *, size: int, scale: float, border: str = "symmetric", dev
     Returns:
         Positions [size, P], int64, and weights [size, P], float64.
     """
-    used = (_all_taps(length, size, scale, border, "cpu")[1].abs().amax(0) > 0).nonzero()[:, 0].tolist()
+    used = _used_taps(length, size, scale, border)
     position, weight = _all_taps(length, size, scale, border, device)
-    return position[:, used[0] : used[-1] + 1], weight[:, used[0] : used[-1] + 1]
+    return position[:, used], weight[:, used]
+
+
+@lru_cache(maxsize=256)  # of a few numbers; a training asks for the same at each step
+def _used_taps(length: int, size: int, scale: float, border: str) -> slice:
+    """From the first tap that any new sample uses to the last."""
+    used = (_all_taps(length, size, scale, border, "cpu")[1].abs().amax(0) > 0).nonzero()[:, 0]
+    return slice(int(used[0]), int(used[-1]) + 1)
 
 
 def _all_taps(length: int, size: int, scale: float, border: str, device: torch.device | str) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from mptpn import datasets, metrics, preliminary, training  # noqa: E402
 from mptpn.blind_spot import BlindSpotNetwork  # noqa: E402
 from mptpn.noise import PoissonGaussian, generator, informative_mean  # noqa: E402
 from mptpn.noise_report import report  # noqa: E402
+from mptpn.photographs import white_copies  # noqa: E402
 from mptpn.weights import save_weights  # noqa: E402
 
 LEVELS = (15, 25, 50)  # gray levels of 255
@@ -29,11 +30,6 @@ def estimated(noisy: torch.Tensor) -> float:
     """Level of white noise that the estimator finds, in the image's unit."""
     torch.set_num_threads(1)
     return report([noisy]).sigma
-
-
-def copies(images, *, levels, purpose: int) -> list[torch.Tensor]:
-    """One noisy copy of each image at its level."""
-    return [PoissonGaussian(s / 255).sample(x.pixels, generator=generator(0, purpose, i)) for i, (x, s) in enumerate(zip(images, levels, strict=True))]
 
 
 def denoised(network: BlindSpotNetwork, noisy: torch.Tensor, sigma: float, device: torch.device) -> dict[str, torch.Tensor]:
@@ -63,8 +59,8 @@ def main() -> None:
     parser.add_argument("--compiled", action="store_true")
     given = parser.parse_args()
     photographs, tests = datasets.natural("train")[: given.images], datasets.awgn("bsd68")[: given.tests]
-    noisy = copies(photographs, levels=[LEVELS[i % 3] for i in range(len(photographs))], purpose=921)
-    test_noisy = {level: copies(tests, levels=[level] * len(tests), purpose=922) for level in LEVELS}
+    noisy = [PoissonGaussian(LEVELS[i % 3] / 255).sample(x.pixels, generator=generator(0, 921, i)) for i, x in enumerate(photographs)]
+    test_noisy = {level: white_copies([x.pixels for x in tests], level=level / 255, seed=0, purpose=922) for level in LEVELS}
     with ProcessPoolExecutor(given.workers) as pool:
         found = list(pool.map(estimated, noisy, chunksize=4))
         test_found = {level: list(pool.map(estimated, images, chunksize=4)) for level, images in test_noisy.items()}
