@@ -8,26 +8,50 @@ from torch import Tensor
 from mptpn.noise_level import LAGS, RADIUS
 
 BLIND = 0.2  # correlation that a blind spot must cover
+LEAST = 0.05  # correlation of near pixels that is told from none
+RIM = [i for i, (row, col) in enumerate(LAGS) if max(row, abs(col)) == RADIUS]
 UNSURE = 0.5  # stated relative error of a level from which a bin is not used for the correlation
 
 
-def correlation_map(found: Tensor, error: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+def correlation_map(alike: Tensor, found: Tensor, *, error: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     """Correlation map [7, 7] and its standard errors from band energies and their errors [bands, bins]: 1 - E(lag) / E(far).
 
-    Each bin counts with its pixels and its noise, for correlation matters where the noise is, but only where all bands are well known, if there are such bins.
-    The bins' disagreement is part of the error: noise correlates alike at all intensities, texture does not.
+    Far are the lags at the rim of the map and the two beyond it: what raises or lowers all lags alike, as texture or a choice of quiet windows does, is no
+    correlation. Each bin counts with its pixels and its noise, for correlation matters where the noise is, but only where all bands are well known, if
+    there are such bins. The bins' disagreement is part of the error: noise correlates alike at all intensities, texture does not.
+
+    Args:
+        alike: energies of all bands from the same windows, for noise need not be equally strong in all of an image.
+        found: energies of each band from the windows that it likes best.
+        error: of the levels of found, relative. count: windows of each bin, [bins].
     """
-    sure = (error[1:] < UNSURE).all(0)
-    share = count.double() * (sure if bool(sure.any()) else torch.ones_like(sure)) / error[1:].amax(0) ** 2
-    total = (found * share).sum(1)
-    unsure = (found * share * error).sum(1) / total  # of log levels; the bins share their causes of error
-    weight = unsure[-2:] ** -2
-    far = (total[-2:] * weight).sum() / weight.sum()
-    left = total[1 : 1 + len(LAGS)] / far
-    own = found[1 : 1 + len(LAGS)] / _far(found, error)
+    share = _share(error, count)
+    lags = (alike * share).sum(1)[1:]
+    far = (lags[RIM].sum() + 3 * lags[-2:].sum()) / (len(RIM) + 6)
+    left = lags[:-2] / far
+    unsure = (found * share * error).sum(1) / (found * share).sum(1)  # of log levels; the bins share their causes of error
+    own = found[1:-2] / _far(found, error)
     weight = share * _far(found, error)
     scatter = ((own - _quantile(own, weight, 0.5)[:, None]).abs() * weight).sum(1) / weight.sum()
-    return _lag_map((1 - left).clamp_min(-1)), _lag_map(torch.hypot(2 * left * torch.hypot(unsure[1 : 1 + len(LAGS)], unsure[-2:].amin()), scatter))
+    return _lag_map((1 - left).clamp_min(-1)), _lag_map(torch.hypot(2 * left * torch.hypot(unsure[1:-2], unsure[-2:].amin()), scatter))
+
+
+def near_by(alike: Tensor, found: Tensor, *, error: Tensor, count: Tensor) -> bool:
+    """Whether pixels up to two apart correlate; arguments as in correlation_map.
+
+    Against the lags at the rim of the map, some lag must reach 0.05 and twice what it may be wrong by: half of what the two kinds of windows differ by, and
+    the largest value at the rim itself, where there is none.
+    """
+    share = _share(error, count)
+    first, second = (1 - lags / lags[RIM].mean() for lags in ((energies * share).sum(1)[1:-2] for energies in (alike, found)))
+    middle = (first + second).abs() / 2
+    wrong = (first - second).abs() / 2 + middle[RIM].amax()
+    return bool(((middle > LEAST) & (middle > 2 * wrong)).any())
+
+
+def _share(error: Tensor, count: Tensor) -> Tensor:
+    sure = (error[1:] < UNSURE).all(0)
+    return count.double() * (sure if bool(sure.any()) else torch.ones_like(sure)) / error[1:].amax(0) ** 2
 
 
 def _far(found: Tensor, error: Tensor) -> Tensor:

@@ -63,8 +63,9 @@ class NoiseLevelNetwork(nn.Module):
 def counted(noisy: Tensor) -> tuple[Tensor, Tensor]:
     """Which pixels, and which windows, say something about the noise.
 
-    Pixels in constant surroundings (zeroed background, padding) and clipped ones (where the smallest or largest value is held by at least 8 pixels) do not
-    count; a window with more than 5 % clipped pixels does not either, for its variance is cut short. Where nothing would be left, everything counts.
+    Pixels in constant surroundings (zeroed background, padding) do not count, nor does a window of which more than 5 % are clipped (the smallest or largest
+    value where at least 8 pixels hold it), for its variance is cut short. A few clipped pixels do count: without its tail noise would seem weaker still.
+    Where nothing would be left, everything counts.
 
     Returns:
         pixels [B, 1, H, W], 1 or 0, and windows [B, 1, h, w] bool.
@@ -74,7 +75,7 @@ def counted(noisy: Tensor) -> tuple[Tensor, Tensor]:
     ends = torch.stack([flat.amin(1), flat.amax(1)], 1)
     held = [(noisy == end.view(-1, 1, 1, 1)) & inside for end in ends.unbind(1)]
     clipped = sum(at & (at.flatten(1).sum(1) >= 8).view(-1, 1, 1, 1) for at in held) > 0
-    valid = (inside & ~clipped).to(noisy)
+    valid = inside.to(noisy)
     nothing = (valid.flatten(1).sum(1) < 64).view(-1, 1, 1, 1)
     valid = valid.masked_fill(nothing, 1.0)
     share = _windows(clipped.to(noisy)) / _windows(torch.ones_like(noisy))

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from mptpn.noise import PoissonGaussian
-from mptpn.noise_correlation import BLIND, UNSURE, blind_hole, coarseness, correlation_map, outside
+from mptpn.noise_correlation import BLIND, UNSURE, blind_hole, coarseness, correlation_map, near_by, outside
 from mptpn.noise_law import MISFIT, fit_law
 from mptpn.noise_level import RADIUS, SMALLEST, NoiseLevelNetwork, band_factors, shipped, stated_precision
 from mptpn.noise_models import CorrelatedGaussian, Law, Rician
 
 TILE, TILES = 1024, 12  # px and number: a larger image is judged by tiles spread over it
 SHARE = 0.01  # least share of the windows in an intensity bin
-INDEPENDENT = 0.1  # correlation up to which noise counts as independent from pixel to pixel
 WHITE = 0.06  # relative difference up to which the level at the finest scale and that between far pixels are one: correlation of 0.1 makes 0.07
 SURE = 0.15  # stated relative error of a level up to which a bin speaks for the law
 WIDEST = math.log(10)  # of an interval: beyond a factor of ten either way, the level is unknown and the report says so
@@ -125,16 +124,15 @@ def conclude(
     precision, energy, mean = precision[:, counts], energy[:, counts], mean[counts]
     bins = _bins(mean)
     count = torch.bincount(bins)
-    weight = precision.exp()
-    total = torch.zeros(len(weight), len(count), dtype=torch.float64).index_add_(1, bins, weight)
-    found = torch.zeros_like(total).index_add_(1, bins, weight * energy) / total
-    at = torch.zeros_like(total).index_add_(1, bins, weight * mean) / total
+    total = _in_bins(precision.exp(), bins)
+    found, at = (_in_bins(precision.exp() * x, bins) / total for x in (energy, mean))
     error = stated_precision(network, total[None])[0].double() ** -0.5
-    correlation, unsure = correlation_map(found, error, count)
-    seen = outside(correlation, (0, 0)).abs() > torch.maximum(torch.tensor(INDEPENDENT), 2 * outside(unsure, (0, 0)))
+    weight = precision.mean(0, keepdim=True).exp()  # one for all bands
+    energies = {"alike": _in_bins(weight * energy, bins) / _in_bins(weight, bins), "found": found, "error": error, "count": count}
+    correlation, unsure = correlation_map(**energies)
     coarse, coarse_unsure = coarseness(found, error, count)
-    independent = not (bool(seen.any()) or abs(coarse) > max(WHITE, 1.5 * coarse_unsure)) if correlated is None else not correlated
     reliable = float(outside(unsure, (0, 0)).median()) < BLIND
+    independent = not (reliable and near_by(**energies) or abs(coarse) > max(WHITE, 1.5 * coarse_unsure)) if correlated is None else not correlated
     if independent:
         intensity, variance, error = at[0], found[0], error[0]
     else:
@@ -187,6 +185,11 @@ def _bins(mean: Tensor) -> Tensor:
             kept.append(edge)
             below = position
     return torch.bucketize(mean, torch.stack(kept)) if kept else torch.zeros(len(mean), dtype=torch.long)
+
+
+def _in_bins(values: Tensor, bins: Tensor) -> Tensor:
+    """Sums of values [rows, windows] over each bin, [rows, bins]."""
+    return values.new_zeros(len(values), int(bins.amax()) + 1).index_add_(1, bins, values)
 
 
 def _gaussian(law: Law) -> Law:

@@ -89,7 +89,7 @@ def patches(images: list[tuple[Tensor, Tensor, Tensor]], *, batch: int, patch: i
 def tabulated(law: Law, pixels: Tensor) -> Tensor:
     """A law as numbers: smallest and largest intensity of pixels (any shape), then the variance at 65 intensities evenly between them, [1, 67]."""
     ends = torch.stack([pixels.amin(), pixels.amax()])
-    variance = law.variance(torch.lerp(ends[0], ends[1], torch.linspace(0, 1, KNOTS, dtype=pixels.dtype)))
+    variance = law.variance(torch.lerp(ends[0], ends[1], torch.linspace(0, 1, KNOTS, dtype=pixels.dtype, device=pixels.device)))
     return torch.cat([ends, variance.clamp_min(1e-4 * variance.max())])[None]  # a law without read noise has none in the dark: keep the likelihood finite
 
 

@@ -9,6 +9,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from mptpn import preliminary, profound
+from mptpn.amplified import amplified
 from mptpn.blind_spot import BlindSpotNetwork
 from mptpn.noise_models import CorrelatedGaussian, Law, pointwise
 from mptpn.noise_report import Measurement, NoiseReport, conclude, measure
@@ -31,7 +32,7 @@ class NoiseOfSet:
 
     Attributes:
         whole: report of all images together; its correlation is that of the set.
-        laws: of each image, with the correlation of the set where there is any.
+        laws: of each image, with the correlation of the set where there is any, with multiplied electrons where an image looks like that.
     """
 
     whole: NoiseReport
@@ -42,7 +43,8 @@ def noise_of(noisy: list[Tensor]) -> NoiseOfSet:
     """Noise of a set: each image has a level of its own, all share a correlation; images [1, 1, H, W]."""
     measured = [measure(image, number=number) for number, image in enumerate(noisy)]
     whole = conclude(measured)
-    return NoiseOfSet(whole, tuple(_law_in_set(one, whole) for one in measured))
+    laws = (_law_in_set(one, whole) for one in measured)
+    return NoiseOfSet(whole, tuple(amplified(image, law=law) for image, law in zip(noisy, laws, strict=True)))
 
 
 def law_of(noisy: Tensor, *, whole: NoiseReport) -> Law:

@@ -16,7 +16,7 @@ BLURS = (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.3, 1.6, 2.0, 2.5, 3.2)  # px, widt
 STEPS = (1, 2, 4, 8)  # px, lags of the structure function
 UNSURE = 0.04  # relative error of a noise variance
 SMOOTH, QUANTILES = 2.0, 33  # px, width of the blur that leaves intensities without noise, and the number of their quantiles
-JITTER = 0.1  # each pair's level is the learned one times u, u ~ U(0.9, 1.1)
+JITTER = 0.4  # each pair's level is the learned one times u, u ~ U(0.6, 1.4), for a level can vary over an image as in CT; Wu et al. 2020 take 0.1
 WEIGHT_A, SHARE_A = 0.1, 1 / 8  # weight and share of pairs A in a batch (Wu et al. 2020, public code)
 
 

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mptpn.noise_models import CorrelatedGaussian, Law
-from mptpn.noise_report import BLIND, INDEPENDENT, UNSURE, NoiseReport
+from mptpn.noise_report import BLIND, UNSURE, NoiseReport
 
 BLOCK = 16  # px, side of the blocks that count as independent
+INDEPENDENT = 0.1  # correlation up to which a residual counts as independent from pixel to pixel
 DETAIL = 4  # px, side of the cells whose residual energy is compared with their gradient
 FALSE_ALARM = 0.01  # of one check on a residual that is the noise itself
 BINS = 8  # of intensity, equally many pixels in each

@@ -18,7 +18,7 @@ import torch  # noqa: E402
 
 from mptpn import datasets, metrics, preliminary, training  # noqa: E402
 from mptpn.blind_spot import BlindSpotNetwork  # noqa: E402
-from mptpn.noise import PoissonGaussian, generator, informative_mean  # noqa: E402
+from mptpn.noise import PoissonGaussian, generator  # noqa: E402
 from mptpn.noise_report import report  # noqa: E402
 from mptpn.photographs import white_copies  # noqa: E402
 from mptpn.weights import save_weights  # noqa: E402
@@ -34,10 +34,8 @@ def estimated(noisy: torch.Tensor) -> float:
 
 def denoised(network: BlindSpotNetwork, noisy: torch.Tensor, sigma: float, device: torch.device) -> dict[str, torch.Tensor]:
     """Blind mean and posterior mean, on the CPU."""
-    table = preliminary.tabulated(PoissonGaussian(sigma), noisy).to(device)
-    noisy = noisy.to(device)
-    mean, sigma_mu, sigma_n = preliminary.predict(network, noisy, offset=informative_mean(noisy), law=table)
-    return {"blind mean": mean.cpu(), "posterior": preliminary.fuse(noisy, mean, sigma_mu=sigma_mu, sigma_n=sigma_n)[0].cpu()}
+    found = preliminary.denoise(network, noisy.to(device), law=PoissonGaussian(sigma))
+    return {"blind mean": found["mean"].cpu(), "posterior": found["denoised"].cpu()}
 
 
 def main() -> None:

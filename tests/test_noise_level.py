@@ -1,6 +1,7 @@
 """The noise-level network: what it measures is true for any weights, what it says is noise is noise for the weights in the box."""
 
 import math
+from statistics import NormalDist
 
 import pytest
 import torch
@@ -248,17 +249,28 @@ def test_a_window_with_more_than_one_clipped_pixel_in_twenty_has_no_say(network)
     assert barely.any() and (precision[:, barely] == -30).all() and hardly.any() and (precision[:, hardly] > -30).all()
 
 
-def test_a_clipped_pixel_says_nothing_of_the_noise(network):
-    """Twelve pixels far apart are held at the largest value. Whatever it is, nothing changes; seven are chance, and count."""
+def test_windows_with_many_clipped_pixels_say_nothing_and_a_few_clipped_pixels_count(network):
+    """A saturated patch of 30 x 30 px changes no energy that counts, whatever its value; of noise that is cut off at the 3 % quantile the variance is
+    that of the cut-off noise, 0.945 sigma^2, and not that of the pixels that are left, 0.85 sigma^2."""
     noisy = white(1, 1, 120, 180, key=8)
 
-    def told(count: int, value: float) -> tuple[Tensor, ...]:
-        held = noisy.clone()
-        held.view(-1)[180 * 20 + 25 : 180 * 100 : 180 * 6 + 40][:count] = value
-        return network(held)
+    def told(value: float) -> tuple[Tensor, Tensor]:
+        held = noisy.clamp(-4, 4)
+        held[..., 40:70, 60:90] = value
+        precision, energy, _ = network(held)
+        return precision[0, 0] > -20, energy[0, 0]
 
-    assert all(torch.equal(*pair) for pair in zip(told(12, 60.0), told(12, 600.0), strict=True))
-    assert not torch.equal(told(7, 60.0)[1], told(7, 600.0)[1])
+    (known, first), (same, second) = told(60.0), told(600.0)
+    assert known.equal(same) and not known.all() and torch.equal(first[known], second[known])
+    low = NormalDist().inv_cdf(0.03)
+    cut = white(1, 1, 300, 310, key=9).clamp_min(low)
+    precision, energy, _ = network(cut)
+    counts = precision[0, 0] > -20
+    expected = float(white(1, 1, 2000, 2000, key=10).clamp_min(low).var())
+    left_out = float(cut[cut > low].var())
+    found = float(energy[0, 0][counts].mean())
+    assert counts.float().mean() > 0.8
+    assert abs(found / expected - 1) < 0.04 and abs(left_out / expected - 1) > 0.08  # 93 000 px; windows of 5 % and more are left out, which takes 2 % off
 
 
 @pytest.mark.parametrize(
