@@ -35,7 +35,7 @@ def test_drawn_noise_has_the_moments_that_are_stated(read):
 @pytest.mark.parametrize("clean", [0.05, 0.07, 0.6])
 @pytest.mark.parametrize("read", [0.1, 0.6])
 def test_likelihood_is_a_density_and_that_of_the_draws(clean, read):
-    """It integrates to 1 over a fine grid, and the draws' distribution is its integral (Kolmogorov-Smirnov); a density of a quarter of the read variance is refused."""
+    """It integrates to 1, and its integral is the draws' distribution (Kolmogorov-Smirnov); with a quarter of the read noise it is not."""
     law = Amplified(0.02, gain=0.03, black=0.05, read=read)
     grid = torch.linspace(clean - 0.7, clean + 1.2, 60_001, dtype=torch.float64)[None, None, None]
     drawn = law.sample(torch.full((1, 1, 100, 201), clean, dtype=torch.float64), generator=generator(4)).flatten().numpy()
