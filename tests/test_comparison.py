@@ -81,14 +81,18 @@ def test_careamics_script_hands_the_image_through(tmp_path):
     (tmp_path / "careamics").mkdir()
     (tmp_path / "careamics/__init__.py").write_text(
         "class CAREamist:\n"
-        "    def __init__(self, source, work_dir): assert source['num_epochs'] == 7 and source['axes'] == 'YX'\n"
-        "    def train(self, train_source, val_percentage): self.seen = train_source\n"
-        "    def predict(self, source, data_type, axes, tile_size, tile_overlap): return [self.seen[None, None] + 1]\n"
+        "    def __init__(self, config, *, work_dir, enable_progress_bar):\n"
+        "        assert config['num_epochs'] == 3 and config['axes'] == 'SYX'\n"
+        "        self.patch = config['patch_size']\n"
+        "    def train(self, *, train_data): self.seen = train_data\n"
+        "    def predict(self, pred_data, *, tile_size):\n"
+        "        assert (self.seen == pred_data).all() and len(self.seen) == 800 and self.patch == [56, 56]\n"
+        "        return [pred_data[0][None, None] + 1], []\n"
     )
-    (tmp_path / "careamics/config.py").write_text("def create_n2v_configuration(**given): return given\n")
+    (tmp_path / "careamics/config.py").write_text("def create_n2v_config(name, **given): return given\n")
     script = os.path.join(os.path.dirname(__file__), "../reproduce/careamics_peer.py")
     np.save(tmp_path / "in.npy", CLEAN[0, 0].numpy())
-    command = ["env", f"PYTHONPATH={tmp_path}", "MPTPN_CAREAMICS_EPOCHS=7", sys.executable, os.path.abspath(script)]
+    command = ["env", f"PYTHONPATH={tmp_path}", "MPTPN_CAREAMICS_STEPS=120", sys.executable, os.path.abspath(script)]
     image, _ = comparison.outside_denoise(CLEAN, command=command)
     assert torch.equal(image, CLEAN + 1)
 
