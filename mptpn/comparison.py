@@ -1,5 +1,6 @@
 """Every method that notebook 10 compares behind one door: the same bytes in, the denoised image and the processor's seconds out."""
 
+import os
 import subprocess
 import tempfile
 import time
@@ -18,6 +19,7 @@ METHODS = ("noisy", "Gaussian, oracle", "TV, oracle", "NLM", "BM3D, told", "BM3D
 CLASSICAL = ("NLM", "BM3D, estimated")  # without training and without the truth
 ORACLES = ("Gaussian, oracle", "TV, oracle")
 ESTIMATED = CLASSICAL  # they are given the estimated noise, whose time is theirs too
+OURS = ("MPLBACKEND", "PYTHONPATH")  # variables of this environment that break another: a Jupyter kernel sets the first, which Matplotlib refuses elsewhere
 
 
 @dataclass(frozen=True)
@@ -115,20 +117,24 @@ def denoise_told(noisy: Tensor, clean: Tensor, *, method: str, law: Law, network
 def outside_denoise(noisy: Tensor, *, command: Sequence[str]) -> tuple[Tensor, float]:
     """Denoise by a program in an environment of its own: `command IN.npy OUT.npy`, float32 [H, W] both; noisy [1, 1, H, W].
 
+    It is told by OMP_NUM_THREADS to use as many threads as PyTorch does here.
+
     Returns:
-        what it wrote, [1, 1, H, W], and the wall-clock seconds of the whole program.
+        what it wrote, [1, 1, H, W], and the processor's seconds of the whole program, its start included.
     Raises:
         RuntimeError: it failed (with the end of what it said), wrote nothing, or wrote another shape or a value that is not finite.
     """
     with tempfile.TemporaryDirectory() as folder:
         source, target = (Path(folder) / name for name in ("in.npy", "out.npy"))
         np.save(source, noisy[0, 0].numpy())
-        start = time.perf_counter()
+        theirs = {name: value for name, value in os.environ.items() if name not in OURS} | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+        start = os.times()
         try:
-            ran = subprocess.run([*command, str(source), str(target)], cwd=folder, capture_output=True, text=True)
+            ran = subprocess.run([*command, str(source), str(target)], cwd=folder, env=theirs, capture_output=True, text=True)
         except OSError as error:
-            raise RuntimeError(f"{command[0]}: cannot be started ({error.strerror}); give the Python of the other environment.") from error
-        seconds = time.perf_counter() - start
+            raise RuntimeError(f"{command[0]}: cannot be started ({error.strerror}); give the Python of the other environment by its absolute path.") from error
+        end = os.times()
+        seconds = end.children_user - start.children_user + end.children_system - start.children_system
         if ran.returncode or not target.exists():
             raise RuntimeError(f"{' '.join(command)}: ended with {ran.returncode} and {'an' if target.exists() else 'no'} image: {ran.stderr.strip()[-500:]}")
         found = np.load(target)

@@ -1,7 +1,8 @@
 """Noise2Void (Krull et al. 2019) by CAREamics on one image, in an environment of its own: PYTHON reproduce/careamics_peer.py IN.npy OUT.npy
 
-That environment holds CAREamics (`pip install "careamics>=0.3,<0.4"`), nothing of this package; the setting MPTPN_CAREAMICS names its Python for notebook 10.
-The network learns from the one image IN, float32 [H, W], with the defaults of CAREamics 0.3; MPTPN_CAREAMICS_STEPS (default 1000) is its budget.
+That environment holds CAREamics (`pip install "careamics>=0.3,<0.4"`), nothing of this package; the variable MPTPN_CAREAMICS names its Python for notebook 10.
+The network learns from the one image IN, float32 [H, W], with the defaults of CAREamics 0.3, on the processor and seed 1; MPTPN_CAREAMICS_STEPS (default
+1000) is its budget.
 """
 
 import os
@@ -10,25 +11,28 @@ import tempfile
 
 import numpy as np
 
-EPOCH, BATCH, PATCH = 50, 16, 64  # steps, patches a step, px at most
+EPOCH, BATCH, PATCH, TILE = 50, 16, 64, 128  # steps, patches a step, px at most, px
 
 
 def main(source: str, target: str) -> None:
     """Train on IN, denoise IN, write OUT, float32 [H, W]."""
     from careamics import CAREamist
-    from careamics.config import create_n2v_config
+    from careamics.config import create_advanced_n2v_config
 
     image = np.load(source).astype(np.float32)
     steps = int(os.environ.get("MPTPN_CAREAMICS_STEPS", "1000"))
     patch = min(PATCH, min(image.shape) // 8 * 8)
-    copies = -(-min(steps, EPOCH) * BATCH // ((image.shape[0] // patch) * (image.shape[1] // patch)))  # an epoch goes through the data once
-    shape = {"data_type": "array", "axes": "SYX", "patch_size": [patch, patch], "batch_size": BATCH}
-    config = create_n2v_config("peer", num_epochs=-(-steps // EPOCH), n_val_patches=BATCH, **shape)
+    patches = (min(steps, EPOCH) + 1) * BATCH  # an epoch goes through the data once, less one batch for validation
+    copies = -(-patches // ((image.shape[0] // patch) * (image.shape[1] // patch)))
+    shape = {"data_type": "array", "axes": "SYX", "patch_size": [patch, patch], "batch_size": BATCH, "n_val_patches": BATCH}
+    here = {"trainer_params": {"accelerator": "cpu"}, "num_workers": 0, "seed": 1}  # one process, whose threads OMP_NUM_THREADS says
+    config = create_advanced_n2v_config("peer", num_epochs=-(-steps // EPOCH), num_steps=min(steps, EPOCH), **shape, **here)
     with tempfile.TemporaryDirectory() as folder:
         careamist = CAREamist(config, work_dir=folder, enable_progress_bar=False)
         careamist.train(train_data=np.stack([image] * copies))
-        found, _ = careamist.predict(image[None], tile_size=(128, 128))
-    np.save(target, np.asarray(found[0], dtype=np.float32).reshape(image.shape))
+        padded = np.pad(image, [(0, max(0, TILE - n)) for n in image.shape], mode="reflect")  # CAREamics would pad a small image with zeros
+        found, _ = careamist.predict(padded[None], tile_size=(TILE, TILE))
+    np.save(target, np.asarray(found[0], dtype=np.float32).reshape(padded.shape)[: image.shape[0], : image.shape[1]])
 
 
 if __name__ == "__main__":
