@@ -1,3 +1,5 @@
+"""Multiplied electrons: moments and density are those that are stated, the share of read noise is found, Gaussian noise stays Gaussian."""
+
 import math
 
 import pytest
