@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from mptpn import embedded, stages
+from mptpn import embedded, profound, refinement, stages
 from mptpn.images import Image, luminance, read_image, write_atomically
 from mptpn.noise import PoissonGaussian
 from mptpn.noise_models import CorrelatedGaussian, Law, NoiseLevelFunction, Rician
@@ -23,6 +24,7 @@ from mptpn.weights import save_weights
 
 Picture = np.ndarray | Tensor | Image | str | Path
 STAGE_1, STAGE_3 = 0.4, 0.5  # shares of the wall-clock budget; estimates and pairs A take the rest
+FIRST = 0.3  # share of stage 3's part for the first network, which tells strongly correlated noise better
 STEPS = 100_000  # more than any budget on a CPU allows: the clock decides
 
 
@@ -109,7 +111,8 @@ def train(folder: str | Path, *, out: str | Path, minutes: float, fabric: Fabric
         minutes: wall-clock budget of both trainings together, over all calls that went on.
         photos: clean natural photographs; empty: those inside the installed packages.
     Returns:
-        the report: noise of the set and of each image in the images' unit, files used and left out, steps of each training, seconds of this call.
+        the report: noise of the set and of each image in the images' unit (where the blind spot is wider than a pixel, as a first network of stage 3 told it
+        better, see refinement.refined; the sentences are of the estimate before), files used and left out, steps of each training, seconds of this call.
     Raises:
         FileNotFoundError, ValueError: no such folder, no image in it, another ending of out, no budget, photographs that are all smaller than a patch.
     """
@@ -131,15 +134,22 @@ def train(folder: str | Path, *, out: str | Path, minutes: float, fabric: Fabric
     noise = stages.noise_of(pixels)
     whole = in_unit(noise.whole, high - low, zero=low)
     print(whole, file=sys.stderr)
-    parts = [out.with_suffix(f".stage{stage}.checkpoint.pt") for stage in (1, 3)]
+    *parts, early = (out.with_suffix(f".{part}.checkpoint.pt") for part in ("stage1", "stage3", "first"))
     common = {"steps": STEPS, "fabric": fabric, "seed": seed}
     blind = stages.stage_1(pixels, noise=noise, patch=side, checkpoint=parts[0], seconds=60 * minutes * STAGE_1, **common)
-    pairs = stages.stage_2(pixels, photos, noise=noise, blind=blind, batch=4, patch=side, seed=seed)
-    student = stages.stage_3(pairs, checkpoint=parts[1], seconds=60 * minutes * STAGE_3, **common)
+    paired = partial(stages.stage_2, pixels, photos, blind=blind, batch=4, patch=side, seed=seed)
+    pairs, seconds = paired(noise=noise), 60 * minutes * STAGE_3
+    if noise.whole.hole != (0, 0):
+        first = stages.stage_3(pairs, checkpoint=early, seconds=FIRST * seconds, title="first network", **common)
+        found = refinement.refined(noise.laws, pixels, denoise=lambda image: profound.denoise(first, image.to(fabric.device)).to(image), seed=seed)
+        print(f"correlation told again from residuals: changed by up to {_farthest(noise.laws[0], found[0]):.2f}", file=sys.stderr)
+        noise, seconds = replace(noise, laws=found), (1 - FIRST) * seconds
+        pairs = paired(noise=noise)
+    student = stages.stage_3(pairs, checkpoint=parts[1], seconds=seconds, **common)
     about = {
         "noise": str(whole),
         "sigma": [float(law.variance(x).mean().sqrt()) * (high - low) for law, x in zip(noise.laws, pixels, strict=True)],
-        "correlation": whole.correlation.tolist(),
+        "correlation": getattr(noise.laws[0], "correlation", whole.correlation.tolist()),
         "blind_spot": [2 * half + 1 for half in whole.hole],
         "images": [image.name for image in images],
         "left_out": left_out,
@@ -151,9 +161,14 @@ def train(folder: str | Path, *, out: str | Path, minutes: float, fabric: Fabric
     save_weights(out, student, arguments=student.arguments, note=about)
     save_weights(out.with_suffix(".stage1.safetensors"), blind, arguments=stages.BLIND | {"hole": blind.hole})
     write_atomically(out.with_suffix(".json"), lambda path: path.write_text(json.dumps(about, indent=1)))
-    for part in parts:
+    for part in (*parts, early):
         part.unlink(missing_ok=True)
     return about
+
+
+def _farthest(before: CorrelatedGaussian, after: CorrelatedGaussian) -> float:
+    """Largest difference between two correlation maps."""
+    return float((torch.tensor(before.correlation) - torch.tensor(after.correlation)).abs().max())
 
 
 def read_folder(folder: str | Path) -> tuple[list[Image], dict[str, str]]:

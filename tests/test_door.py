@@ -405,6 +405,31 @@ def test_a_training_that_cannot_start_ends_with_one_sentence(box, change, messag
     assert not (box / "refused").exists() and not list(box.glob("net.*"))
 
 
+def test_strongly_correlated_noise_is_told_again_by_a_first_network_and_a_stopped_training_goes_on_from_there(box, capsys, monkeypatch):
+    """Means over three pixels of a row: a correlation of 2 / 3, a blind spot of 3 px or more; stopped after the first network."""
+    (box / "rows").mkdir()
+    for i in range(3):
+        rough = noisy(96, 100, key=20 + i)
+        np.save(box / f"rows/{i}.npy", (rough[:, :-2] + rough[:, 1:-1] + rough[:, 2:]) / 3)
+    stage_3, calls = stages.stage_3, []
+
+    def stopped_at_the_second(pairs, **settings):
+        calls.append(pairs.looks)
+        return stage_3(pairs, **settings) if len(calls) == 1 else interrupted()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "stage_3", stopped_at_the_second)
+        assert main(command(box, "again", folder="rows")) == 130
+    assert calls[0][0].law != calls[1][0].law and "correlation told again from residuals: changed by up to" in capsys.readouterr().err
+    assert sorted(path.name for path in (box / "again").iterdir()) == ["denoiser.first.checkpoint.pt", "denoiser.stage1.checkpoint.pt"]
+    assert main(command(box, "again", folder="rows")) == 0
+    assert "going on from step" in capsys.readouterr().err.partition("denoiser.first.checkpoint.pt")[0]
+    assert sorted(path.name for path in (box / "again").iterdir()) == ["denoiser.json", "denoiser.safetensors", "denoiser.stage1.safetensors"]
+    about = json.loads((box / "again/denoiser.json").read_text(), parse_constant=is_no_number)
+    assert np.array(about["correlation"]).shape == (7, 7) and max(about["blind_spot"]) > 1
+    assert about["correlation"] == [list(row) for row in calls[1][0].law.correlation]  # the same noise was found again
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_device_that_is_not_there_is_named(box, capsys):
     assert main([*command(box, "refused")[:-1], "cuda"]) == 1
