@@ -11,7 +11,6 @@ import argparse
 import json
 import math
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -52,7 +51,7 @@ def main() -> None:
     ratios = [float(law.variance(middle) / told.variance(middle)) ** 0.5 for law, told in zip(noise.laws, true, strict=True)]
     print(f"{noise.whole}\nlevel found over the true one: {min(ratios):.3f} to {max(ratios):.3f}")
     learned = stages.stage_2(noisy, photos, noise=noise, batch=given.batch, patch=given.patch, seed=given.seed)
-    looks = stages.stage_2(noisy, photos, noise=replace(noise, laws=tuple(true)), seed=given.seed).looks
+    looks = [synthesis.look_of(y, law=law) for y, law in zip(noisy, true, strict=True)]
     both = list(zip(noisy, hidden, strict=True))
     ceiling = synthesis.PairSynthesis(photos, looks, pairs_a=both, share_a=0.5, weight_a=1.0, batch=given.batch, patch=given.patch, seed=given.seed)
     common = {"steps": given.steps, "seconds": given.seconds, "fabric": fabric, "network": stages.STUDENT, "ema": 0.99, "seed": given.seed}
@@ -60,7 +59,7 @@ def main() -> None:
     rows = []
     for level in LEVELS:
         copies = white_copies([image.pixels for image in tests], level=level / 255, seed=given.seed, purpose=932)
-        psnr = {name: [] for name in students}
+        psnr = {}
         for name, student in students.items():
             with torch.no_grad():
                 denoised = [profound.denoise(student, y.to(fabric.device)).cpu().clamp(0, 1) for y in copies]
@@ -69,9 +68,10 @@ def main() -> None:
         mean, low, high = metrics.paired_interval(gaps, [image.name for image in tests])
         rows.append({"level": level, **{name: sum(x) / len(x) for name, x in psnr.items()}, "difference": mean, "low": low, "high": high})
         print({key: round(value, 3) for key, value in rows[-1].items()}, flush=True)
-    about = {"rows": rows, "level_ratios": ratios, "correlated": noise.whole.kind, **{k: v for k, v in vars(given).items() if k != "out"}}
+    settings = {name: value for name, value in vars(given).items() if name != "out" and value != math.inf}
+    about = {"rows": rows, "level_ratios": ratios, "noise": noise.whole.kind, **settings}
     given.out.mkdir(parents=True, exist_ok=True)
-    write_atomically(given.out / "full_method.json", lambda path: path.write_text(json.dumps(about, indent=1, default=str)))
+    write_atomically(given.out / "full_method.json", lambda path: path.write_text(json.dumps(about, indent=1)))
 
 
 if __name__ == "__main__":

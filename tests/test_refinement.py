@@ -10,6 +10,7 @@ from test_stages import scene
 
 SIGMA = 0.05
 TRUE = torch.tensor([[0.1, 0.25, 0.1], [0.4, 1.0, 0.4], [0.1, 0.25, 0.1]])
+EXPECTED = torch.tensor([0.4, 0.25, 0.1, 0.0])  # see of_neighbours
 WHITE = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
 
 
@@ -34,9 +35,6 @@ def of_neighbours(law) -> torch.Tensor:
     return torch.tensor([law.correlation[middle + row][middle + col] for row, col in ((0, 1), (1, 0), (1, 1), (0, 2))])
 
 
-EXPECTED = torch.tensor([0.4, 0.25, 0.1, 0.0])
-
-
 def test_autocovariance_is_that_of_the_noise():
     """92000 px; a correlation of them is known to about 0.005."""
     law = CorrelatedGaussian(PoissonGaussian(SIGMA), TRUE)
@@ -44,7 +42,7 @@ def test_autocovariance_is_that_of_the_noise():
     found = autocovariance(residuals, [torch.ones_like(r, dtype=torch.bool) for r in residuals], radius=2) / SIGMA**2
     assert float(found[2, 2]) == pytest.approx(1, abs=0.02)
     torch.testing.assert_close(found[1:4, 1:4], TRUE.double(), atol=0.02, rtol=0)
-    assert torch.equal(found, found.flip(0, 1)) or torch.allclose(found, found.flip(0, 1))
+    assert torch.allclose(found, found.flip(0, 1))
     assert float(found[0].abs().max()) < 0.03
 
 
@@ -70,7 +68,7 @@ def test_level_and_correlation_go_to_the_truth(start, level):
     found = refined(laws, noisy, denoise=low_pass)
     assert len(found) == len(noisy) and len({law.law.sigma for law in found}) == 1
     assert found[0].law.sigma == pytest.approx(SIGMA, rel=0.04)
-    torch.testing.assert_close(of_neighbours(found[0]), EXPECTED, atol=0.07, rtol=0)
+    torch.testing.assert_close(of_neighbours(found[0]), EXPECTED, atol=0.06, rtol=0)
 
 
 def test_levels_of_the_images_keep_their_ratios():
@@ -81,7 +79,7 @@ def test_levels_of_the_images_keep_their_ratios():
     assert first.sigma == pytest.approx(1.2 * 0.04, rel=0.05) and first.gain == pytest.approx(1.44 * 0.01, rel=0.1)
 
 
-def test_a_table_is_scaled_too_and_every_seventh_image_is_not_needed():
+def test_a_table_is_scaled_too_and_some_images_of_many_are_enough():
     table = NoiseLevelFunction((0.0, 1.0), (SIGMA**2, 1.2 * SIGMA**2))
     noisy = noisy_set(CorrelatedGaussian(table, TRUE), size=(64, 72), number=13)
     found = refined([CorrelatedGaussian(table.scaled(0.8), TRUE)] * 13, noisy, denoise=low_pass)
@@ -89,17 +87,13 @@ def test_a_table_is_scaled_too_and_every_seventh_image_is_not_needed():
     assert float(found[12].variance(torch.tensor(0.0))) == pytest.approx(SIGMA**2, rel=0.1)
 
 
-def test_noise_without_correlation_is_left_alone():
-    laws = (PoissonGaussian(SIGMA), PoissonGaussian(2 * SIGMA))
-    assert refined(laws, noisy_set(PoissonGaussian(SIGMA))[:2], denoise=low_pass) == laws
-
-
 def never(image: torch.Tensor) -> torch.Tensor:
     raise AssertionError("nothing is denoised")
 
 
-def test_nothing_is_denoised_where_nothing_is_to_be_found():
-    refined([PoissonGaussian(SIGMA)], noisy_set(PoissonGaussian(SIGMA))[:1], denoise=never)
+def test_noise_without_correlation_is_left_alone_and_nothing_is_denoised_for_it():
+    laws = (PoissonGaussian(SIGMA), PoissonGaussian(2 * SIGMA))
+    assert refined(laws, noisy_set(PoissonGaussian(SIGMA))[:2], denoise=never) == laws
 
 
 def test_residuals_that_are_no_noise_change_nothing():
