@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mptpn.images import gaussian_blur
+from mptpn.images import gaussian_blur, middle
 from mptpn.likeness import divergence, recorded
 from mptpn.noise import PoissonGaussian, generator, informative
 from mptpn.noise_models import Law
@@ -17,7 +17,8 @@ READS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)  # shares of the dark variance
 SMOOTH = 1.5  # px, width of the blur that stands for the content
 CLEARLY = 0.5  # of the Gaussian law's divergence, which the skewed law must come below
 NODES = 64  # of the quadrature over the read noise
-RING = torch.ones(1, 1, 5, 5).index_put((torch.tensor(0), torch.tensor(0), torch.tensor(2), torch.tensor(2)), torch.tensor(0.0)) / 24
+RING = (torch.ones(5, 5) - F.pad(torch.ones(1, 1), (2,) * 4))[None, None] / 24
+SIDE = 512  # px, of the middle square that is looked at
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,13 @@ def amplified(noisy: Tensor, *, law: Law, seed: int = 0) -> Law:
     """
     if type(law) is not PoissonGaussian or not (law.gain > 0 and law.sigma > 0):
         return law
+    noisy = middle(noisy, side=SIDE)
     content = gaussian_blur(noisy, sigma=SMOOTH)
-    seen = _standing_out(noisy, law=law)
+    seen = _standing_out(noisy, content, law=law)
 
     def away(candidate: Law) -> float:
         drawn = recorded(candidate.sample(content, generator=generator(seed, 611)), like=noisy)
-        return divergence(seen, _standing_out(drawn, law=law))
+        return divergence(seen, _standing_out(drawn, gaussian_blur(drawn, sigma=SMOOTH), law=law))
 
     candidates = [Amplified(law.sigma, law.gain, law.black, read) for read in READS]
     found = [away(candidate) for candidate in candidates]
@@ -91,7 +93,7 @@ def amplified(noisy: Tensor, *, law: Law, seed: int = 0) -> Law:
     return candidates[best] if found[best] < CLEARLY * away(law) else law
 
 
-def _standing_out(noisy: Tensor, *, law: Law) -> Tensor:
+def _standing_out(noisy: Tensor, content: Tensor, *, law: Law) -> Tensor:
     """Pixels less the mean of their neighbours, in standard deviations of the law, where there is noise, [pixels]."""
     around = F.conv2d(F.pad(noisy, (2,) * 4, mode="reflect"), RING.to(noisy))
-    return ((noisy - around) / law.variance(gaussian_blur(noisy, sigma=SMOOTH)).sqrt())[informative(noisy)]
+    return ((noisy - around) / law.variance(content).sqrt())[informative(noisy)]

@@ -31,6 +31,9 @@ class Calibration:
         return share.new_tensor(self.half_width_68)[which], share.new_tensor(self.half_width_95)[which]
 
 
+GAUSSIAN = Calibration((), (0.9945,), (1.96,))  # what a Gaussian posterior with the right sigma has
+
+
 def calibrate(errors_in_sigmas: Tensor, share: Tensor, *, bins: int = 5) -> Calibration:
     """Learn a Calibration from synthetic noise on images with known truth: quantiles of |error| / sigma in bins of equally many pixels.
 
@@ -54,6 +57,11 @@ def calibrate(errors_in_sigmas: Tensor, share: Tensor, *, bins: int = 5) -> Cali
 def coverage(errors_in_sigmas: Tensor, share: Tensor, *, calibration: Calibration) -> tuple[float, float]:
     """Shares of the errors within the 68 % and the 95 % interval, 0.68 and 0.95 if the calibration holds; arguments as in calibrate."""
     return tuple(float((errors_in_sigmas.abs() <= width).double().mean()) for width in calibration.half_widths(share))
+
+
+def worse(*held: tuple[float, float]) -> tuple[float, float]:
+    """Of several coverages the shares that are farthest from 0.68 and from 0.95."""
+    return tuple(max(column, key=lambda found: abs(found - share)) for column, share in zip(zip(*held, strict=True), SHARES, strict=True))
 
 
 def standardised_residual(noisy: Tensor, mean: Tensor, *, sigma_mu: Tensor, sigma_n: Tensor) -> Tensor:

@@ -151,10 +151,3 @@ def score(scene: Scene, image: Tensor) -> dict[str, float]:
     image = image if scene.told is None or image is scene.noisy else image.clamp(0, 1)
     image, truth, peak = datasets.comparable(scene.set, image, scene.clean)
     return {"psnr_db": metrics.psnr_db(image, truth, peak=peak), "ssim": metrics.ssim(image, truth, peak=peak), "shift": float((image - truth).mean())}
-
-
-def middle(image: Tensor, *, side: int) -> Tensor:
-    """The middle square of at most side px of [B, C, H, W]; all of it for side 0."""
-    tops = [(max(0, (n - side) // 2), min(n, side)) if side else (0, n) for n in image.shape[2:]]
-    (top, height), (left, width) = tops
-    return image[:, :, top : top + height, left : left + width].contiguous()

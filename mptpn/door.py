@@ -112,7 +112,8 @@ def train(folder: str | Path, *, out: str | Path, minutes: float, fabric: Fabric
         photos: clean natural photographs; empty: those inside the installed packages.
     Returns:
         the report: noise of the set and of each image in the images' unit (where the blind spot is wider than a pixel, as a first network of stage 3 told it
-        better, see refinement.refined; the sentences are of the estimate before), files used and left out, steps of each training, seconds of this call.
+        better, see refinement.refined; the sentences are of the estimate before), the lowest and highest level relative to these that stage 3 has learned,
+        files used and left out, steps of each training, seconds of this call.
     Raises:
         FileNotFoundError, ValueError: no such folder, no image in it, another ending of out, no budget, photographs that are all smaller than a patch.
     """
@@ -150,6 +151,7 @@ def train(folder: str | Path, *, out: str | Path, minutes: float, fabric: Fabric
         "noise": str(whole),
         "sigma": [float(law.variance(x).mean().sqrt()) * (high - low) for law, x in zip(noise.laws, pixels, strict=True)],
         "correlation": getattr(noise.laws[0], "correlation", whole.correlation.tolist()),
+        "levels": noise.levels,
         "blind_spot": [2 * half + 1 for half in whole.hole],
         "images": [image.name for image in images],
         "left_out": left_out,

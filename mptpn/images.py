@@ -180,6 +180,12 @@ def turned_square(pixels: Tensor, *, top: int, left: int, side: int, turn: int) 
     return (cut.flip(3) if turn > 3 else cut).contiguous()
 
 
+def middle(image: Tensor, *, side: int) -> Tensor:
+    """The middle square of at most side px of [B, C, H, W]; all of it for side 0."""
+    (top, height), (left, width) = ((max(0, (n - side) // 2), min(n, side)) if side else (0, n) for n in image.shape[2:])
+    return image[:, :, top : top + height, left : left + width].contiguous()
+
+
 def write_atomically(path: str | Path, write) -> Path:
     """Call write(temporary path), then rename to path: a failed or killed write leaves an older file as it was."""
     path = Path(path)

@@ -12,13 +12,15 @@ from torch import Tensor
 from mptpn.noise import PoissonGaussian
 from mptpn.noise_correlation import BLIND, UNSURE, blind_hole, coarseness, correlation_map, near_by, outside
 from mptpn.noise_law import MISFIT, fit_law
-from mptpn.noise_level import RADIUS, SMALLEST, NoiseLevelNetwork, band_factors, shipped, stated_precision
-from mptpn.noise_models import CorrelatedGaussian, Law, Rician
+from mptpn.noise_level import RADIUS, SMALLEST, STRIDE, NoiseLevelNetwork, band_factors, shipped, stated_precision
+from mptpn.noise_models import CorrelatedGaussian, Law, Rician, pointwise
 
 TILE, TILES = 1024, 12  # px and number: a larger image is judged by tiles spread over it
 SHARE = 0.01  # least share of the windows in an intensity bin
+PLACE = 64  # px, side of the squares whose levels are told apart
 WHITE = 0.06  # relative difference up to which the level at the finest scale and that between far pixels are one: correlation of 0.1 makes 0.07
 SURE = 0.15  # stated relative error of a level up to which a bin speaks for the law
+APART = 1.5  # ratio of the levels of two images of a set from which the report says so
 WIDEST = math.log(10)  # of an interval: beyond a factor of ten either way, the level is unknown and the report says so
 NAMES = {
     "gaussian": "Gaussian noise",
@@ -75,11 +77,13 @@ class Measurement:
 
     Attributes:
         precision, energy: log precision and energy of each band, [bands, windows]. mean: intensity, [windows].
+        place: number of the square of 64 px in which the window's middle lies, [windows], int64.
     """
 
     precision: Tensor
     energy: Tensor
     mean: Tensor
+    place: Tensor
 
 
 def report(images: Sequence[Tensor], *, from_zero: bool = False, network: NoiseLevelNetwork | None = None) -> NoiseReport:
@@ -107,8 +111,13 @@ def measure(image: Tensor, *, number: int = 0, network: NoiseLevelNetwork | None
         raise ValueError(f"image {number} is constant, {float(image.amin()):g} everywhere; it holds no noise.")
     network = network or _shipped()
     parts = [network(tile[None, None]) for channel in image.flatten(0, 1) for tile in _tiles(channel)]
+    squares, places = 0, []
+    for _, _, mean in parts:
+        down, across = (torch.arange(side) * STRIDE // PLACE for side in mean.shape[2:])
+        places.append((squares + down[:, None] * (across[-1] + 1) + across).flatten())
+        squares = int(places[-1][-1]) + 1
     precision, energy, mean = (torch.cat([x.double().flatten(2)[0] for x in column], 1) for column in zip(*parts, strict=True))
-    return Measurement(precision, energy, mean[0])
+    return Measurement(precision, energy, mean[0], torch.cat(places))
 
 
 @torch.no_grad()
@@ -120,15 +129,18 @@ def conclude(
         raise ValueError("no image was given; the noise of nothing is unknown.")
     network = network or _shipped()
     precision, energy, mean = (torch.cat([getattr(one, name) for one in measured], -1) for name in ("precision", "energy", "mean"))
+    image = torch.arange(len(measured)).repeat_interleave(torch.tensor([len(one.mean) for one in measured]))
     counts = precision[0] > -20
-    precision, energy, mean = precision[:, counts], energy[:, counts], mean[counts]
+    precision, energy, mean, image = precision[:, counts], energy[:, counts], mean[counts], image[counts]
     bins = _bins(mean)
     count = torch.bincount(bins)
-    total = _in_bins(precision.exp(), bins)
-    found, at = (_in_bins(precision.exp() * x, bins) / total for x in (energy, mean))
-    error = stated_precision(network, total[None])[0].double() ** -0.5
-    weight = precision.mean(0, keepdim=True).exp()  # one for all bands
-    energies = {"alike": _in_bins(weight * energy, bins) / _in_bins(weight, bins), "found": found, "error": error, "count": count}
+    weight, alike = precision.exp(), precision.mean(0, keepdim=True).exp()  # of each band, and one for all bands
+    ratio = _of_images(weight[:1], energy[:1], bins, image)
+    mixture = _mean_in_bins(weight[:1], ratio, bins)
+    found, at = (_mean_in_bins(weight, x, bins) for x in (energy / ratio, mean))
+    found = found * mixture
+    error = stated_precision(network, _in_bins(weight, bins)[None])[0].double() ** -0.5
+    energies = {"alike": _mean_in_bins(alike, energy / ratio, bins) * mixture, "found": found, "error": error, "count": count}
     correlation, unsure = correlation_map(**energies)
     coarse, coarse_unsure = coarseness(found, error, count)
     reliable = float(outside(unsure, (0, 0)).median()) < BLIND
@@ -141,7 +153,7 @@ def conclude(
         variance = (trust * found / factor.clamp_min(0.1)).sum(0) / trust.sum(0)
         intensity, error = (trust * at).sum(0) / trust.sum(0), trust.amax(0) ** -0.5
     known = next((error < most for most in (SURE, UNSURE) if int((error < most).sum()) > 1), torch.ones_like(error, dtype=torch.bool))
-    shares = {"counted": float(counts.double().mean()), "unknown": float(count[~known].sum() / count.sum())}
+    shares = {"counted": float(counts.double().mean()), "unknown": float(count[~known].sum() / count.sum()), "apart": float(ratio.max() / ratio.min()) ** 0.5}
     order = intensity.argsort()[known[intensity.argsort()]]
     intensity, variance, error = (x[order].numpy() for x in (intensity, variance, error))
     kind, law, parameters, misfit = fit_law(intensity, variance, error, from_zero=from_zero)
@@ -157,6 +169,20 @@ def conclude(
     interval = sigma * math.exp(-relative), sigma * math.exp(relative)
     numbers = (tuple(map(float, x)) for x in (intensity, variance**0.5, error))
     return NoiseReport(sigma, interval, middle, kind, law, parameters, *numbers, correlation.float(), hole, findings)
+
+
+def levels_by_place(measured: Measurement, law: Law) -> Tensor:
+    """Level of the noise in each square of 64 px, relative to the law's at its intensities, [squares], float64; where it is known to 50 % or better.
+
+    Noise need not be equally strong in all of an image, nor does its law need to be right everywhere: CT is noisier behind more tissue.
+    """
+    factor = band_factors(torch.tensor(law.correlation, dtype=torch.float64)) if isinstance(law, CorrelatedGaussian) else torch.ones(1, dtype=torch.float64)
+    bands = torch.nonzero(factor > 0.1).flatten()
+    weight = measured.precision[bands].exp() * (measured.precision[0] > -20)
+    relative = measured.energy[bands] / factor[bands, None] / pointwise(law).variance(measured.mean)
+    total = _in_bins(weight, measured.place).sum(0)
+    known = total / len(bands) > UNSURE**-2  # the bands share their errors
+    return (_in_bins(weight * relative, measured.place).sum(0)[known] / total[known]).sqrt()
 
 
 @cache
@@ -187,6 +213,20 @@ def _bins(mean: Tensor) -> Tensor:
     return torch.bucketize(mean, torch.stack(kept)) if kept else torch.zeros(len(mean), dtype=torch.long)
 
 
+def _of_images(weight: Tensor, energy: Tensor, bins: Tensor, image: Tensor) -> Tensor:
+    """Energy of the image that each window belongs to, relative to what its bins hold of all images, [1, windows]: exactly 1 for a single image.
+
+    Images of different levels must not be joined as they are: each band likes other windows best, of other images, and where their levels differ the bands
+    would seem to.
+    """
+    expected = _mean_in_bins(weight, energy, bins)[:, bins]
+    return (_in_bins(weight * energy, image) / _in_bins(weight * expected, image))[:, image]
+
+
+def _mean_in_bins(weight: Tensor, values: Tensor, bins: Tensor) -> Tensor:
+    return _in_bins(weight * values, bins) / _in_bins(weight, bins)
+
+
 def _in_bins(values: Tensor, bins: Tensor) -> Tensor:
     """Sums of values [rows, windows] over each bin, [rows, bins]."""
     return values.new_zeros(len(values), int(bins.amax()) + 1).index_add_(1, bins, values)
@@ -213,6 +253,8 @@ def _findings(
         out.append("hardly any window is free of structure: whether pixels correlate is not known")
     if kind == "free":
         out.append(f"no known law fits (deviation {misfit**0.5:.1f} standard errors): the noise-level function is given as a table")
+    if shares["apart"] > APART:
+        out.append(f"levels of the images are up to a factor of {shares['apart']:.1f} apart: this is the law of all together, ask for each on its own")
     if shares["unknown"] > 0.05:
         out.append(f"at the intensities of {100 * shares['unknown']:.0f} % of the image no window is free of structure: the law is extended to them")
     if error.min() > 0.1:

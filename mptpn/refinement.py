@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from mptpn.images import middle
 from mptpn.noise import generator, informative
 from mptpn.noise_level import RADIUS
 from mptpn.noise_models import CorrelatedGaussian, Law
@@ -25,7 +26,7 @@ def refined(laws: Sequence[Law], noisy: Sequence[Tensor], *, denoise: Callable[[
     and a denoiser trained with what it found finds the more.
 
     Args:
-        laws: of each image, with one correlation; without any they come back as they are.
+        laws: of each image, with one correlation at lags -3..3, as stage 1 states it; without any they come back as they are.
         noisy: [1, 1, H, W] each. denoise: image -> image of the same shape, blind to the law.
     Returns:
         the laws with other levels, all by one factor, and another correlation map, of lags up to 3 px; as they were where the residuals fit no noise, that is
@@ -34,12 +35,12 @@ def refined(laws: Sequence[Law], noisy: Sequence[Tensor], *, denoise: Callable[[
     if not all(isinstance(law, CorrelatedGaussian) for law in laws):
         return tuple(laws)
     chosen = range(0, len(noisy), -(-len(noisy) // IMAGES))
-    images = [_middle(noisy[i]) for i in chosen]
+    images = [middle(noisy[i], side=SIDE) for i in chosen]
     counts = [informative(image) for image in images]
     contents = [denoise(image) for image in images]
     seen = autocovariance([image - content for image, content in zip(images, contents, strict=True)], counts)
     shares = [law.variance(content)[count].double() for law, content, count in zip((laws[i] for i in chosen), contents, counts, strict=True)]
-    first = torch.cat(shares).mean() * _lags(laws[0])
+    first = torch.cat(shares).mean() * torch.tensor(laws[0].correlation, dtype=torch.float64)
     covariance = first
     for turn in range(ROUNDS):
         now = _with_covariance(laws, first, covariance)
@@ -76,17 +77,3 @@ def _with_covariance(laws: Sequence[CorrelatedGaussian], first: Tensor, covarian
     if not FARTHEST**-2 < ratio < FARTHEST**2 or float((covariance / middle).abs().max()) > 1:
         return None
     return tuple(CorrelatedGaussian(law.law.scaled(math.sqrt(ratio)), covariance / middle) for law in laws)
-
-
-def _lags(law: CorrelatedGaussian) -> Tensor:
-    """The correlation at lags -3..3, [7, 7], float64; 0 where the law states none."""
-    lags = torch.tensor(law.correlation, dtype=torch.float64)
-    radius = len(lags) // 2
-    if radius >= RADIUS:
-        return lags[radius - RADIUS : radius + RADIUS + 1, radius - RADIUS : radius + RADIUS + 1]
-    return torch.nn.functional.pad(lags, (RADIUS - radius,) * 4)
-
-
-def _middle(image: Tensor) -> Tensor:
-    (top, height), (left, width) = ((max(0, (side - SIDE) // 2), min(side, SIDE)) for side in image.shape[2:])
-    return image[:, :, top : top + height, left : left + width]

@@ -12,8 +12,8 @@ from mptpn import preliminary, profound
 from mptpn.amplified import amplified
 from mptpn.blind_spot import BlindSpotNetwork
 from mptpn.noise_models import CorrelatedGaussian, Law, pointwise
-from mptpn.noise_report import Measurement, NoiseReport, conclude, measure
-from mptpn.synthesis import Look, PairSynthesis, look_of
+from mptpn.noise_report import Measurement, NoiseReport, conclude, levels_by_place, measure
+from mptpn.synthesis import LEVELS, Look, PairSynthesis, look_of
 from mptpn.training import fit
 from mptpn.transformer import RetractableTransformer
 from mptpn.weights import load_weights
@@ -23,6 +23,7 @@ BLIND = {"width": 16, "depth": 3, "local_means": (3, 5, 7, 11)}
 STUDENT = {"channels": 1, "widths": (32, 64), "intervals": ((4,), (2,)), "blocks": 2, "head_dim": 16, "unshuffle": 2, "mlp_ratio": 2.0, "bias": "relative"}
 
 
+FEW = 8  # places, from which the spread of levels is not told
 START = "small"  # the network of the package that stage 3 goes on from: it has seen photographs with noise of every level and no medical image
 
 
@@ -33,18 +34,32 @@ class NoiseOfSet:
     Attributes:
         whole: report of all images together; its correlation is that of the set.
         laws: of each image, with the correlation of the set where there is any, with multiplied electrons where an image looks like that.
+        levels: lowest and highest level, relative to the law of an image, that stage 3 should know.
     """
 
     whole: NoiseReport
     laws: tuple[Law, ...]
+    levels: tuple[float, float] = LEVELS
 
 
 def noise_of(noisy: list[Tensor]) -> NoiseOfSet:
     """Noise of a set: each image has a level of its own, all share a correlation; images [1, 1, H, W]."""
     measured = [measure(image, number=number) for number, image in enumerate(noisy)]
     whole = conclude(measured)
-    laws = (_law_in_set(one, whole) for one in measured)
-    return NoiseOfSet(whole, tuple(amplified(image, law=law) for image, law in zip(noisy, laws, strict=True)))
+    laws = [_law_in_set(one, whole) for one in measured]
+    places = torch.cat([levels_by_place(one, law) for one, law in zip(measured, laws, strict=True)])
+    return NoiseOfSet(whole, tuple(amplified(image, law=law) for image, law in zip(noisy, laws, strict=True)), _to_know(places))
+
+
+def _to_know(places: Tensor) -> tuple[float, float]:
+    """Squares of the 5 % and the 95 % quantile of the levels by place, but 0.9 to 1.1 at least (Wu et al. 2020); LEVELS where too few places are known.
+
+    Squares, for where noise is strong fewest places are known, and other images will differ from these as their places differ from each other.
+    """
+    if len(places) < FEW:
+        return LEVELS
+    low, high = places.quantile(places.new_tensor([0.05, 0.95])).square().tolist()
+    return min(low, 0.9), max(high, 1.1)
 
 
 def law_of(noisy: Tensor, *, whole: NoiseReport) -> Law:
@@ -96,7 +111,8 @@ def stage_2(
     """Pairs B from photographs that take on the looks of the noisy images and, given the blind-spot network, pairs A; the others as in PairSynthesis."""
     looks: list[Look] = [look_of(image, law=law) for image, law in zip(noisy, noise.laws, strict=True)]
     denoised = [preliminary.denoise(blind, image, law=law)["denoised"] for image, law in zip(noisy, noise.laws, strict=True)] if blind else []
-    return PairSynthesis(photos, looks, pairs_a=list(zip(noisy, denoised, strict=True)) if blind else [], batch=batch, patch=patch, seed=seed)
+    pairs_a = list(zip(noisy, denoised, strict=True)) if blind else []
+    return PairSynthesis(photos, looks, pairs_a=pairs_a, levels=noise.levels, batch=batch, patch=patch, seed=seed)
 
 
 def stage_3(

@@ -16,7 +16,7 @@ BLURS = (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.3, 1.6, 2.0, 2.5, 3.2)  # px, widt
 STEPS = (1, 2, 4, 8)  # px, lags of the structure function
 UNSURE = 0.04  # relative error of a noise variance
 SMOOTH, QUANTILES = 2.0, 33  # px, width of the blur that leaves intensities without noise, and the number of their quantiles
-JITTER = 0.4  # each pair's level is the learned one times u, u ~ U(0.6, 1.4), for a level can vary over an image as in CT; Wu et al. 2020 take 0.1
+LEVELS = (2 / 3, 3 / 2)  # each pair's level is the learned one times u, log-uniform, for it can vary over an image, as in CT; Wu et al. 2020 take 0.9 to 1.1
 WEIGHT_A, SHARE_A = 0.1, 1 / 8  # weight and share of pairs A in a batch (Wu et al. 2020, public code)
 
 
@@ -102,6 +102,7 @@ class PairSynthesis:
         photos: clean natural photographs, each [1, 1, H, W], H, W >= patch.
         looks: one for each noisy medical image; a pair takes law, range and sharpness of one of them.
         pairs_a: (noisy medical image, its stage-1 result), each [1, 1, H, W], in the order of the looks; empty: pairs B alone.
+        levels: lowest and highest level of pairs B, relative to the look's law.
         share_a, weight_a: share of pairs A in a batch, and their weight in the loss.
         batch, patch: pairs a batch and their side, px.
         match_content: bring a photograph to the look's intensity range and sharpness (False: noise alone, for the ablation).
@@ -114,6 +115,7 @@ class PairSynthesis:
         looks: list[Look],
         *,
         pairs_a: list[tuple[Tensor, Tensor]] = (),
+        levels: tuple[float, float] = LEVELS,
         share_a: float = SHARE_A,
         weight_a: float = WEIGHT_A,
         batch: int = 16,
@@ -123,7 +125,7 @@ class PairSynthesis:
     ):
         if not photos or not looks:
             raise ValueError(f"{len(photos)} photographs and {len(looks)} looks make no pairs; give at least one of each.")
-        self.photos, self.looks, self.pairs_a, self.seed = photos, looks, list(pairs_a), seed
+        self.photos, self.looks, self.pairs_a, self.levels, self.seed = photos, looks, list(pairs_a), levels, seed
         self.batch, self.patch, self.match_content, self.share_a, self.weight_a = batch, patch, match_content, share_a, weight_a
         self.blurred = [[gaussian_blur(photo, sigma=width) for width in BLURS] for photo in photos] if match_content else []
         shapes = [torch.tensor([structure(version) for version in versions]) for versions in self.blurred]
@@ -159,15 +161,15 @@ class PairSynthesis:
     def _pair_b(self, draw: torch.Generator) -> tuple[Tensor, Tensor, float, float, float, float]:
         photo, which = (int(torch.randint(len(pool), (), generator=draw)) for pool in (self.photos, self.looks))
         look = self.looks[which]
-        u = 1 + JITTER * (2 * float(torch.rand((), generator=draw)) - 1)
-        law = look.law.scaled(u)
+        low, high = self.levels
+        law = look.law.scaled(low * (high / low) ** float(torch.rand((), generator=draw)))
         if not self.match_content:
             clean = _crop(self.photos[photo], self.patch, draw)
             noisy = law.sample(clean, generator=draw)
             return noisy, clean, _level(law, clean), 1.0, float(noisy.mean()), float(robust_level(noisy))
         width = self.widths[photo][which]
         clean = self._intensities(_crop(self.blurred[photo][width], self.patch, draw), photo, which)
-        return law.sample(clean, generator=draw), clean, _level(law, clean), 1.0, look.mean, look.robust * u
+        return law.sample(clean, generator=draw), clean, _level(law, clean), 1.0, look.mean, look.robust
 
 
 def _level(law: Law, clean: Tensor) -> float:

@@ -27,9 +27,10 @@ def module_source(name: str) -> str:
 
 
 def weights_hash(name: str) -> str:
-    """Sha256 of the weights that ship beside a module under its name; empty if there are none."""
-    path = ROOT / f"mptpn/{name}.safetensors"
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+    """Sha256 of the weights that ship beside a module under its name, and of each whose name is a string in its code; empty if there are none."""
+    named = {name, *(node.value for node in ast.walk(ast.parse(module_source(name))) if isinstance(node, ast.Constant) and isinstance(node.value, str))}
+    paths = sorted(path for path in (ROOT / "mptpn").glob("*.safetensors") if path.stem in named)
+    return " ".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
 
 
 def modules_behind(sources: list[str]) -> set[str]:

@@ -50,10 +50,11 @@ def main() -> None:
     middle = torch.tensor(0.5)
     ratios = [float(law.variance(middle) / told.variance(middle)) ** 0.5 for law, told in zip(noise.laws, true, strict=True)]
     print(f"{noise.whole}\nlevel found over the true one: {min(ratios):.3f} to {max(ratios):.3f}")
-    learned = stages.stage_2(noisy, photos, noise=noise, batch=given.batch, patch=given.patch, seed=given.seed)
+    drawn = {"batch": given.batch, "patch": given.patch, "seed": given.seed}
+    learned = stages.stage_2(noisy, photos, noise=noise, **drawn)
     looks = [synthesis.look_of(y, law=law) for y, law in zip(noisy, true, strict=True)]
     both = list(zip(noisy, hidden, strict=True))
-    ceiling = synthesis.PairSynthesis(photos, looks, pairs_a=both, share_a=0.5, weight_a=1.0, batch=given.batch, patch=given.patch, seed=given.seed)
+    ceiling = synthesis.PairSynthesis(photos, looks, pairs_a=both, share_a=0.5, weight_a=1.0, levels=noise.levels, **drawn)
     common = {"steps": given.steps, "seconds": given.seconds, "fabric": fabric, "network": stages.STUDENT, "ema": 0.99, "seed": given.seed}
     students = {name: stages.stage_3(pairs, title=name, **common) for name, pairs in {"learned": learned, "ceiling": ceiling}.items()}
     rows = []

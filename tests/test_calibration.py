@@ -5,7 +5,7 @@ import torch
 
 from mptpn import embedded, preliminary, training
 from mptpn.blind_spot import BlindSpotNetwork
-from mptpn.calibration import calibrate, coverage, residual_check, standardised_residual
+from mptpn.calibration import GAUSSIAN, calibrate, coverage, residual_check, standardised_residual, worse
 from mptpn.noise import PoissonGaussian, generator, hidden_levels
 
 
@@ -101,6 +101,18 @@ def calibration_and_held_out(trained):
     held_out = [image.pixels[:, :, -CROP:, 11 - CROP :] for image in (*embedded.medical("test"), *embedded.medical("val"), *embedded.natural("val"))]
     calibrations = [calibrate(factor * errors, share, bins=BINS) for factor in (1.0, 1.2)]  # planted: sigma 17 % too small
     return calibrations[0], torch.cat([results(trained, held_out, seed=seed) for seed in (3, 4, 5)], 1), calibrations[1]
+
+
+def test_gaussian_half_widths_hold_normal_errors_and_no_halved_ones():
+    errors = torch.randn(100_000, generator=torch.Generator().manual_seed(3))
+    share = torch.rand(100_000, generator=torch.Generator().manual_seed(4))
+    assert coverage(errors, share, calibration=GAUSSIAN) == pytest.approx((0.68, 0.95), abs=0.006)
+    assert coverage(2 * errors, share, calibration=GAUSSIAN)[0] < 0.4
+
+
+def test_of_several_coverages_the_worse_share_counts_each_for_itself():
+    assert worse((0.70, 0.951), (0.67, 0.90)) == (0.70, 0.90)
+    assert worse((0.68, 0.95)) == (0.68, 0.95)
 
 
 def holds(held: tuple[float, float]) -> bool:

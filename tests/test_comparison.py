@@ -10,9 +10,10 @@ import torch
 
 import mptpn
 from mptpn import comparison, embedded, metrics
+from mptpn.images import middle
 from mptpn.noise import PoissonGaussian, generator
 
-CLEAN = comparison.middle(embedded.natural("val")[0].pixels, side=65)[..., :60]
+CLEAN = middle(embedded.natural("val")[0].pixels, side=65)[..., :60]
 LAW = PoissonGaussian(25 / 255)
 SCENE = comparison.Scene("test", "bsd68", "rocket", "rocket", LAW.sample(CLEAN, generator=generator(1)), CLEAN, PoissonGaussian(0.1), seconds=5.0, told=LAW)
 STUB = "import numpy as np, sys\nimage = np.load(sys.argv[1])\n"
@@ -115,5 +116,5 @@ def test_careamics_script_hands_the_image_through(tmp_path):
 
 def test_middle_of_an_odd_image():
     image = torch.arange(35.0).view(1, 1, 5, 7)
-    assert comparison.middle(image, side=3).flatten().tolist() == [9, 10, 11, 16, 17, 18, 23, 24, 25]
-    assert comparison.middle(image, side=0).shape == image.shape and comparison.middle(image, side=6).shape == (1, 1, 5, 6)
+    assert middle(image, side=3).flatten().tolist() == [9, 10, 11, 16, 17, 18, 23, 24, 25]
+    assert middle(image, side=0).shape == image.shape and middle(image, side=6).shape == (1, 1, 5, 6)

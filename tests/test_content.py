@@ -39,8 +39,11 @@ def test_closure_follows_the_modules_own_imports():
 def test_other_weights_in_the_box_change_the_hash(monkeypatch, tmp_path):
     (tmp_path / "mptpn").mkdir()
     monkeypatch.setattr(content, "ROOT", tmp_path)
-    weights, hashes = tmp_path / "mptpn/a.safetensors", [content.weights_hash("a")]
+    (tmp_path / "mptpn/a.py").write_text("x = 1")
+    (tmp_path / "mptpn/b.py").write_text("x = 1  # a")
+    (tmp_path / "mptpn/names.py").write_text('START = "a"')
+    weights, hashes = tmp_path / "mptpn/a.safetensors", [(content.weights_hash("a"), content.weights_hash("names"))]
     for data in (b"one", b"two"):
         weights.write_bytes(data)
-        hashes.append(content.weights_hash("a"))
-    assert hashes[0] == "" and len(set(hashes)) == 3 and content.weights_hash("b") == ""
+        hashes.append((content.weights_hash("a"), content.weights_hash("names")))
+    assert hashes[0] == ("", "") and len(set(hashes)) == 3 and all(own == named for own, named in hashes) and content.weights_hash("b") == ""

@@ -350,6 +350,7 @@ def test_the_noise_in_the_report_is_in_the_images_own_unit(trained):
     """Level 20 at intensities about -750; images of 2300 pixels at least, errors of 5 %."""
     about = trained[0]
     assert about["sigma"] == pytest.approx([20, 20, 20], rel=0.15) and len(about["correlation"]) == 7 and about["blind_spot"] == [1, 1]
+    assert about["levels"][0] <= 0.9 and about["levels"][1] >= 1.1
     assert "Gaussian noise, sigma " in about["noise"] and about["noise"] in trained[2]
     assert float(about["noise"].split("sigma ")[1].split()[0]) == pytest.approx(20, rel=0.1)
     assert float(about["noise"].split("intensity ")[1].split()[0]) == pytest.approx(-745, rel=0.05)

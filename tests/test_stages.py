@@ -3,13 +3,12 @@
 import pytest
 import torch
 
-from mptpn import preliminary, profound, stages, training
+from mptpn import preliminary, profound, stages, synthesis, training
 from mptpn.blind_spot import BlindSpotNetwork
 from mptpn.metrics import psnr_db
 from mptpn.noise import PoissonGaussian, generator
 from mptpn.noise_models import CorrelatedGaussian
 from mptpn.noise_report import report
-from mptpn.synthesis import JITTER
 from mptpn.transformer import RetractableTransformer
 
 SIZES = [(96, 96), (97, 131), (120, 80)]
@@ -129,14 +128,28 @@ def test_without_a_blind_spot_network_stage_2_has_pairs_from_photographs_alone(n
 
 
 def test_pairs_from_photographs_have_the_noise_of_the_set(noise):
-    """Levels of the pairs, at their own means, are those of the set times 0.6 to 1.4, and the residue has that level: 6 x 32 x 32 px, 5 %."""
+    """Levels of the pairs, at their own means, are those of the set times those that it asks for, and the residue has that level: 6 x 32 x 32 px, 5 %."""
     pairs = stages.stage_2(noisy_set(), photographs(), noise=noise, batch=6, patch=32)
     drawn = [pairs(step) for step in range(6)]
     for batch in drawn:
         residue = (batch["noisy"] - batch["clean"]).flatten(1).std(1)
         torch.testing.assert_close(residue, batch["sigma"].flatten(), rtol=5 / (2 * 32 * 32) ** 0.5, atol=0)
     levels = torch.cat([batch["sigma"].flatten() for batch in drawn])
-    assert levels.min() > (0.9 - JITTER) * LEVELS[0] and levels.max() < (1.1 + JITTER) * LEVELS[-1] and levels.max() > 2 * levels.min()
+    low, high = noise.levels
+    assert levels.min() > 0.9 * low * LEVELS[0] and levels.max() < 1.1 * high * LEVELS[-1] and levels.max() > 2 * levels.min()
+
+
+def test_the_levels_that_stage_3_should_know_are_those_of_the_places():
+    """Noise of one level asks for the least, noise that is twice as strong on one side for a factor of two and its square root to spare."""
+    scenes = [scene(256, 256 + 32 * i) for i in range(3)]
+    even = stages.noise_of([PoissonGaussian(0.05).sample(x, generator=generator(8, i)) for i, x in enumerate(scenes)])
+    assert 0.85 < even.levels[0] <= 0.9 and 1.1 <= even.levels[1] < 1.15
+    sides = [torch.where(torch.arange(x.shape[3]) < x.shape[3] // 2, 0.04, 0.08) for x in scenes]
+    uneven = stages.noise_of([x + side * torch.randn(x.shape, generator=generator(9, i)) for i, (x, side) in enumerate(zip(scenes, sides, strict=True))])
+    known = float(uneven.laws[0].variance(torch.tensor(0.5))) ** 0.5
+    assert uneven.levels[0] * known < 0.04 and 0.08 < uneven.levels[1] * known < 0.16
+    few = stages.noise_of([PoissonGaussian(0.05).sample(scene(64, 90), generator=generator(8))])
+    assert few.levels == synthesis.LEVELS
 
 
 def test_stage_3_learns_from_the_pairs_and_is_a_function_of_its_seed(noise):

@@ -40,7 +40,7 @@ ALLOWED = {  # module: the modules of mptpn that it may import
     "peers": {"noise_models"},
     "comparison": {"datasets", "metrics", "noise_models", "noise_report", "peers", "profound", "stages"},
     "safety": {"noise"},
-    "refinement": {"noise", "noise_level", "noise_models"},
+    "refinement": {"images", "noise", "noise_level", "noise_models"},
     "posterior": set(),
     "calibration": set(),
     "blind_spot": {"noise", "training"},

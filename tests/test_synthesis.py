@@ -11,7 +11,7 @@ from mptpn.metrics import residual_correlation
 from mptpn.noise import PoissonGaussian, generator, robust_level
 from mptpn.noise_models import CorrelatedGaussian
 from mptpn.synthesis import (
-    JITTER,
+    LEVELS,
     QUANTILES,
     WEIGHT_A,
     Look,
@@ -57,13 +57,23 @@ def test_noise_put_on_is_white_and_of_the_learned_level():
     assert within(float(residual.std()), 1, count=residual.numel())
     assert not within(1.1 * float(residual.std()), 1, count=residual.numel())  # 10 % off is caught
     assert max(map(abs, residual_correlation(residual))) < 5 / residual.numel() ** 0.5
-    levels = torch.cat([b["sigma"].flatten() for b in batch])
-    assert 0.1 * (1 - JITTER) <= levels.min() < 0.1 * (1 - JITTER / 2) and 0.1 * (1 + JITTER / 2) < levels.max() <= 0.1 * (1 + JITTER)
+    levels = torch.cat([b["sigma"].flatten() for b in batch]) / 0.1
+    low, high = LEVELS
+    assert low <= levels.min() < low**0.5 and high**0.5 < levels.max() <= high
+
+
+def test_levels_are_log_uniform_between_the_two_that_are_given():
+    pairs = PairSynthesis([photo()], [look(sigma=0.1)], levels=(0.5, 2.0), batch=64, patch=33)
+    levels = torch.cat([pairs(step)["sigma"].flatten() for step in range(4)]) / 0.1
+    shares = (levels.log2() + 1) / 2
+    assert shares.min() >= 0 and shares.max() <= 1 + 1e-6
+    # 256 draws: the distance of Kolmogorov and Smirnov is below 1.63 / 16 in 99 % of the cases; levels that are even themselves are 0.25 away at the middle
+    assert float((shares.sort().values - torch.linspace(0, 1, 256)).abs().max()) < 1.63 / 16
 
 
 @pytest.mark.parametrize("match_content", [True, False])
 def test_a_signal_dependent_law_is_kept(match_content):
-    """The variance in the dark and in the bright third of the pixels follows gain * clean + sigma^2, jitter averaged: E u^2 = 1 + JITTER^2 / 3."""
+    """The variance in the dark and in the bright third of the pixels follows gain * clean + sigma^2, levels averaged: E u^2 = (h^2 - l^2) / (2 log(h / l))."""
     law = PoissonGaussian(0.02, gain=0.05)
     pairs = PairSynthesis([photo()], [look(sigma=0.02, gain=0.05, deviation=0.1)], batch=16, patch=40, match_content=match_content)
     batch = [pairs(step) for step in range(32)]
@@ -71,8 +81,8 @@ def test_a_signal_dependent_law_is_kept(match_content):
     for low, high in ((0, 1 / 3), (2 / 3, 1)):
         inside = (clean > clean.quantile(low)) & (clean <= clean.quantile(high))
         ratio = float(((noisy - clean)[inside] ** 2).mean() / law.variance(clean[inside]).mean())
-        # 512 levels u^2 of relative deviation sqrt(1 + 2 J^2 + J^4 / 5 - (1 + J^2 / 3)^2) = 0.46: standard error 2.1 %; the pixels add 0.25 %; four of both
-        assert ratio == pytest.approx(1 + JITTER**2 / 3, abs=4 * 0.0211)
+        # 512 levels u^2 between 0.44 and 2.25, of standard deviation 0.51: standard error 0.0226; the pixels add a tenth of that; four of both
+        assert ratio == pytest.approx((1.5**2 - 1.5**-2) / (4 * math.log(1.5)), abs=4 * 0.0228)
 
 
 def test_draws_are_a_function_of_seed_and_step_alone():
@@ -191,8 +201,8 @@ def test_each_pair_says_in_which_unit_the_whole_image_is_seen():
     pairs = PairSynthesis([photo()], [look(mean=0.4, robust=0.12), look(mean=0.7, robust=0.3)], pairs_a=[pair_a(), pair_a()], batch=8, patch=33)
     batch = pairs(0)
     known = {0.4: 0.12, 0.7: 0.3}
-    for offset, scale, weight in zip(*(batch[name].flatten().tolist() for name in ("offset", "scale", "weight")), strict=True):
-        assert scale == pytest.approx(known[round(offset, 4)], rel=1e-6 if weight < 1 else JITTER + 1e-6)
+    for offset, scale in zip(*(batch[name].flatten().tolist() for name in ("offset", "scale")), strict=True):
+        assert scale == pytest.approx(known[round(offset, 4)], rel=1e-6)
     apart = PairSynthesis([photo()], [look()], batch=2, patch=33, match_content=False)(0)
     torch.testing.assert_close(apart["offset"], apart["noisy"].mean((1, 2, 3), keepdim=True))
     torch.testing.assert_close(apart["scale"], robust_level(apart["noisy"]))
