@@ -91,7 +91,7 @@ class Denoiser:
         noisy, laws = zip(*[(x, law) for x, law in zip(noisy, found.laws, strict=True) if min(x.shape[2:]) >= SMALLEST], strict=True)
         patch = min(64, *(min(x.shape[2:]) for x in noisy))
         settings = {"noise": stages.NoiseOfSet(found.inside, tuple(laws)), "steps": STEPS, "fabric": fabric or launch(), "patch": patch, "seed": seed}
-        return found.prepared(stages.stage_1(list(noisy), seconds=60 * minutes, checkpoint=checkpoint, **settings).cpu())
+        return found.prepared(stages.stage_1(list(noisy), seconds=60 * minutes, checkpoint=checkpoint, **settings))
 
     @classmethod
     def load(cls, model: str | Path, images: Sequence[np.ndarray], *, valid: Sequence[np.ndarray | None] | None = None) -> "Denoiser":

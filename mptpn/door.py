@@ -137,11 +137,11 @@ def train(folder: str | Path, *, out: str | Path, minutes: float, fabric: Fabric
     print(whole, file=sys.stderr)
     *parts, early = (out.with_suffix(f".{part}.checkpoint.pt") for part in ("stage1", "stage3", "first"))
     common = {"steps": STEPS, "fabric": fabric, "seed": seed}
-    blind = stages.stage_1(pixels, noise=noise, patch=side, checkpoint=parts[0], seconds=60 * minutes * STAGE_1, **common).cpu()  # where the images are
+    blind = stages.stage_1(pixels, noise=noise, patch=side, checkpoint=parts[0], seconds=60 * minutes * STAGE_1, **common)
     paired = partial(stages.stage_2, pixels, photos, blind=blind, batch=4, patch=side, seed=seed)
     pairs, seconds = paired(noise=noise), 60 * minutes * STAGE_3
     if noise.whole.hole != (0, 0):
-        first = stages.stage_3(pairs, checkpoint=early, seconds=FIRST * seconds, title="first network", **common).cpu()
+        first = stages.stage_3(pairs, checkpoint=early, seconds=FIRST * seconds, title="first network", **common)
         found = refinement.refined(noise.laws, pixels, denoise=partial(profound.denoise, first), seed=seed)
         print(f"correlation told again from residuals: changed by up to {_farthest(noise.laws[0], found[0]):.2f}", file=sys.stderr)
         noise, seconds = replace(noise, laws=found), (1 - FIRST) * seconds

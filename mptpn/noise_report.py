@@ -20,7 +20,8 @@ SHARE = 0.01  # least share of the windows in an intensity bin
 PLACE = 64  # px, side of the squares whose levels are told apart
 WHITE = 0.06  # relative difference up to which the level at the finest scale and that between far pixels are one: correlation of 0.1 makes 0.07
 SURE = 0.15  # stated relative error of a level up to which a bin speaks for the law
-APART = 1.5  # ratio of the levels of two images of a set from which the report says so
+APART = 1.5  # ratio of the levels of the images of a set from which the report says so
+TURNS = 20  # of the fit of levels by image and by bin
 WIDEST = math.log(10)  # of an interval: beyond a factor of ten either way, the level is unknown and the report says so
 NAMES = {
     "gaussian": "Gaussian noise",
@@ -107,10 +108,11 @@ def measure(image: Tensor, *, number: int = 0, network: NoiseLevelNetwork | None
         raise ValueError(f"image {number} has shape {tuple(image.shape)}; give [1, C, H, W] of at least {SMALLEST} x {SMALLEST} px.")
     if not torch.isfinite(image).all():
         raise ValueError(f"image {number} holds NaN or infinite pixels; replace or crop them first.")
-    if image.amin() == image.amax():
+    tiles = [tile for channel in image.flatten(0, 1) for tile in _tiles(channel) if tile.amin() < tile.amax()]
+    if not tiles:
         raise ValueError(f"image {number} is constant, {float(image.amin()):g} everywhere; it holds no noise.")
     network = network or _shipped()
-    parts = [network(tile[None, None]) for channel in image.flatten(0, 1) for tile in _tiles(channel)]
+    parts = [network(tile[None, None]) for tile in tiles]
     squares, places = 0, []
     for _, _, mean in parts:
         down, across = (torch.arange(side) * STRIDE // PLACE for side in mean.shape[2:])
@@ -130,17 +132,19 @@ def conclude(
     network = network or _shipped()
     precision, energy, mean = (torch.cat([getattr(one, name) for one in measured], -1) for name in ("precision", "energy", "mean"))
     image = torch.arange(len(measured)).repeat_interleave(torch.tensor([len(one.mean) for one in measured]))
-    counts = precision[0] > -20
+    counts = (precision[0] > -20) & (energy[0] > 0)
+    if not counts.any():
+        raise ValueError("no part of the images says anything of their noise: all is constant or clipped.")
     precision, energy, mean, image = precision[:, counts], energy[:, counts], mean[counts], image[counts]
     bins = _bins(mean)
     count = torch.bincount(bins)
-    weight, alike = precision.exp(), precision.mean(0, keepdim=True).exp()  # of each band, and one for all bands
+    weight = precision.exp()
     ratio = _of_images(weight[:1], energy[:1], bins, image)
-    mixture = _mean_in_bins(weight[:1], ratio, bins)
-    found, at = (_mean_in_bins(weight, x, bins) for x in (energy / ratio, mean))
-    found = found * mixture
+    mixture = _in_bins(weight[:1] * ratio, bins) / _in_bins(weight[:1], bins)
+    found, alike = (mixture * _in_bins(w * energy, bins) / _in_bins(w * ratio, bins) for w in (weight, precision.mean(0, keepdim=True).exp()))
+    at = _in_bins(weight * mean, bins) / _in_bins(weight, bins)
     error = stated_precision(network, _in_bins(weight, bins)[None])[0].double() ** -0.5
-    energies = {"alike": _mean_in_bins(alike, energy / ratio, bins) * mixture, "found": found, "error": error, "count": count}
+    energies = {"alike": alike, "found": found, "error": error, "count": count}
     correlation, unsure = correlation_map(**energies)
     coarse, coarse_unsure = coarseness(found, error, count)
     reliable = float(outside(unsure, (0, 0)).median()) < BLIND
@@ -153,7 +157,7 @@ def conclude(
         variance = (trust * found / factor.clamp_min(0.1)).sum(0) / trust.sum(0)
         intensity, error = (trust * at).sum(0) / trust.sum(0), trust.amax(0) ** -0.5
     known = next((error < most for most in (SURE, UNSURE) if int((error < most).sum()) > 1), torch.ones_like(error, dtype=torch.bool))
-    shares = {"counted": float(counts.double().mean()), "unknown": float(count[~known].sum() / count.sum()), "apart": float(ratio.max() / ratio.min()) ** 0.5}
+    shares = {"counted": float(counts.double().mean()), "unknown": float(count[~known].sum() / count.sum()), "apart": _apart(ratio[0], image)}
     order = intensity.argsort()[known[intensity.argsort()]]
     intensity, variance, error = (x[order].numpy() for x in (intensity, variance, error))
     kind, law, parameters, misfit = fit_law(intensity, variance, error, from_zero=from_zero)
@@ -172,13 +176,13 @@ def conclude(
 
 
 def levels_by_place(measured: Measurement, law: Law) -> Tensor:
-    """Level of the noise in each square of 64 px, relative to the law's at its intensities, [squares], float64; where it is known to 50 % or better.
+    """Level of the noise in each square of 64 px, relative to the law's at its intensities, [squares], float64, where the windows know it to 50 % or better.
 
     Noise need not be equally strong in all of an image, nor does its law need to be right everywhere: CT is noisier behind more tissue.
     """
     factor = band_factors(torch.tensor(law.correlation, dtype=torch.float64)) if isinstance(law, CorrelatedGaussian) else torch.ones(1, dtype=torch.float64)
     bands = torch.nonzero(factor > 0.1).flatten()
-    weight = measured.precision[bands].exp() * (measured.precision[0] > -20)
+    weight = measured.precision[bands].exp() * ((measured.precision[0] > -20) & (measured.energy[0] > 0))
     relative = measured.energy[bands] / factor[bands, None] / pointwise(law).variance(measured.mean)
     total = _in_bins(weight, measured.place).sum(0)
     known = total / len(bands) > UNSURE**-2  # the bands share their errors
@@ -214,17 +218,23 @@ def _bins(mean: Tensor) -> Tensor:
 
 
 def _of_images(weight: Tensor, energy: Tensor, bins: Tensor, image: Tensor) -> Tensor:
-    """Energy of the image that each window belongs to, relative to what its bins hold of all images, [1, windows]: exactly 1 for a single image.
+    """Energy of the image that each window belongs to, relative to what its bins would hold if all images were of one level, [1, windows].
 
     Images of different levels must not be joined as they are: each band likes other windows best, of other images, and where their levels differ the bands
-    would seem to.
+    would seem to. The two factors of the energy, by image and by bin, are fitted in turn (iterative proportional fitting), so that a weak image counts little.
     """
-    expected = _mean_in_bins(weight, energy, bins)[:, bins]
-    return (_in_bins(weight * energy, image) / _in_bins(weight * expected, image))[:, image]
+    ratio = torch.ones_like(weight)
+    for _ in range(TURNS if len(image.unique()) > 1 else 0):
+        of_bin = _in_bins(weight * energy, bins) / _in_bins(weight * ratio, bins)
+        ratio = (_in_bins(weight * energy, image) / _in_bins(weight * of_bin[:, bins], image))[:, image]
+    return ratio
 
 
-def _mean_in_bins(weight: Tensor, values: Tensor, bins: Tensor) -> Tensor:
-    return _in_bins(weight * values, bins) / _in_bins(weight, bins)
+def _apart(ratio: Tensor, image: Tensor) -> float:
+    """Ratio of levels between images of which a twentieth is below and a twentieth above."""
+    each = torch.stack([ratio[image == number][0] for number in image.unique()])
+    low, high = each.log().quantile(each.new_tensor([0.05, 0.95])).tolist()
+    return math.exp((high - low) / 2)  # of levels, not of energies
 
 
 def _in_bins(values: Tensor, bins: Tensor) -> Tensor:
@@ -254,7 +264,7 @@ def _findings(
     if kind == "free":
         out.append(f"no known law fits (deviation {misfit**0.5:.1f} standard errors): the noise-level function is given as a table")
     if shares["apart"] > APART:
-        out.append(f"levels of the images are up to a factor of {shares['apart']:.1f} apart: this is the law of all together, ask for each on its own")
+        out.append(f"levels of the images are a factor of {shares['apart']:.1f} apart: this is the law of all together, ask for each on its own")
     if shares["unknown"] > 0.05:
         out.append(f"at the intensities of {100 * shares['unknown']:.0f} % of the image no window is free of structure: the law is extended to them")
     if error.min() > 0.1:

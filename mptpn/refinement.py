@@ -32,10 +32,12 @@ def refined(laws: Sequence[Law], noisy: Sequence[Tensor], *, denoise: Callable[[
         the laws with other levels, all by one factor, and another correlation map, of lags up to 3 px; as they were where the residuals fit no noise, that is
         where the level would move by more than a factor of two or a lag outweigh the variance.
     """
-    if not all(isinstance(law, CorrelatedGaussian) for law in laws):
+    cut = [middle(image, side=SIDE) for image in noisy]
+    telling = [i for i, image in enumerate(cut) if image.amin() < image.amax()]
+    if not telling or not all(isinstance(law, CorrelatedGaussian) for law in laws):
         return tuple(laws)
-    chosen = range(0, len(noisy), -(-len(noisy) // IMAGES))
-    images = [middle(noisy[i], side=SIDE) for i in chosen]
+    chosen = telling[:: -(-len(telling) // IMAGES)]
+    images = [cut[i] for i in chosen]
     counts = [informative(image) for image in images]
     contents = [denoise(image) for image in images]
     seen = autocovariance([image - content for image, content in zip(images, contents, strict=True)], counts)

@@ -52,14 +52,15 @@ def noise_of(noisy: list[Tensor]) -> NoiseOfSet:
 
 
 def _to_know(places: Tensor) -> tuple[float, float]:
-    """Squares of the 5 % and the 95 % quantile of the levels by place, but 0.9 to 1.1 at least (Wu et al. 2020); LEVELS where too few places are known.
+    """Squares of the 5 % and the 95 % quantile of the levels by place; LEVELS where too few places are known.
 
-    Squares, for where noise is strong fewest places are known, and other images will differ from these as their places differ from each other.
+    Squares, for where noise is strong fewest places are known, and other images will differ from these as their places differ from each other. Down to 0.9 and
+    up to 1.1 at least (Wu et al. 2020), to 0.4 and 2.5 at most, for beneath weak noise structure passes for a level.
     """
     if len(places) < FEW:
         return LEVELS
     low, high = places.quantile(places.new_tensor([0.05, 0.95])).square().tolist()
-    return min(low, 0.9), max(high, 1.1)
+    return min(max(low, 0.4), 0.9), max(min(high, 2.5), 1.1)
 
 
 def law_of(noisy: Tensor, *, whole: NoiseReport) -> Law:
@@ -101,7 +102,7 @@ def stage_1(
     blind = BlindSpotNetwork(**network, hole=noise.whole.hole if hole is None else hole).to(memory_format=torch.channels_last)
     training = {"steps": steps, "batch": batch, "patch": patch, "lr": lr, "ema": ema, "seconds": seconds, "checkpoint": checkpoint, "seed": seed}
     preliminary.train(blind, noisy, laws=list(noise.laws), fabric=fabric, **training)
-    return blind.eval()
+    return blind.eval().cpu()  # where the images are
 
 
 @torch.no_grad()
@@ -138,4 +139,4 @@ def stage_3(
     student = load_weights(START, RetractableTransformer)[0].train() if network is None else RetractableTransformer(**network)
     lr = lr or (5e-4 if network is None else 2e-3)
     fit(student, loss=profound.loss, batches=pairs, steps=steps, lr=lr, fabric=fabric, checkpoint=checkpoint, ema=ema, seconds=seconds, title=title)
-    return student.eval()
+    return student.eval().cpu()  # as in stage_1

@@ -9,16 +9,20 @@ import tokenize
 
 from plan import ROOT, notebook_cells
 
+CATALOGUE = "weights"  # module that names all weights in the box
 NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 
 
 def code_hash(notebook: str) -> str:
-    """16 hex digits of the sha256 over the JSON of [code cells, [module name, module source, hash of its weights] in alphabetical order], stripped.
+    """16 hex digits of the sha256 over the JSON of [code cells, [module name, module source, hash of its weights]], stripped.
+
+    The modules come in alphabetical order, the weights that the cells name come last.
 
     Outputs, metadata, texts, comments, docstrings and file dates do not enter, so that opening a notebook or wording a docstring reruns nothing.
     """
     cells = ["".join(cell["source"]) for cell in notebook_cells(notebook) if cell["cell_type"] == "code"]
-    library = [[name, stripped(module_source(name)), weights_hash(name)] for name in sorted(modules_behind(cells))]
+    library = [[name, stripped(module_source(name)), weights_hash(module_source(name), name=name)] for name in sorted(modules_behind(cells))]
+    library += [["", "", weights_hash(without_magics("\n".join(cells)))]]
     return hashlib.sha256(json.dumps([[stripped(cell) for cell in cells], library]).encode()).hexdigest()[:16]
 
 
@@ -26,10 +30,14 @@ def module_source(name: str) -> str:
     return (ROOT / f"mptpn/{name}.py").read_text()
 
 
-def weights_hash(name: str) -> str:
-    """Sha256 of the weights that ship beside a module under its name, and of each whose name is a string in its code; empty if there are none."""
-    named = {name, *(node.value for node in ast.walk(ast.parse(module_source(name))) if isinstance(node, ast.Constant) and isinstance(node.value, str))}
-    paths = sorted(path for path in (ROOT / "mptpn").glob("*.safetensors") if path.stem in named)
+def weights_hash(source: str, *, name: str = "") -> str:
+    """Sha256 of the weights that ship beside a module under its name, and of each whose name is a string in the source; empty if there are none.
+
+    The catalogue of all weights asks for none of them: a notebook that trains weights stands on it and must not go stale by what it has made.
+    """
+    strings = {node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    wanted = {name} if name == CATALOGUE else {name, *strings}
+    paths = sorted(path for path in (ROOT / "mptpn").glob("*.safetensors") if path.stem in wanted)
     return " ".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
 
 

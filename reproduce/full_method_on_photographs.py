@@ -57,6 +57,7 @@ def main() -> None:
     ceiling = synthesis.PairSynthesis(photos, looks, pairs_a=both, share_a=0.5, weight_a=1.0, levels=noise.levels, **drawn)
     common = {"steps": given.steps, "seconds": given.seconds, "fabric": fabric, "network": stages.STUDENT, "ema": 0.99, "seed": given.seed}
     students = {name: stages.stage_3(pairs, title=name, **common) for name, pairs in {"learned": learned, "ceiling": ceiling}.items()}
+    students = {name: student.to(fabric.device) for name, student in students.items()}
     rows = []
     for level in LEVELS:
         copies = white_copies([image.pixels for image in tests], level=level / 255, seed=given.seed, purpose=932)

@@ -39,11 +39,13 @@ def test_closure_follows_the_modules_own_imports():
 def test_other_weights_in_the_box_change_the_hash(monkeypatch, tmp_path):
     (tmp_path / "mptpn").mkdir()
     monkeypatch.setattr(content, "ROOT", tmp_path)
-    (tmp_path / "mptpn/a.py").write_text("x = 1")
-    (tmp_path / "mptpn/b.py").write_text("x = 1  # a")
-    (tmp_path / "mptpn/names.py").write_text('START = "a"')
-    weights, hashes = tmp_path / "mptpn/a.safetensors", [(content.weights_hash("a"), content.weights_hash("names"))]
+
+    def hashes() -> tuple[str, ...]:
+        return content.weights_hash("x = 1", name="a"), content.weights_hash('START = "a"', name="uses"), content.weights_hash('load("a")')
+
+    seen = [hashes()]
     for data in (b"one", b"two"):
-        weights.write_bytes(data)
-        hashes.append((content.weights_hash("a"), content.weights_hash("names")))
-    assert hashes[0] == ("", "") and len(set(hashes)) == 3 and all(own == named for own, named in hashes) and content.weights_hash("b") == ""
+        (tmp_path / "mptpn/a.safetensors").write_bytes(data)
+        seen.append(hashes())
+    assert seen[0] == ("", "", "") and len(set(seen)) == 3 and all(len(set(of_all)) == 1 for of_all in seen)
+    assert content.weights_hash("x = 1  # a", name="b") == content.weights_hash('ALL = ["a"]', name="weights") == ""

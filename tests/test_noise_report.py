@@ -133,12 +133,65 @@ def of_photographs_in_the_box(levels) -> list[Tensor]:
     return [white(image, levels[i % len(levels)] / 255, key=i) for i, image in enumerate(photographs)]
 
 
+@pytest.mark.parametrize("correlation", [None, F.pad(torch.tensor([[0.2, 0.5, 0.2], [0.4, 1.0, 0.4], [0.2, 0.5, 0.2]]), (2,) * 4)], ids=["white", "correlated"])
+def test_levels_by_place_are_relative_to_the_law_where_they_are_known(correlation):
+    """Three squares of ten windows, at 1.5 times the law's level, at 0.5, and at a level that nobody knows."""
+    law = PoissonGaussian(0.1, gain=0.01)
+    place, mean = torch.arange(30) // 10, torch.linspace(0, 1, 30, dtype=torch.float64)
+    factor = torch.ones(27, 1) if correlation is None else band_factors(correlation)[:, None]
+    energy = factor.double() * law.variance(mean) * torch.tensor([1.5, 0.5, 9.0])[place].square()
+    precision = torch.tensor([3.0, 3.0, -3.0], dtype=torch.float64)[place].expand(27, -1)
+    found = noise_report.levels_by_place(
+        noise_report.Measurement(precision, energy, mean, place), law if correlation is None else CorrelatedGaussian(law, correlation)
+    )
+    assert found.tolist() == pytest.approx([1.5, 0.5], rel=1e-5)
+
+
+def test_places_are_squares_of_64_px_of_every_tile():
+    place = noise_report.measure(white(waves(130, 200), 0.05)).place.view(33, 50)
+    assert [int(place[row, col]) for row, col in ((0, 0), (15, 15), (0, 16), (16, 0), (32, 49))] == [0, 0, 1, 4, 11]
+    wide = noise_report.measure(white(waves(64, 2100), 0.05)).place
+    assert len(wide) == 16 * 525 and wide.unique().tolist() == list(range(33))
+
+
 def test_images_of_different_levels_are_not_taken_for_correlated_noise():
-    """Joined as they are, each band would like windows of other images best: 0.01 of correlation was found so, and levels were 10 % too high."""
+    """Joined as they are, each band would like windows of other images best: 0.01 of correlation was found so."""
     found = report(of_photographs_in_the_box(LEVELS))
     assert "correlated" not in found.kind and found.hole == (0, 0)
-    assert says(found, r"levels of the images are up to a factor of 3\.\d apart: .*")
+    assert says(found, r"levels of the images are a factor of 3\.\d apart: .*")
     assert not says(report(of_photographs_in_the_box((25,))), r"levels of the images .*")
+
+
+def test_a_clean_image_among_noisy_ones_changes_little():
+    """A photograph that was blurred until it holds no noise: where its energies were divided by its own level, its structure outweighed all others."""
+    noisy = [white(image.pixels, 25 / 255, key=i) for i, image in enumerate(embedded.natural("train")[:4])]
+    clean = F.avg_pool2d(embedded.natural("val")[0].pixels, 9, stride=1)
+    alone, beside = report(noisy), report([*noisy, clean])
+    assert "correlated" not in beside.kind and beside.hole == (0, 0)
+    assert beside.sigma == pytest.approx(alone.sigma, rel=0.03)
+
+
+def test_images_whose_intensities_overlap_little_are_told_apart_too():
+    """Levels 1 : 3, intensities 0 to 0.6 and 0.4 to 1; windows of equal precision whose energies are exact."""
+    mean = torch.cat([torch.linspace(0, 0.6, 400), torch.linspace(0.4, 1, 400)]).double()
+    energy = torch.cat([torch.full((1, 400), 1.0), torch.full((1, 400), 9.0)], 1).double()
+    image = torch.arange(800) // 400
+    ratio = noise_report._of_images(torch.ones(1, 800, dtype=torch.float64), energy, noise_report._bins(mean), image)
+    assert noise_report._apart(ratio[0], image) == pytest.approx(3 ** (1 - 0.1), rel=0.05)  # between the quantiles of 5 and 95 %
+    assert float(ratio[0, -1] / ratio[0, 0]) == pytest.approx(9, rel=0.02)
+
+
+def test_constant_parts_of_an_image_say_nothing_and_an_image_of_them_alone_is_refused():
+    half = torch.zeros(1, 1, 512, 2600)
+    half[..., :1100] = white(waves(512, 1100), 0.05)
+    assert report([half]).sigma == pytest.approx(0.05, rel=0.05)
+    assert report([torch.cat([white(waves(64, 80), 0.05), torch.zeros(1, 1, 64, 80)], 1)]).sigma == pytest.approx(0.05, rel=0.1)
+    step = (torch.arange(64) > 31).float().expand(1, 1, 64, 64)
+    assert report([white(waves(64, 80), 0.05), step]).sigma == pytest.approx(0.05, rel=0.1)
+    salt = ((torch.arange(64) % 5 == 0)[:, None] & (torch.arange(64) % 5 == 0)).float()[None, None]
+    for nothing in (torch.tensor([0.2, 0.6]).view(1, 2, 1, 1).expand(1, 2, 40, 40), salt):
+        with pytest.raises(ValueError, match="constant"):
+            report([nothing])
 
 
 def test_images_of_different_levels_that_share_a_correlation_show_it():

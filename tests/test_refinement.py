@@ -95,6 +95,12 @@ def test_noise_without_correlation_is_left_alone_and_nothing_is_denoised_for_it(
     assert refined(laws, noisy_set(PoissonGaussian(SIGMA))[:2], denoise=never) == laws
 
 
+def test_an_image_whose_middle_is_constant_changes_nothing():
+    noisy = noisy_set(CorrelatedGaussian(PoissonGaussian(SIGMA), TRUE))
+    laws = [CorrelatedGaussian(PoissonGaussian(SIGMA * 1.2), TRUE)] * 5
+    assert refined(laws, [*noisy, torch.full((1, 1, 160, 144), 0.3)], denoise=low_pass)[0] == refined(laws[:4], noisy, denoise=low_pass)[0]
+
+
 def test_residuals_that_are_no_noise_change_nothing():
     """A denoiser that gives a constant: content is in the residuals, many times the noise."""
     law = CorrelatedGaussian(PoissonGaussian(0.01), TRUE)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mptpn import preliminary, profound, stages, synthesis, training
+from mptpn import embedded, preliminary, profound, stages, synthesis, training
 from mptpn.blind_spot import BlindSpotNetwork
 from mptpn.metrics import psnr_db
 from mptpn.noise import PoissonGaussian, generator
@@ -148,6 +148,8 @@ def test_the_levels_that_stage_3_should_know_are_those_of_the_places():
     uneven = stages.noise_of([x + side * torch.randn(x.shape, generator=generator(9, i)) for i, (x, side) in enumerate(zip(scenes, sides, strict=True))])
     known = float(uneven.laws[0].variance(torch.tensor(0.5))) ** 0.5
     assert uneven.levels[0] * known < 0.04 and 0.08 < uneven.levels[1] * known < 0.16
+    faint = stages.noise_of([PoissonGaussian(2 / 255).sample(image.pixels, generator=generator(10)) for image in embedded.natural("val")[:2]])
+    assert faint.levels[1] <= 2.5  # structure passes for levels beneath weak noise
     few = stages.noise_of([PoissonGaussian(0.05).sample(scene(64, 90), generator=generator(8))])
     assert few.levels == synthesis.LEVELS
 
