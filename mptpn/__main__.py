@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mptpn", description="Denoise medical images without a clean truth.")
     commands = parser.add_subparsers(dest="command", required=True)
-    files = {"nargs": "+", "type": Path, "metavar": "IN", "help": "files or folders: DICOM (a series is one scan), NIfTI, TIFF, PNG, JPEG or .npy"}
+    files = {"nargs": "+", "type": Path, "metavar": "IN", "help": "files or folders: DICOM (a series is one scan), NIfTI, TIFF, PNG, JPEG, BMP or .npy"}
     noise = commands.add_parser("noise", help="say what the noise of images is")
     noise.add_argument("images", **files)
     noise.add_argument("--together", action="store_true", help="the images share one noise law: one report for all")
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     denoise.add_argument("--overwrite", action="store_true", help="replace earlier results")
     denoise.add_argument("--seed", type=int, default=0)
     train = commands.add_parser("train", help="learn a denoiser from a folder of noisy images alone; a stopped command goes on when it is given again")
-    train.add_argument("folder", type=Path, help="folder of noisy images, best of 64 x 64 pixels or more")
+    train.add_argument("folder", type=Path, help="noisy images, in it and below, best of 64 x 64 pixels or more; of a series or volume up to 16 slices")
     train.add_argument("--out", type=Path, required=True, help="the denoiser's weights, .safetensors")
     train.add_argument("--minutes", type=float, default=8.0, help="wall-clock budget of the trainings, default %(default)g")
     train.add_argument("--photos", type=Path, help="folder of clean natural photographs; default: those inside the installed packages")

@@ -1,11 +1,13 @@
 """Every method that notebook 10 compares behind one door: the same bytes in, the denoised image and the processor's seconds out."""
 
+import hashlib
 import os
 import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mptpn import datasets, metrics, noise_report, peers, profound, stages
+from mptpn.images import write_atomically
 from mptpn.noise_models import CorrelatedGaussian, Law
 
 METHODS = ("noisy", "Gaussian, oracle", "TV, oracle", "NLM", "BM3D, told", "BM3D, estimated", "small", "base", "Noise2Void")
@@ -62,7 +65,7 @@ def why_not(method: str, *, told: bool, outside: bool) -> str:
 
 
 @torch.no_grad()
-def denoise(method: str, scene: Scene, *, networks: dict[str, nn.Module], outside: Sequence[str] = ()) -> tuple[Tensor, float]:
+def denoise(method: str, scene: Scene, *, networks: dict[str, nn.Module], outside: Sequence[str] = (), kept: Path | None = None) -> tuple[Tensor, float]:
     """Denoised image [1, 1, H, W] and the processor's seconds that it took, those of the noise estimate included where the method is given it.
 
     NLM and "BM3D, estimated" are given the estimated noise (BM3D its power spectrum where it is correlated), "BM3D, told" the law that drew it; Gaussian and TV
@@ -70,14 +73,14 @@ def denoise(method: str, scene: Scene, *, networks: dict[str, nn.Module], outsid
 
     Args:
         networks: "small" and "base".
-        outside: the command that denoises IN.npy into OUT.npy, see outside_denoise, for "Noise2Void".
+        outside: the command that denoises IN.npy into OUT.npy, see outside_denoise, for "Noise2Void". kept: where its results are kept.
     Raises:
         ValueError: the method cannot run here; RuntimeError: the command failed.
     """
     if reason := why_not(method, told=scene.told is not None, outside=bool(outside)):
         raise ValueError(f"{method!r} cannot run: {reason}.")
     if method == "Noise2Void":
-        return outside_denoise(scene.noisy, command=outside)
+        return outside_denoise(scene.noisy, command=outside, kept=kept)
     start = time.process_time()
     match method:
         case "noisy":
@@ -114,16 +117,30 @@ def denoise_told(noisy: Tensor, clean: Tensor, *, method: str, law: Law, network
     return denoise(method, Scene("", "", "", "", noisy, clean, found=law, told=law), networks=networks)[0]
 
 
-def outside_denoise(noisy: Tensor, *, command: Sequence[str]) -> tuple[Tensor, float]:
+def outside_denoise(noisy: Tensor, *, command: Sequence[str], kept: Path | None = None) -> tuple[Tensor, float]:
     """Denoise by a program in an environment of its own: `command IN.npy OUT.npy`, float32 [H, W] both; noisy [1, 1, H, W].
 
     It is told by OMP_NUM_THREADS to use as many threads as PyTorch does here.
 
+    Args:
+        kept: folder of earlier results and the seconds that they took; the same bytes, scripts and arguments after the program's name are not run again.
     Returns:
         what it wrote, [1, 1, H, W], and the processor's seconds of the whole program, its start included.
     Raises:
         RuntimeError: it failed (with the end of what it said), wrote nothing, or wrote another shape or a value that is not finite.
     """
+    if kept is None:
+        return _ran(noisy, command)
+    asked = hashlib.sha256(repr((tuple(noisy.shape), torch.get_num_threads())).encode() + noisy.contiguous().numpy().tobytes())
+    for argument in command[1:]:
+        asked.update(Path(argument).read_bytes() if Path(argument).is_file() else argument.encode())
+    file = kept / f"{asked.hexdigest()}.pt"
+    if not file.exists():
+        write_atomically(file, partial(torch.save, _ran(noisy, command)))
+    return torch.load(file)
+
+
+def _ran(noisy: Tensor, command: Sequence[str]) -> tuple[Tensor, float]:
     with tempfile.TemporaryDirectory() as folder:
         source, target = (Path(folder) / name for name in ("in.npy", "out.npy"))
         np.save(source, noisy[0, 0].numpy())

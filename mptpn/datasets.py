@@ -15,7 +15,8 @@ import pooch
 from torch import Tensor
 from tqdm import tqdm
 
-from mptpn.images import Image, decode, image_from_array, luminance
+from mptpn.files import open_scan
+from mptpn.images import Image, image_from_array, luminance
 from mptpn.metrics import fitted
 
 ADDRESS = "https://raw.githubusercontent.com"
@@ -215,9 +216,10 @@ def _images(set: str, *, split: str, side: str, colour: bool = False) -> list[Im
 
 
 def _read(path: Path, *, pseudo_coloured: bool, colour: bool) -> np.ndarray:
-    array, _, _ = decode(path)
+    scan = open_scan(path)
+    array = scan.in_unit(scan.middle)
     if array.ndim == 2:
         return array
     if colour:
-        return array[..., :3].astype(np.float64)
+        return array
     return array[..., 0] if pseudo_coloured else luminance(array)

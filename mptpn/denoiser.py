@@ -16,8 +16,10 @@ from mptpn import preliminary, profound, stages, tiling
 from mptpn.blind_spot import BlindSpotNetwork
 from mptpn.door import STEPS, in_unit
 from mptpn.noise import generator, robust_level
+from mptpn.noise_bands import measure
+from mptpn.noise_level import SMALLEST
 from mptpn.noise_models import CorrelatedGaussian, Law, pointwise
-from mptpn.noise_report import SMALLEST, NoiseReport, conclude, measure
+from mptpn.noise_report import NoiseReport, conclude
 from mptpn.training import launch
 from mptpn.transformer import RetractableTransformer
 from mptpn.validity import bounding_box, checked, filled, marked, masks_of, pieces, those

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +16,20 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from mptpn import embedded, profound, refinement, stages
-from mptpn.images import Image, luminance, read_image, write_atomically
+from mptpn.files import KNOWN, open_scans, read_image, spread_images
+from mptpn.images import Image, luminance, middle, write_atomically
 from mptpn.noise import PoissonGaussian
+from mptpn.noise_bands import measure
+from mptpn.noise_level import SMALLEST
 from mptpn.noise_models import CorrelatedGaussian, Law, NoiseLevelFunction, Rician
-from mptpn.noise_report import SMALLEST, NoiseReport, report
+from mptpn.noise_report import NoiseReport, report
 from mptpn.validity import checked, gray_levels
 from mptpn.weights import save_weights
 
 Picture = np.ndarray | Tensor | Image | str | Path
 STAGE_1, STAGE_3 = 0.4, 0.5  # shares of the wall-clock budget; estimates and pairs A take the rest
 FIRST = 0.3  # share of stage 3's part for the first network, which tells strongly correlated noise better
+SILENT = "no part of it says anything of its noise: all is constant or clipped"
 STEPS = 100_000  # more than any budget on a CPU allows: the clock decides
 
 
@@ -32,8 +37,8 @@ def estimate_noise(image_or_images: Picture | Sequence[Picture]) -> NoiseReport:
     """The noise of one image, or of images that share one law, from the images alone, in their own unit; seconds for 512 x 512 pixels.
 
     Args:
-        image_or_images: arrays or tensors [H, W], [H, W, 3] or [H, W, 4] (alpha is dropped), Image objects or paths, or a list of these. Colour is turned
-            into luminance.
+        image_or_images: arrays or tensors [H, W], [H, W, 3] or [H, W, 4] (alpha is dropped), Image objects or paths (of several slices the middle
+            one), or a list of these. Colour is turned into luminance.
     Returns:
         sigma with its interval, the noise-level function, the correlation, the law that fits best, and what to beware of: see NoiseReport.
     Raises:
@@ -105,8 +110,9 @@ def train(folder: str | Path, *, out: str | Path, minutes: float, fabric: Fabric
     A stopped call goes on where it was, from checkpoints beside out; they are removed at the end.
 
     Args:
-        folder: images in any format that read_image knows, of 64 x 64 pixels or more (the smallest one sets the side of the training patches, down to 16);
-            files that are no images, or smaller, are named and left out.
+        folder: images in any format that open_scans knows, also below it, of 64 x 64 pixels or more (the smallest one sets the side of the training patches,
+            down to 16); a series, a volume or a file of many pages gives up to 16 slices. Files that are no images, smaller, constant, or clipped all over
+            are named and left out.
         out: ends in .safetensors.
         minutes: wall-clock budget of both trainings together, over all calls that went on.
         photos: clean natural photographs; empty: those inside the installed packages.
@@ -115,7 +121,8 @@ def train(folder: str | Path, *, out: str | Path, minutes: float, fabric: Fabric
         better, see refinement.refined; the sentences are of the estimate before), the lowest and highest level relative to these that stage 3 has learned,
         files used and left out, steps of each training, seconds of this call.
     Raises:
-        FileNotFoundError, ValueError: no such folder, no image in it, another ending of out, no budget, photographs that are all smaller than a patch.
+        FileNotFoundError, ValueError: no such folder, no image in it that shows noise, another ending of out, no budget, photographs that are all smaller
+            than a patch.
     """
     out, started = Path(out), time.monotonic()
     if out.suffix != ".safetensors":
@@ -129,9 +136,14 @@ def train(folder: str | Path, *, out: str | Path, minutes: float, fabric: Fabric
     photos = [_tensor(_own_unit(photo, number)) for number, photo in enumerate(photos or embedded.natural("train")) if min(photo.pixels.shape[2:]) >= side]
     if not photos:
         raise ValueError(f"no photograph is as large as a training patch, {side} x {side} pixels; give larger ones.")
+    print(f"{len(pixels)} images; estimating their noise", file=sys.stderr)
+    told = [_tells(x) for x in pixels]
+    left_out |= {image.name: SILENT for image, tells in zip(images, told, strict=True) if not tells}
     for name, reason in left_out.items():
         print(f"left out {name}: {reason}", file=sys.stderr)
-    print(f"{len(pixels)} images; estimating their noise", file=sys.stderr)
+    if not any(told):
+        raise ValueError(f"{folder}: no image says anything of its noise, all are constant or clipped; give others.")
+    images, pixels = (list(compress(x, told)) for x in (images, pixels))
     noise = stages.noise_of(pixels)
     whole = in_unit(noise.whole, high - low, zero=low)
     print(whole, file=sys.stderr)
@@ -168,31 +180,49 @@ def train(folder: str | Path, *, out: str | Path, minutes: float, fabric: Fabric
     return about
 
 
+def _tells(pixels: Tensor) -> bool:
+    """Whether a part of an image, [1, 1, H, W], says something of its noise: its middle is asked first, a tenth of the work at 512 px."""
+    for part in (middle(pixels, side=128), pixels):
+        if part.amin() < part.amax() and bool(measure(part).counts.any()):
+            return True
+    return False
+
+
 def _farthest(before: CorrelatedGaussian, after: CorrelatedGaussian) -> float:
     """Largest difference between two correlation maps."""
     return float((torch.tensor(before.correlation) - torch.tensor(after.correlation)).abs().max())
 
 
 def read_folder(folder: str | Path) -> tuple[list[Image], dict[str, str]]:
-    """All images of a folder of at least 16 x 16 pixels, in the order of their names, and the other files, with the reason.
+    """Images of at least 16 x 16 pixels in a folder and below, as spread_images gives them, and the files that gave none, with the reason.
 
+    Returns:
+        The images in the order of open_scans; reasons by path within the folder, for a series that of its first file.
     Raises:
         FileNotFoundError, ValueError: no such folder; no image in it.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; give a folder of noisy images.")
-    images, left_out = [], {}
-    for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
-        try:
-            image = read_image(path)
-        except ValueError as error:
-            left_out[path.name] = str(error).removeprefix(f"{path}: ")
+    scans, refused = open_scans([folder])
+    refused.pop(str(folder), None)  # it is empty
+    images = []
+    for scan in scans:
+        file = str(scan.sources()[0])
+        if min(scan.shape[:2]) < SMALLEST:
+            refused[file] = f"smaller than {SMALLEST} x {SMALLEST} pixels"
             continue
-        if min(image.pixels.shape[2:]) < SMALLEST:
-            left_out[path.name] = f"smaller than {SMALLEST} x {SMALLEST} pixels"
-        else:
-            images.append(image)
+        try:
+            images += spread_images(scan)
+        except (ValueError, OSError) as error:
+            refused[file] = str(error)
     if not images:
-        raise ValueError(f"{folder}: no image in this folder ({len(left_out)} other files); give DICOM, NIfTI, TIFF, PNG, JPEG or .npy.")
-    return images, left_out
+        raise ValueError(f"{folder}: no image in this folder ({len(refused)} other files); {KNOWN}.")
+    return images, {str(Path(file).relative_to(folder)): _reason(file, said) for file, said in refused.items()}
+
+
+def _reason(file: str, said: str) -> str:
+    """A sentence without the path that it begins with: of the file, or of the folder of its series."""
+    for path in (file, *map(str, Path(file).parents)):
+        said = said.removeprefix(f"{path}: ")
+    return said

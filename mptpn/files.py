@@ -1,18 +1,25 @@
-"""Any medical file or folder becomes scans: opened cheaply, read slice by slice, written back in the same type."""
+"""Any medical file or folder becomes scans, read slice by slice and written back in the same type, or images, 0 to 1."""
 
 from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from mptpn.dicom_files import Dicom, Head, head_of, in_order
 from mptpn.formats import Nifti, Npy, Picture, Tiff
+from mptpn.images import Image, image_from_array
 from mptpn.scans import Scan, Slice, Unreadable, Writer, explained
 
-__all__ = ["Scan", "Slice", "Unreadable", "Writer", "open_scan", "open_scans"]
-KNOWN = "give DICOM, NIfTI, TIFF, PNG, JPEG or .npy"
+__all__ = ["Scan", "Slice", "Unreadable", "Writer", "open_scan", "open_scans", "read_image", "spread_images"]
+KNOWN = "give DICOM, NIfTI, TIFF, PNG, JPEG, BMP or .npy"
+SLICES = 16  # of a scan, that stand for it in a set
 MAGIC = {
     b"\x93NUMPY": Npy,
     b"\x89PNG\r\n\x1a\n": Picture,
     b"\xff\xd8\xff": Picture,
+    b"BM": Picture,
     b"II*\0": Tiff,
     b"MM\0*": Tiff,
     b"II+\0": Tiff,
@@ -118,3 +125,53 @@ def _name_apart(scans: list[Scan]) -> None:
             number += 1
             scan.name = f"{name[: len(name) - len(ending)]}_{number}{name[len(name) - len(ending) :]}"
         taken.add(scan.default_name().lower())
+
+
+def read_image(path: str | Path) -> Image:
+    """One file as an image: the middle slice where there are several.
+
+    Returns:
+        The image in the scan's unit, 0 to 1 over (0, 255) where the file holds plain bytes, else over its smallest to its largest value; the file's own padding
+        has the smallest value of the others.
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it cannot be read, or carries no picture (see image_from_array); one sentence.
+    """
+    try:
+        with closing(open_scan(path)) as scan:
+            return _image(scan, scan.middle, name=scan.name)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Unreadable(str(error) if str(error).startswith(str(path)) else f"{path}: cannot be read ({error.strerror}).") from None
+
+
+def spread_images(scan: Scan) -> list[Image]:
+    """Up to 16 slices, spread evenly over a scan, as images: of each sixteenth the first one, from its middle on, that carries a picture.
+
+    Returns:
+        As read_image; " slice N", from 1, follows the name where the scan has several.
+    Raises:
+        ValueError, OSError: a slice cannot be read, or none carries a picture (see image_from_array).
+    """
+    images, refusals = [], []
+    with closing(scan):
+        for part in np.array_split(range(scan.slices), min(SLICES, scan.slices)):
+            for index in map(int, np.roll(part, -(len(part) // 2))):
+                try:
+                    images.append(_image(scan, index, name=scan.name + f" slice {index + 1}" * (scan.slices > 1)))
+                    break
+                except Unreadable:
+                    raise
+                except ValueError as error:
+                    refusals.append(str(error).removeprefix(f"{scan.path}: "))
+    if not images:
+        several = f"none of its {scan.slices} slices carries a picture: " * (scan.slices > 1)
+        raise ValueError(f"{scan.path}: {several}{refusals[0]}")
+    return images
+
+
+def _image(scan: Scan, index: int, *, name: str) -> Image:
+    array = scan.in_unit(index)
+    value_range = (0.0, 255.0) if scan.dtype == np.uint8 and scan.scale(index) == (1, 0) else None
+    return replace(image_from_array(array, name=str(scan.path), value_range=value_range, unit=scan.unit), name=name, subject=scan.name)

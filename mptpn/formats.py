@@ -1,4 +1,4 @@
-"""NumPy, NIfTI, TIFF, PNG and JPEG files as scans; what is not pixels is copied from the input as it stands."""
+"""NumPy, NIfTI, TIFF, PNG, JPEG and BMP files as scans; what is not pixels is copied from the input as it stands."""
 
 import gzip
 import shutil
@@ -65,8 +65,13 @@ class Nifti(Scan):
         super().__init__(path, slices=slices, sample_shape=data.shape[:2], dtype=dtype, colours=1)
         self.offset, self.size = int(data.offset), self.dtype.itemsize * int(np.prod(data.shape[:2]))
         self.slope, self.intercept = float(data.slope), float(data.inter)
+        self.depth = int(data.shape[2]) if len(data.shape) > 2 else 1
         if not self.zipped and path.stat().st_size < self.offset + slices * self.size:
             raise Unreadable(f"{path}: is cut off after {path.stat().st_size} of {self.offset + slices * self.size} bytes; copy it again.")
+
+    @property
+    def middle(self) -> int:
+        return self.depth // 2  # of the first volume: between two volumes lie the ends of both
 
     def _open(self, path: Path, mode: str):
         return gzip.open(path, mode, compresslevel=6) if self.zipped else path.open(mode)
@@ -166,7 +171,7 @@ class Tiff(Scan):
 
 
 class Picture(Scan):
-    """PNG, and JPEG that is written as PNG; palette colours become RGB. Text, resolution and colour profile are kept."""
+    """PNG, and JPEG and BMP that are written as PNG; palette colours become RGB. Text, resolution and colour profile are kept."""
 
     endings = (".png",)
 
@@ -183,15 +188,15 @@ class Picture(Scan):
             raise Unreadable(f"{path}: 16-bit colour or alpha in PNG would be cut to 8 bits on reading; convert it to TIFF.")
         if self.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
             raise Unreadable(f"{path}: pixels of mode {mode} are no gray levels or RGB; convert it to 8- or 16-bit gray or to RGB.")
-        notes = {"JPEG": "JPEG is written as PNG, which keeps every pixel.", "P": "Palette colours are written as RGB."}
+        notes = [f"{kind} is written as PNG, which keeps every pixel."] * (kind != "PNG") + ["Palette colours are written as RGB."] * (mode == "P")
         shape = (height, width) if self.mode in ("L", "I;16") else (height, width, len(self.mode))
         dtype = np.uint16 if self.mode == "I;16" else np.uint8
         colours = 3 if self.mode.startswith("RGB") else 1
-        super().__init__(path, slices=1, sample_shape=shape, dtype=dtype, colours=colours, note=notes.get(kind, notes.get(mode, "")))
-        self.jpeg = kind == "JPEG"
+        super().__init__(path, slices=1, sample_shape=shape, dtype=dtype, colours=colours, note=" ".join(notes))
+        self.becomes_png = kind != "PNG"
 
     def default_name(self) -> str:
-        return Path(self.name).stem + ".png" if self.jpeg else super().default_name()
+        return Path(self.name).stem + ".png" if self.becomes_png else super().default_name()
 
     def stored(self, index: int) -> np.ndarray:
         with Image.open(self.path) as image:

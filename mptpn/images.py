@@ -92,48 +92,6 @@ def image_from_array(array: np.ndarray, *, name: str, subject: str = "", value_r
     return Image(name=name, subject=subject or name, pixels=pixels, value_range=(low, high), unit=unit)
 
 
-def read_image(path: str | Path) -> Image:
-    """Read one image file: DICOM, NIfTI (middle slice), NumPy .npy, or any picture that Pillow and tifffile know.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not an image, or one that carries no picture (see image_from_array).
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give the path of one image.")
-    try:
-        array, value_range, unit = decode(path)
-    except Exception as error:  # every decoder has its own exception; the sentence names the file and keeps the cause
-        cause = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"  # one line: some decoders list their plug-ins
-        raise ValueError(f"{path}: not an image that can be read ({cause}); give DICOM, NIfTI, TIFF, PNG, JPEG or .npy.") from error
-    return image_from_array(array, name=path.name, value_range=value_range, unit=unit)
-
-
-def decode(path: Path) -> tuple[np.ndarray, tuple[float, float] | None, str]:
-    """Pixels in the file's own unit, what 0 and 1 should stand for (None: image_from_array decides), and the unit; each format raises what its decoder does."""
-    head = path.open("rb").read(132)
-    if head[128:] == b"DICM" or path.suffix.lower() in (".dcm", ".ima"):
-        import pydicom
-        from pydicom.pixels import apply_modality_lut
-
-        data = pydicom.dcmread(path)
-        array = apply_modality_lut(data.pixel_array, data)
-        one_frame = array.ndim == 2 or (array.ndim == 3 and array.shape[-1] == 3)
-        return array if one_frame else array[len(array) // 2], None, str(data.get("RescaleType", "stored value"))
-    if path.name.lower().endswith((".nii", ".nii.gz")):
-        import nibabel
-
-        volume = nibabel.load(path).get_fdata()
-        volume = volume.reshape(*volume.shape[:3], -1)[..., 0] if volume.ndim > 3 else volume
-        return volume[:, :, volume.shape[2] // 2] if volume.ndim == 3 else volume, None, "stored value"
-    if path.suffix.lower() == ".npy":
-        return np.load(path, allow_pickle=False), None, "stored value"
-    from skimage.io import imread
-
-    return imread(path), None, "gray level"
-
-
 def write_image(path: str | Path, image: Image) -> Path:
     """Write an image in its own range and unit as float32 .npy or .tif; an existing file survives a failed write.
 

@@ -179,6 +179,26 @@ class Scan:
             pixels[~finite] = 0
         return Slice(pixels, valid, *self.scale(index))
 
+    @property
+    def middle(self) -> int:
+        """The slice that stands for all."""
+        return self.slices // 2
+
+    def in_unit(self, index: int) -> np.ndarray:
+        """One slice in the scan's unit, float64, [H, W] or [H, W, 3]: padding has the smallest value of the others; NaN and infinite pixels stay.
+
+        Raises:
+            ValueError: it cannot be decoded, or is padding all over.
+        """
+        stored = self.samples(index)
+        (slope, intercept), padding = self.scale(index), self.padding(index, stored)
+        own = self._picture(stored).astype(np.float64) * slope + intercept
+        if padding is not None and padding.any():
+            if padding.all():
+                raise ValueError(f"{self.path}: every pixel of slice {index + 1} is padding; give an image with a picture in it.")
+            own[padding] = np.fmin.reduce(own[~padding])  # passes over NaN
+        return own
+
     def rounded(self, index: int, pixels: np.ndarray) -> np.ndarray:
         """Stored samples of a denoised slice: to the nearest, halves to even, within the type; what is untouched or invalid stays bit for bit.
 

@@ -16,7 +16,8 @@ from mptpn.denoised import gain_said, judged
 from mptpn.denoiser import Denoiser
 from mptpn.files import Scan, Slice, Writer, open_scans
 from mptpn.images import write_atomically
-from mptpn.noise_report import SMALLEST, NoiseReport
+from mptpn.noise_level import SMALLEST
+from mptpn.noise_report import NoiseReport
 from mptpn.tiling import blocks, squares
 from mptpn.weights import save_weights, weights_path
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from mptpn import preliminary, profound
 from mptpn.amplified import amplified
 from mptpn.blind_spot import BlindSpotNetwork
+from mptpn.noise_bands import Measurement, measure
 from mptpn.noise_models import CorrelatedGaussian, Law, pointwise
-from mptpn.noise_report import Measurement, NoiseReport, conclude, levels_by_place, measure
+from mptpn.noise_report import NoiseReport, conclude, levels_by_place
 from mptpn.synthesis import LEVELS, Look, PairSynthesis, look_of
 from mptpn.training import fit
 from mptpn.transformer import RetractableTransformer

@@ -10,7 +10,7 @@ from torch import Tensor
 from mptpn import datasets
 from mptpn.archive import unpack_from
 from mptpn.bicubic import as_bytes, crop_to_multiple, shrink
-from mptpn.images import read_image
+from mptpn.files import read_image
 
 TRAIN = ("DIV2K", "DIV2K_crops", "BSDS", "cell", "embedded")
 TEST = ("Set5", "Set14", "Urban100", "DIV2K_crops", "embedded")

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mptpn.noise_bands import UNSURE
+from mptpn.noise_correlation import BLIND
 from mptpn.noise_models import CorrelatedGaussian, Law
-from mptpn.noise_report import BLIND, UNSURE, NoiseReport
+from mptpn.noise_report import NoiseReport
 
 BLOCK = 16  # px, side of the blocks that count as independent
 INDEPENDENT = 0.1  # correlation up to which a residual counts as independent from pixel to pixel

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mptpn.noise import constant
+from mptpn.noise_level import SMALLEST
 from mptpn.noise_models import Law
-from mptpn.noise_report import SMALLEST
 from mptpn.tiling import squares
 
 RUN = 49  # px that equal all their neighbours, connected: an area of at least 9 x 9 px of one value is padding

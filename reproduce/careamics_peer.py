@@ -1,11 +1,9 @@
-"""Noise2Void (Krull et al. 2019) by CAREamics on one image, in an environment of its own: PYTHON reproduce/careamics_peer.py IN.npy OUT.npy
+"""Noise2Void (Krull et al. 2019) by CAREamics on one image, in an environment of its own: PYTHON reproduce/careamics_peer.py STEPS IN.npy OUT.npy
 
 That environment holds CAREamics (`pip install "careamics>=0.3,<0.4"`), nothing of this package; the variable MPTPN_CAREAMICS names its Python for notebook 10.
-The network learns from the one image IN, float32 [H, W], with the defaults of CAREamics 0.3, on the processor and seed 1; MPTPN_CAREAMICS_STEPS (default
-1000) is its budget.
+The network learns from the one image IN, float32 [H, W], for STEPS steps with the defaults of CAREamics 0.3, on the processor and seed 1.
 """
 
-import os
 import sys
 import tempfile
 
@@ -14,13 +12,12 @@ import numpy as np
 EPOCH, BATCH, PATCH, TILE = 50, 16, 64, 128  # steps, patches a step, px at most, px
 
 
-def main(source: str, target: str) -> None:
+def main(steps: int, source: str, target: str) -> None:
     """Train on IN, denoise IN, write OUT, float32 [H, W]."""
     from careamics import CAREamist
     from careamics.config import create_advanced_n2v_config
 
     image = np.load(source).astype(np.float32)
-    steps = int(os.environ.get("MPTPN_CAREAMICS_STEPS", "1000"))
     patch = min(PATCH, min(image.shape) // 8 * 8)
     patches = (min(steps, EPOCH) + 1) * BATCH  # an epoch goes through the data once, less one batch for validation
     copies = -(-patches // ((image.shape[0] // patch) * (image.shape[1] // patch)))
@@ -36,6 +33,6 @@ def main(source: str, target: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) != 4 or not sys.argv[1].isdecimal():
         sys.exit(__doc__)
-    main(*sys.argv[1:])
+    main(int(sys.argv[1]), *sys.argv[2:])

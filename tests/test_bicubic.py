@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mptpn import bicubic, datasets, metrics
-from mptpn.images import read_image
+from mptpn.files import read_image
 from mptpn.noise import generator
 
 real = pytest.mark.skipif(not os.environ.get("MPTPN_DATA"), reason="MPTPN_DATA names no folder of images")

@@ -92,6 +92,19 @@ def test_program_outside_that_fails_is_told(stub, lines, sentence):
         comparison.outside_denoise(SCENE.noisy, command=["/nowhere/python"])
 
 
+def test_results_of_a_program_outside_are_kept_by_bytes_and_arguments(stub, tmp_path):
+    lines = "open(__file__ + '.runs', 'a').write('x')\nnp.save(sys.argv[-1], image * len(sys.argv))"
+    command = stub(lines)
+    first = comparison.outside_denoise(CLEAN, command=command, kept=tmp_path / "kept")
+    again = comparison.outside_denoise(CLEAN, command=command, kept=tmp_path / "kept")
+    assert torch.equal(first[0], again[0]) and first[1] == again[1] and os.path.getsize(command[-1] + ".runs") == 1
+    comparison.outside_denoise(SCENE.noisy, command=command, kept=tmp_path / "kept")
+    assert os.path.getsize(command[-1] + ".runs") == 2
+    stub(lines + "\n")
+    comparison.outside_denoise(CLEAN, command=command, kept=tmp_path / "kept")
+    assert os.path.getsize(command[-1] + ".runs") == 3
+
+
 def test_careamics_script_hands_the_image_through(tmp_path):
     """The script itself with a stub in the place of CAREamics: its calls, and [1, 1, H, W] predictions come back as [H, W]."""
     (tmp_path / "careamics").mkdir()
@@ -109,7 +122,7 @@ def test_careamics_script_hands_the_image_through(tmp_path):
     (tmp_path / "careamics/config.py").write_text("def create_advanced_n2v_config(name, **given): return given\n")
     script = os.path.join(os.path.dirname(__file__), "../reproduce/careamics_peer.py")
     np.save(tmp_path / "in.npy", CLEAN[0, 0].numpy())
-    command = ["env", f"PYTHONPATH={tmp_path}", "MPTPN_CAREAMICS_STEPS=120", sys.executable, os.path.abspath(script)]
+    command = ["env", f"PYTHONPATH={tmp_path}", sys.executable, os.path.abspath(script), "120"]
     image, _ = comparison.outside_denoise(CLEAN, command=command)
     assert torch.equal(image, CLEAN + 1)
 

@@ -17,6 +17,7 @@ import torch
 from PIL import Image as Picture
 
 import mptpn
+from file_makers import save_dicom
 from mptpn import door, public, stages
 from mptpn.__main__ import main
 from mptpn.blind_spot import BlindSpotNetwork
@@ -214,13 +215,13 @@ def shelf(tmp_path, monkeypatch) -> Path:
 
 FILES = {
     "five.npy": r"five\.npy: 5 x 5 pixels are too few",
-    "four.npy": r"four\.npy: shape \(2, 3, 40, 40\) is not an image",
+    "four.npy": r"four\.npy: shape \(2, 3, 40, 40\) is no image",
     "constant.npy": r"constant\.npy: every pixel is 7\.0",
     "nan.npy": r"nan\.npy: 1600 of 1600 values are NaN",
-    "pickled.npy": r"pickled\.npy: not an image that can be read",
-    "b.txt": r"b\.txt: not an image that can be read",
-    "text.png": r"text\.png: not an image that can be read",
-    "zero.tif": r"zero\.tif: not an image that can be read",
+    "pickled.npy": r"pickled\.npy: holds pickled objects",
+    "b.txt": r"b\.txt: is no image of a known type",
+    "text.png": r"text\.png: is no image of a known type",
+    "zero.tif": r"zero\.tif: is empty, 0 bytes",
     "folder": r"folder: a folder; give the images in it\.",
     "nowhere.png": r"nowhere\.png: no such file",
 }
@@ -282,10 +283,12 @@ def test_help_needs_no_torch():
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory) -> Path:
-    """A folder of three small noisy images of level 20 in units of their own, other files among them, two photographs; and one training of seconds."""
+    """A folder of three small noisy images of level 20 in units of their own, others that teach nothing and other files among them, and two photographs."""
     torch.set_num_threads(1)
     box = tmp_path_factory.mktemp("box")
     (box / "noisy/inside").mkdir(parents=True)
+    np.save(box / "noisy/black.npy", np.zeros((64, 64)))
+    np.save(box / "noisy/clipped.npy", np.where(np.arange(64)[:, None] < 32, -600.0, -900.0) * np.ones(70))
     for i, (height, width) in enumerate([(64, 64), (65, 80), (70, 33)]):
         np.save(box / f"noisy/{i}.npy", 2 * noisy(height, width, key=i) - 1000)
     (box / "noisy/notes.txt").write_text("not an image")
@@ -339,8 +342,9 @@ def test_a_training_leaves_three_files_and_no_checkpoint(trained, box):
 
 def test_the_report_says_what_was_trained_on_and_what_was_left_out(trained):
     about, _, said, out = trained
-    assert about["images"] == ["0.npy", "1.npy", "2.npy"] and set(about["left_out"]) == {"notes.txt", "stamp.npy"}
-    assert about["left_out"]["notes.txt"].startswith("not an image that can be read") and "smaller than 16 x 16" in about["left_out"]["stamp.npy"]
+    assert about["images"] == ["0.npy", "1.npy", "2.npy"] and set(about["left_out"]) == {"notes.txt", "stamp.npy", "black.npy", "clipped.npy"}
+    assert about["left_out"]["notes.txt"].startswith("is no image of a known type") and "smaller than 16 x 16" in about["left_out"]["stamp.npy"]
+    assert "every pixel is 0.0" in about["left_out"]["black.npy"] and "all is constant or clipped" in about["left_out"]["clipped.npy"]
     assert all(f"left out {name}: {reason}" in said for name, reason in about["left_out"].items())
     assert about["minutes"] == 0.04 and about["seed"] == 0 and about["seconds"] > 0 and len(about["steps"]) == 2 and min(about["steps"]) > 0
     assert f"trained on 3 images, {about['steps'][0]} and {about['steps'][1]} steps" in out
@@ -374,6 +378,26 @@ def test_a_training_without_photographs_takes_those_in_the_box(box, monkeypatch,
     assert main(arguments) == 130 and seen == [len(door.embedded.natural("train"))]
 
 
+def test_a_folder_gives_the_slices_of_all_that_lies_in_it_and_below(tmp_path):
+    random = np.random.default_rng(0)
+    volume = random.random((5, 20, 21))
+    np.save(tmp_path / "v.npy", volume)
+    np.save(tmp_path / "flat.npy", np.full((3, 20, 20), 7.0))
+    Picture.fromarray(noisy(20, 33).astype(np.uint8)).save(tmp_path / "lzw.tif", compression="tiff_lzw")
+    slices = random.integers(0, 999, (3, 18, 19), dtype=np.int16)
+    for number in range(3):
+        save_dicom(tmp_path / f"below/ct/{number}.dcm", slices[number], number=number + 1, place=2.5 * number)
+        save_dicom(tmp_path / f"below/void/{number}.dcm", 0 * slices[number], number=number + 1, series="1.9")
+        save_dicom(tmp_path / f"below/sizes/{number}.dcm", slices[number][number:], number=number + 1, series="1.8")
+    images, left_out = door.read_folder(tmp_path)
+    assert [image.name for image in images] == ["lzw.tif", *(f"v.npy slice {n}" for n in range(1, 6)), *(f"ct slice {n}" for n in range(1, 4))]
+    np.testing.assert_allclose([image.array for image in images[1:6]], volume, atol=1e-6)
+    np.testing.assert_allclose([image.array for image in images[6:]], slices, atol=1e-3)
+    none = "none of its 3 slices carries a picture: every pixel is"
+    assert sorted(left_out) == ["below/sizes/0.dcm", "below/void/0.dcm", "flat.npy"] and left_out["below/sizes/0.dcm"].startswith("one series holds slices of")
+    assert all(left_out[name].startswith(none) for name in ("below/void/0.dcm", "flat.npy"))
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -405,6 +429,15 @@ def test_a_training_that_cannot_start_ends_with_one_sentence(box, change, messag
     out, err = capsys.readouterr()
     assert out == "" and err.startswith(f"mptpn train: {message}") and err.count("\n") == 1
     assert not (box / "refused").exists() and not list(box.glob("net.*"))
+
+
+def test_a_folder_of_clipped_images_alone_trains_nothing(box, capsys):
+    (box / "clipped").mkdir()
+    shutil.copy(box / "noisy/clipped.npy", box / "clipped")
+    assert main(command(box, "refused", folder="clipped")) == 1
+    left_out, said = capsys.readouterr().err.splitlines()[-2:]
+    assert left_out == f"left out clipped.npy: {door.SILENT}"
+    assert said.endswith("clipped: no image says anything of its noise, all are constant or clipped; give others.")
 
 
 def test_strongly_correlated_noise_is_told_again_by_a_first_network_and_a_stopped_training_goes_on_from_there(box, capsys, monkeypatch):

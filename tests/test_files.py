@@ -234,4 +234,4 @@ def test_a_decoder_s_words_are_not_passed_on(tmp_path):
 
 
 def test_the_module_offers_what_it_promises():
-    assert set(files.__all__) == {"Scan", "Slice", "Unreadable", "Writer", "open_scan", "open_scans"}
+    assert set(files.__all__) == {"Scan", "Slice", "Unreadable", "Writer", "open_scan", "open_scans", "read_image", "spread_images"}

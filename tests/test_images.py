@@ -9,8 +9,11 @@ from importlib.resources import files
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Picture
 
-from mptpn.images import image_from_array, read_image, write_atomically, write_image
+from file_makers import dataset
+from mptpn.files import open_scan, read_image, spread_images
+from mptpn.images import image_from_array, write_atomically, write_image
 
 DICOM = files("pydicom") / "data" / "test_files"
 RAMP = np.arange(35.0).reshape(5, 7)
@@ -98,21 +101,21 @@ NO_IMAGES = {"notes.png": lambda: b"not a picture\n", "empty.png": lambda: b"", 
 @pytest.mark.parametrize("name", NO_IMAGES)
 def test_a_file_that_is_no_image_is_refused_in_one_line(tmp_path, name):
     (tmp_path / name).write_bytes(NO_IMAGES[name]())
-    with pytest.raises(ValueError, match=f"{name}: not an image that can be read") as refusal:
+    with pytest.raises(ValueError, match=f"{name}: (is|cannot)") as refusal:
         read_image(tmp_path / name)
-    assert "\n" not in str(refusal.value)
+    assert "\n" not in str(refusal.value) and str(refusal.value).startswith(str(tmp_path))
 
 
 def test_pickled_objects_are_never_loaded(tmp_path):
     np.save(tmp_path / "o.npy", np.array([[1, None]], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="not an image that can be read"):
+    with pytest.raises(ValueError, match="pickled objects, which are never loaded"):
         read_image(tmp_path / "o.npy")
 
 
 def test_dicom_comes_in_rescaled():
     image = read_image(str(DICOM / "CT_small.dcm"))
     assert image.pixels.shape == (1, 1, 128, 128)
-    assert image.value_range == (128 - 1024, 2191 - 1024)  # stored 128..2191, rescale intercept -1024
+    assert image.value_range == (128 - 1024, 2191 - 1024) and image.unit == "HU"  # stored 128..2191, rescale intercept -1024
 
 
 def test_a_colour_series_gives_its_middle_frame():
@@ -131,11 +134,59 @@ def test_a_volume_gives_its_middle_slice(tmp_path):
 
 
 def test_sixteen_bit_png_keeps_its_values(tmp_path):
-    from PIL import Image
-
     array = np.random.default_rng(0).integers(0, 65535, (5, 7)).astype(np.uint16)
-    Image.fromarray(array).save(tmp_path / "x.png")
+    Picture.fromarray(array).save(tmp_path / "x.png")
     assert read_image(tmp_path / "x.png").value_range == (array.min(), array.max())
+
+
+@pytest.mark.parametrize(("ending", "settings"), [("tif", {"compression": "tiff_lzw"}), ("bmp", {})])
+@pytest.mark.parametrize("shape", [(5, 7), (7, 5, 3)], ids=str)
+def test_lzw_and_bmp_are_read_and_have_the_range_of_bytes(tmp_path, shape, ending, settings):
+    array = np.random.default_rng(0).integers(3, 99, shape, dtype=np.uint8)
+    Picture.fromarray(array).save(tmp_path / f"x.{ending}", **settings)
+    image = read_image(tmp_path / f"x.{ending}")
+    assert image.value_range == (0, 255) and image.name == f"x.{ending}"
+    np.testing.assert_allclose(image.array, array, atol=1e-4)
+
+
+def test_bmp_is_written_as_png(tmp_path):
+    Picture.fromarray(np.arange(35, dtype=np.uint8).reshape(5, 7)).save(tmp_path / "x.bmp")
+    scan = open_scan(tmp_path / "x.bmp")
+    with scan.writer(tmp_path / "out") as writer:
+        writer.write(0, scan.read(0).pixels)
+    assert writer.target.name == "x.png" and scan.note == "BMP is written as PNG, which keeps every pixel."
+    np.testing.assert_array_equal(Picture.open(writer.target), np.arange(35).reshape(5, 7))
+
+
+def test_padding_has_the_smallest_value_of_the_others_and_does_not_set_the_range(tmp_path):
+    array = np.arange(100, 135, dtype=np.int16).reshape(5, 7)
+    array[:2] = -2000
+    dataset(array, PixelPaddingValue=-2000, RescaleSlope=2, RescaleIntercept=-1000).save_as(tmp_path / "x.dcm", enforce_file_format=True)
+    image = read_image(tmp_path / "x.dcm")
+    assert image.value_range == (2 * 114 - 1000, 2 * 134 - 1000) and (image.pixels[0, 0, :2] == 0).all()
+    dataset(np.full((5, 7), -2000, np.int16), PixelPaddingValue=-2000).save_as(tmp_path / "y.dcm", enforce_file_format=True)
+    with pytest.raises(ValueError, match="y.dcm: every pixel of slice 1 is padding"):
+        read_image(tmp_path / "y.dcm")
+
+
+def test_pixels_that_are_no_numbers_are_refused_by_their_number(tmp_path):
+    np.save(tmp_path / "x.npy", np.where(RAMP == 4, np.nan, RAMP))
+    with pytest.raises(ValueError, match=r"x\.npy: 1 of 35 values are NaN"):
+        read_image(tmp_path / "x.npy")
+
+
+def test_slices_are_spread_over_a_scan_and_empty_ones_are_passed_over(tmp_path):
+    volume = np.random.default_rng(0).random((40, 5, 7)).astype(np.float32)
+    volume[[1, 4]] = 3
+    np.save(tmp_path / "v.npy", volume)
+    images = spread_images(open_scan(tmp_path / "v.npy"))
+    numbers = [int(image.name.removeprefix("v.npy slice ")) for image in images]
+    assert len(images) == 16 and numbers[0] == 3 and not {2, 5} & set(numbers) and set(np.diff(numbers)) <= {2, 3, 4} and numbers[-1] == 40
+    for number, image in zip(numbers, images, strict=True):
+        np.testing.assert_allclose(image.array, volume[number - 1], atol=1e-6)
+    np.save(tmp_path / "v.npy", np.full((3, 5, 7), 2.0))
+    with pytest.raises(ValueError, match=r"v\.npy: none of its 3 slices carries a picture: every pixel is 2\.0"):
+        spread_images(open_scan(tmp_path / "v.npy"))
 
 
 def test_float_pixels_are_not_written_as_png(tmp_path):

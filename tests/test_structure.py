@@ -11,7 +11,7 @@ import pytest
 import content
 
 ROOT = Path(__file__).parents[1]
-STAGE_1 = {"noise_level", "noise_law", "noise_correlation", "noise_report", "blind_spot", "posterior", "preliminary"}
+STAGE_1 = {"noise_level", "noise_bands", "noise_law", "noise_correlation", "noise_report", "blind_spot", "posterior", "preliminary"}
 STAGE_2 = {"synthesis"}
 STAGE_3 = {"attention", "attention_triton", "attention_kernels", "attention_operator", "attention_whole", "transformer", "profound"}
 ALLOWED = {  # module: the modules of mptpn that it may import
@@ -21,10 +21,10 @@ ALLOWED = {  # module: the modules of mptpn that it may import
     "scans": {"writer"},
     "formats": {"scans"},
     "dicom_files": {"scans"},
-    "files": {"scans", "formats", "dicom_files"},
+    "files": {"images", "scans", "formats", "dicom_files"},
     "embedded": {"images"},
     "archive": set(),
-    "datasets": {"images", "metrics"},
+    "datasets": {"files", "images", "metrics"},
     "noise": set(),
     "noise_models": {"noise"},
     "training": {"cuda_graph", "images"},
@@ -38,29 +38,47 @@ ALLOWED = {  # module: the modules of mptpn that it may import
     "figures": {"images", "metrics"},
     "quality": {"metrics", "noise", "noise_models"},
     "peers": {"noise_models"},
-    "comparison": {"datasets", "metrics", "noise_models", "noise_report", "peers", "profound", "stages"},
+    "comparison": {"datasets", "images", "metrics", "noise_models", "noise_report", "peers", "profound", "stages"},
     "safety": {"noise"},
     "refinement": {"images", "noise", "noise_level", "noise_models"},
     "posterior": set(),
     "calibration": set(),
     "blind_spot": {"noise", "training"},
     "noise_level": {"images", "noise", "training", "weights"},
-    "noise_report": {"noise", "noise_law", "noise_correlation", "noise_level", "noise_models"},
-    "noise_correlation": {"noise_level"},
+    "noise_bands": {"noise_level"},
+    "noise_report": {"noise", "noise_bands", "noise_law", "noise_correlation", "noise_level", "noise_models"},
+    "noise_correlation": {"noise_bands", "noise_level"},
     "noise_law": {"noise", "noise_models"},
     "preliminary": {"images", "noise", "noise_models", "training", "blind_spot", "noise_level", "posterior"},
-    "stages": {"amplified", "noise_models", "noise_report", "blind_spot", "preliminary", "synthesis", "transformer", "profound", "training", "weights"},
+    "stages": {
+        *(
+            "amplified",
+            "noise_bands",
+            "noise_models",
+            "noise_report",
+            "blind_spot",
+            "preliminary",
+            "synthesis",
+            "transformer",
+            "profound",
+            "training",
+            "weights",
+        ),
+    },
     "tiling": {"blind_spot", "transformer"},
-    "trust": {"noise_models", "noise_report"},
-    "validity": {"noise", "noise_models", "noise_report", "tiling"},
+    "trust": {"noise_bands", "noise_correlation", "noise_models", "noise_report"},
+    "validity": {"noise", "noise_level", "noise_models", "tiling"},
     "denoiser": {
         *("stages", "preliminary", "profound", "noise_report", "door", "tiling", "training", "weights", "validity", "noise", "noise_models"),
-        *("blind_spot", "transformer"),
+        *("blind_spot", "transformer", "noise_bands", "noise_level"),
     },
     "denoised": {"denoiser", "trust", "quality", "metrics", "validity", "noise", "noise_models", "noise_report"},
-    "door": {"validity", "stages", "profound", "refinement", "noise_report", "noise_models", "noise", "images", "embedded", "weights"},
+    "door": {
+        *("noise_level", "noise_bands", "validity", "stages", "profound", "refinement", "noise_report", "noise_models", "noise"),
+        *("files", "images", "embedded", "weights"),
+    },
     "public": {"door", "denoised", "pretrained"},
-    "series": {"figures_explore", "denoised", "tiling", "denoiser", "files", "images", "noise_report", "stages", "weights"},
+    "series": {"noise_level", "figures_explore", "denoised", "tiling", "denoiser", "files", "images", "noise_report", "stages", "weights"},
     "figures_explore": {"figures"},
     "trials": {"peers", "series", "denoised", "denoiser", "files", "images", "noise", "noise_models", "trust"},
     "explore": {"figures_explore", "scans", "trials"},
@@ -81,7 +99,7 @@ ALLOWED = {  # module: the modules of mptpn that it may import
     "hashed_attention": {"noise", "hashed_triton"},
     "super_resolution": {"bicubic", "hashed_attention", "weights"},
     "super_resolution_inference": {"bicubic", "metrics", "tiling"},
-    "super_resolution_sets": {"archive", "bicubic", "datasets", "images"},
+    "super_resolution_sets": {"archive", "bicubic", "datasets", "files"},
     "super_resolution_training": {"bicubic", "images", "noise", "training"},
 }
 SUPER_RESOLUTION = {

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from mptpn.bicubic import resize, to_eight_bit
-from mptpn.images import image_from_array, read_image
+from mptpn.files import read_image
+from mptpn.images import image_from_array
 from mptpn.noise import generator
 from mptpn.super_resolution import SuperResolutionNetwork
 from mptpn.super_resolution_inference import enlarge, luma, scores, seams
