@@ -17,9 +17,8 @@ from torch import Tensor
 
 from mptpn import embedded, profound, refinement, stages
 from mptpn.files import KNOWN, open_scans, read_image, spread_images
-from mptpn.images import Image, luminance, middle, write_atomically
+from mptpn.images import Image, luminance, write_atomically
 from mptpn.noise import PoissonGaussian
-from mptpn.noise_bands import measure
 from mptpn.noise_level import SMALLEST
 from mptpn.noise_models import CorrelatedGaussian, Law, NoiseLevelFunction, Rician
 from mptpn.noise_report import NoiseReport, report
@@ -137,14 +136,14 @@ def train(folder: str | Path, *, out: str | Path, minutes: float, fabric: Fabric
     if not photos:
         raise ValueError(f"no photograph is as large as a training patch, {side} x {side} pixels; give larger ones.")
     print(f"{len(pixels)} images; estimating their noise", file=sys.stderr)
-    told = [_tells(x) for x in pixels]
-    left_out |= {image.name: SILENT for image, tells in zip(images, told, strict=True) if not tells}
+    measured = stages.telling(pixels)
+    left_out |= {image.name: SILENT for image, one in zip(images, measured, strict=True) if one is None}
     for name, reason in left_out.items():
         print(f"left out {name}: {reason}", file=sys.stderr)
-    if not any(told):
+    if not any(measured):
         raise ValueError(f"{folder}: no image says anything of its noise, all are constant or clipped; give others.")
-    images, pixels = (list(compress(x, told)) for x in (images, pixels))
-    noise = stages.noise_of(pixels)
+    images, pixels, measured = (list(compress(x, measured)) for x in (images, pixels, measured))
+    noise = stages.noise_of(pixels, measured=measured)
     whole = in_unit(noise.whole, high - low, zero=low)
     print(whole, file=sys.stderr)
     *parts, early = (out.with_suffix(f".{part}.checkpoint.pt") for part in ("stage1", "stage3", "first"))
@@ -178,14 +177,6 @@ def train(folder: str | Path, *, out: str | Path, minutes: float, fabric: Fabric
     for part in (*parts, early):
         part.unlink(missing_ok=True)
     return about
-
-
-def _tells(pixels: Tensor) -> bool:
-    """Whether a part of an image, [1, 1, H, W], says something of its noise: its middle is asked first, a tenth of the work at 512 px."""
-    for part in (middle(pixels, side=128), pixels):
-        if part.amin() < part.amax() and bool(measure(part).counts.any()):
-            return True
-    return False
 
 
 def _farthest(before: CorrelatedGaussian, after: CorrelatedGaussian) -> float:

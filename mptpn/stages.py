@@ -43,9 +43,21 @@ class NoiseOfSet:
     levels: tuple[float, float] = LEVELS
 
 
-def noise_of(noisy: list[Tensor]) -> NoiseOfSet:
-    """Noise of a set: each image has a level of its own, all share a correlation; images [1, 1, H, W]."""
-    measured = [measure(image, number=number) for number, image in enumerate(noisy)]
+def telling(noisy: list[Tensor]) -> list[Measurement | None]:
+    """What noise_of needs of each image, [1, 1, H, W]; None where no part of it says anything of its noise, for all is constant or clipped."""
+    measured = [measure(image, number=number) if image.amin() < image.amax() else None for number, image in enumerate(noisy)]
+    return [one if one and one.counts.any() else None for one in measured]
+
+
+def noise_of(noisy: list[Tensor], *, measured: list[Measurement] | None = None) -> NoiseOfSet:
+    """Noise of a set: each image has a level of its own, all share a correlation.
+
+    Args:
+        noisy: each [1, 1, H, W]. measured: of each, from telling; None: measured here.
+    Raises:
+        ValueError: no image, or one that is too small, constant, clipped all over or not finite.
+    """
+    measured = measured or [measure(image, number=number) for number, image in enumerate(noisy)]
     whole = conclude(measured)
     laws = [_law_in_set(one, whole) for one in measured]
     places = torch.cat([levels_by_place(one, law) for one, law in zip(measured, laws, strict=True)])
