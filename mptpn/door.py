@@ -116,7 +116,7 @@ def train(folder: str | Path, *, out: str | Path, minutes: float, fabric: Fabric
         minutes: wall-clock budget of both trainings together, over all calls that went on.
         photos: clean natural photographs; empty: those inside the installed packages.
     Returns:
-        the report: noise of the set and of each image in the images' unit (where the blind spot is wider than a pixel, as a first network of stage 3 told it
+        the report: noise of the set and of each image in the images' unit (where it correlates by more than 0.2, as a first network of stage 3 told it
         better, see refinement.refined; the sentences are of the estimate before), the lowest and highest level relative to these that stage 3 has learned,
         files used and left out, steps of each training, seconds of this call.
     Raises:
@@ -151,7 +151,7 @@ def train(folder: str | Path, *, out: str | Path, minutes: float, fabric: Fabric
     blind = stages.stage_1(pixels, noise=noise, patch=side, checkpoint=parts[0], seconds=60 * minutes * STAGE_1, **common)
     paired = partial(stages.stage_2, pixels, photos, blind=blind, batch=4, patch=side, seed=seed)
     pairs, seconds = paired(noise=noise), 60 * minutes * STAGE_3
-    if noise.whole.hole != (0, 0):
+    if noise.whole.strongly_correlated:
         first = stages.stage_3(pairs, checkpoint=early, seconds=FIRST * seconds, title="first network", **common)
         found = refinement.refined(noise.laws, pixels, denoise=partial(profound.denoise, first), seed=seed)
         print(f"correlation told again from residuals: changed by up to {_farthest(noise.laws[0], found[0]):.2f}", file=sys.stderr)

@@ -9,7 +9,7 @@ from torch import Tensor
 from mptpn.noise_bands import Bands
 from mptpn.noise_level import LAGS, RADIUS
 
-BLIND = 0.2  # correlation that a blind spot must cover
+BLIND = 0.2  # correlation that a blind spot must cover wherever it is
 LEAST = 0.05  # correlation of near pixels that is told from none
 RIM = [i for i, (row, col) in enumerate(LAGS) if max(row, abs(col)) == RADIUS]
 NEAR = torch.tensor([max(row, abs(col)) < RADIUS for row, col in LAGS])
@@ -94,6 +94,17 @@ def outside(correlation: Tensor, hole: tuple[int, int]) -> Tensor:
 
 
 def blind_hole(correlation: Tensor) -> tuple[int, int]:
-    """Smallest half height and half width of a blind spot outside which no correlation of the map exceeds 0.2."""
+    """Smallest half height and half width of a blind spot outside which no correlation of the map exceeds 0.2.
+
+    Where none does anywhere, the blind spot covers neighbours that correlate by more than 0.05: they tell the noise of a pixel best, and its content is told
+    nearly as well without them.
+    """
+    near = torch.zeros_like(correlation)
+    near[RADIUS - 1 : RADIUS + 2, RADIUS - 1 : RADIUS + 2] = correlation[RADIUS - 1 : RADIUS + 2, RADIUS - 1 : RADIUS + 2]
+    hole = _covering(correlation, BLIND)
+    return hole if hole != (0, 0) else _covering(near, LEAST)
+
+
+def _covering(correlation: Tensor, most: float) -> tuple[int, int]:
     holes = sorted(((h, w) for h in range(RADIUS + 1) for w in range(RADIUS + 1)), key=lambda hole: (2 * hole[0] + 1) * (2 * hole[1] + 1))
-    return next((hole for hole in holes if not len(out := outside(correlation, hole)) or float(out.abs().max()) < BLIND), (RADIUS, RADIUS))
+    return next((hole for hole in holes if not len(out := outside(correlation, hole)) or float(out.abs().max()) < most), (RADIUS, RADIUS))

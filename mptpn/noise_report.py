@@ -58,6 +58,11 @@ class NoiseReport:
     hole: tuple[int, int]
     findings: tuple[str, ...]
 
+    @property
+    def strongly_correlated(self) -> bool:
+        """Whether pixels correlate by more than 0.2."""
+        return isinstance(self.law, CorrelatedGaussian) and float(outside(self.correlation, (0, 0)).abs().max()) > BLIND
+
     def variance(self, intensity: float | Sequence[float] | np.ndarray) -> np.ndarray:
         """Variance of the noise at these intensities, in the image's unit squared."""
         return self.law.variance(torch.as_tensor(np.asarray(intensity, dtype=np.float64))).numpy()

@@ -130,7 +130,8 @@ def test_padding_does_not_change_the_level_and_is_given_back(folder):
     y, clean = noisy(120, 150), scene(120, 150)
     padded = np.where(np.arange(150) < 50, -2000.0, y)
     whole, cut = (denoise(x, model=folder / "blind.safetensors") for x in (padded, y[:, 50:].copy()))
-    assert np.array_equal(whole.image[:, :50], padded[:, :50]) and not (whole.image[:, 50:] == padded[:, 50:]).any()
+    assert np.array_equal(whole.image[:, :50], padded[:, :50])
+    assert (whole.image[:, 50:] == padded[:, 50:]).sum() <= 3  # of 12 000: in float32 a correction is exactly 0 now and then
     assert whole.noise.sigma == pytest.approx(cut.noise.sigma, rel=0.05) == pytest.approx(SIGMA, rel=0.1)
     border = [rms(image - clean[:, 50:60]) for image in (whole.image[:, 50:60], cut.image[:, :10])]
     assert border[0] < 1.1 * border[1]  # 1200 errors: chance of their root mean square is 2 %, and what they share is less

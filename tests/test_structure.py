@@ -74,7 +74,7 @@ ALLOWED = {  # module: the modules of mptpn that it may import
     },
     "denoised": {"denoiser", "trust", "quality", "metrics", "validity", "noise", "noise_models", "noise_report"},
     "door": {
-        *("noise_level", "noise_bands", "validity", "stages", "profound", "refinement", "noise_report", "noise_models", "noise"),
+        *("noise_level", "validity", "stages", "profound", "refinement", "noise_report", "noise_models", "noise"),
         *("files", "images", "embedded", "weights"),
     },
     "public": {"door", "denoised", "pretrained"},
