@@ -85,10 +85,11 @@ def _noise(options: argparse.Namespace) -> int:
     for group in groups:
         name = f"{group[0].path}{f' and {len(group) - 1} more' if len(group) > 1 else ''}"
         try:
-            images = [image for scan in group for image in whole_slices(scan, samples(scan))]
+            of_scans = [whole_slices(scan, samples(scan)) for scan in group]
+            images, subjects = sum(of_scans, []), [number for number, images in enumerate(of_scans) for _ in images]
             if not images:
                 raise ValueError(f"{name}: no slice of at least 16 x 16 px holds noise.")
-            found = estimate_noise(images)
+            found = estimate_noise(images, subjects=subjects)
         except (ValueError, OSError) as error:
             failures[name] = sentence(name, error)
             continue

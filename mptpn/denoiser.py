@@ -257,7 +257,10 @@ def _look(images: Sequence[np.ndarray], valid: Sequence[np.ndarray | None] | Non
     inside = [array if mask is None else array[np.asarray(mask)] for array, mask in zip(arrays, masks, strict=True)]
     unit = max(max(abs(float(x.min())), abs(float(x.max()))) for x in inside) or 1.0
     seen = [masks_of(array, mask, unit) for array, mask in zip(arrays, masks, strict=True)]
-    measured = [[measure(marked(pixels[cut], counts[cut]), number=i) for cut in pieces(counts)] for i, (pixels, _, counts, _) in enumerate(seen)]
+    measured = [
+        [measure(_marked(pixels[cut], counts[cut], ~restored[cut]), number=i, subject=0) for cut in pieces(counts)]
+        for i, (pixels, restored, counts, _) in enumerate(seen)
+    ]
     from_zero = min(float(those(pixels, ~restored).min()) for pixels, restored, _, _ in seen) >= 0
     whole = conclude([one for many in measured for one in many], from_zero=from_zero)
     laws = [whole.law]
@@ -266,6 +269,10 @@ def _look(images: Sequence[np.ndarray], valid: Sequence[np.ndarray | None] | Non
         plain = [pointwise(conclude(many, from_zero=from_zero, correlated=correlated).law) for many in measured]
         laws = [replace(whole.law, law=law) for law in plain] if correlated else plain
     return _Looked([one[0] for one in seen], [one[2] for one in seen], unit, whole, laws)
+
+
+def _marked(*images: Tensor) -> Tensor:
+    return torch.from_numpy(marked(*(image[0, 0].numpy() for image in images)))[None, None]
 
 
 def check_strength(strength: float) -> None:

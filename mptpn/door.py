@@ -4,7 +4,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import compress
@@ -27,17 +28,19 @@ from mptpn.weights import save_weights
 
 Picture = np.ndarray | Tensor | Image | str | Path
 STAGE_1, STAGE_3 = 0.4, 0.5  # shares of the wall-clock budget; estimates and pairs A take the rest
-FIRST = 0.3  # share of stage 3's part for the first network, which tells strongly correlated noise better
+FIRST = 0.3  # share of stage 3's part for the first network, which tells correlated noise better and gives the set's own content
 SILENT = "no part of it says anything of its noise: all is constant or clipped"
+REPORTS = (".trust.png", ".uncertainty.npy")  # what mptpn denoise writes beside its results
 STEPS = 100_000  # more than any budget on a CPU allows: the clock decides
 
 
-def estimate_noise(image_or_images: Picture | Sequence[Picture]) -> NoiseReport:
+def estimate_noise(image_or_images: Picture | Sequence[Picture], *, subjects: Sequence[Hashable] | None = None) -> NoiseReport:
     """The noise of one image, or of images that share one law, from the images alone, in their own unit; seconds for 512 x 512 pixels.
 
     Args:
         image_or_images: arrays or tensors [H, W], [H, W, 3] or [H, W, 4] (alpha is dropped), Image objects or paths (of several slices the middle
             one), or a list of these. Colour is turned into luminance.
+        subjects: of whom each image of a list is, for images of one subject show the same things; None: each of its own.
     Returns:
         sigma with its interval, the noise-level function, the correlation, the law that fits best, and what to beware of: see NoiseReport.
     Raises:
@@ -47,7 +50,7 @@ def estimate_noise(image_or_images: Picture | Sequence[Picture]) -> NoiseReport:
     arrays = [_own_unit(picture, number) for number, picture in enumerate(image_or_images if several else [image_or_images])]
     lowest, highest = min((float(array.min()) for array in arrays), default=0.0), max((float(array.max()) for array in arrays), default=1.0)
     scale = max(abs(lowest), abs(highest)) or 1.0
-    return in_unit(report([_tensor(array / scale) for array in arrays], from_zero=lowest >= 0), scale)
+    return in_unit(report([_tensor(array / scale) for array in arrays], subjects=subjects, from_zero=lowest >= 0), scale)
 
 
 def _own_unit(picture: Picture, number: int) -> np.ndarray:
@@ -116,7 +119,7 @@ def train(folder: str | Path, *, out: str | Path, minutes: float, fabric: Fabric
         minutes: wall-clock budget of both trainings together, over all calls that went on.
         photos: clean natural photographs; empty: those inside the installed packages.
     Returns:
-        the report: noise of the set and of each image in the images' unit (where it correlates by more than 0.2, as a first network of stage 3 told it
+        the report: noise of the set and of each image in the images' unit (where it correlates, as a first network of stage 3 told it
         better, see refinement.refined; the sentences are of the estimate before), the lowest and highest level relative to these that stage 3 has learned,
         files used and left out, steps of each training, seconds of this call.
     Raises:
@@ -129,38 +132,43 @@ def train(folder: str | Path, *, out: str | Path, minutes: float, fabric: Fabric
     if not 0 < minutes < math.inf:
         raise ValueError(f"minutes {minutes}: give a finite budget above 0.")
     images, left_out = read_folder(folder)
-    low, high = min(image.value_range[0] for image in images), max(image.value_range[1] for image in images)
-    pixels = [_tensor((_own_unit(image, number) - low) / (high - low)) for number, image in enumerate(images)]  # one unit for all: a set has one noise law
-    side = min(64, *(min(x.shape[2:]) for x in pixels))
-    photos = [_tensor(_own_unit(photo, number)) for number, photo in enumerate(photos or embedded.natural("train")) if min(photo.pixels.shape[2:]) >= side]
-    if not photos:
-        raise ValueError(f"no photograph is as large as a training patch, {side} x {side} pixels; give larger ones.")
-    print(f"{len(pixels)} images; estimating their noise", file=sys.stderr)
-    measured = stages.telling(pixels)
+    print(f"{len(images)} images; estimating their noise", file=sys.stderr)
+    arrays = [_own_unit(image, number) for number, image in enumerate(images)]
+    ends = [(float(array.min()), float(array.max())) for array in arrays]
+    own = [_tensor((array - least) / (most - least)) for array, (least, most) in zip(arrays, ends, strict=True)]
+    measured = stages.telling(own, subjects=[image.subject for image in images])
     left_out |= {image.name: SILENT for image, one in zip(images, measured, strict=True) if one is None}
     for name, reason in left_out.items():
         print(f"left out {name}: {reason}", file=sys.stderr)
     if not any(measured):
         raise ValueError(f"{folder}: no image says anything of its noise, all are constant or clipped; give others.")
-    images, pixels, measured = (list(compress(x, measured)) for x in (images, pixels, measured))
+    images, arrays, ends, measured = (list(compress(x, measured)) for x in (images, arrays, ends, measured))
+    low, high = min(image.value_range[0] for image in images), max(image.value_range[1] for image in images)
+    span = high - low  # one unit for all: a set has one noise law
+    measured = [one.in_unit((most - least) / span, zero=(least - low) / span) for one, (least, most) in zip(measured, ends, strict=True)]
+    pixels = [_tensor((array - low) / span) for array in arrays]
+    side = min(64, *(min(x.shape[2:]) for x in pixels))
+    photos = [_tensor(_own_unit(photo, number)) for number, photo in enumerate(photos or embedded.natural("train")) if min(photo.pixels.shape[2:]) >= side]
+    if not photos:
+        raise ValueError(f"no photograph is as large as a training patch, {side} x {side} pixels; give larger ones.")
     noise = stages.noise_of(pixels, measured=measured)
-    whole = in_unit(noise.whole, high - low, zero=low)
+    whole = in_unit(noise.whole, span, zero=low)
     print(whole, file=sys.stderr)
     *parts, early = (out.with_suffix(f".{part}.checkpoint.pt") for part in ("stage1", "stage3", "first"))
     common = {"steps": STEPS, "fabric": fabric, "seed": seed}
     blind = stages.stage_1(pixels, noise=noise, patch=side, checkpoint=parts[0], seconds=60 * minutes * STAGE_1, **common)
     paired = partial(stages.stage_2, pixels, photos, blind=blind, batch=4, patch=side, seed=seed)
     pairs, seconds = paired(noise=noise), 60 * minutes * STAGE_3
-    if noise.whole.strongly_correlated:
-        first = stages.stage_3(pairs, checkpoint=early, seconds=FIRST * seconds, title="first network", **common)
+    first = stages.stage_3(pairs, checkpoint=early, seconds=FIRST * seconds, title="first network", **common)
+    if isinstance(noise.whole.law, CorrelatedGaussian):
         found = refinement.refined(noise.laws, pixels, denoise=partial(profound.denoise, first), seed=seed)
         print(f"correlation told again from residuals: changed by up to {_farthest(noise.laws[0], found[0]):.2f}", file=sys.stderr)
-        noise, seconds = replace(noise, laws=found), (1 - FIRST) * seconds
-        pairs = paired(noise=noise)
-    student = stages.stage_3(pairs, checkpoint=parts[1], seconds=seconds, **common)
+        noise = replace(noise, laws=found)
+    pairs = paired(noise=noise, first=first)
+    student = stages.stage_3(pairs, checkpoint=parts[1], seconds=(1 - FIRST) * seconds, **common)
     about = {
         "noise": str(whole),
-        "sigma": [float(law.variance(x).mean().sqrt()) * (high - low) for law, x in zip(noise.laws, pixels, strict=True)],
+        "sigma": [float(law.variance(x).mean().sqrt()) * span for law, x in zip(noise.laws, pixels, strict=True)],
         "correlation": getattr(noise.laws[0], "correlation", whole.correlation.tolist()),
         "levels": noise.levels,
         "blind_spot": [2 * half + 1 for half in whole.hole],
@@ -187,8 +195,10 @@ def _farthest(before: CorrelatedGaussian, after: CorrelatedGaussian) -> float:
 def read_folder(folder: str | Path) -> tuple[list[Image], dict[str, str]]:
     """Images of at least 16 x 16 pixels in a folder and below, as spread_images gives them, and the files that gave none, with the reason.
 
+    Results of mptpn denoise are left out.
+
     Returns:
-        The images in the order of open_scans; reasons by path within the folder, for a series that of its first file.
+        The images in the order of open_scans, named by their path within the folder and the slice; reasons by path, for a series that of its first file.
     Raises:
         FileNotFoundError, ValueError: no such folder; no image in it.
     """
@@ -198,13 +208,18 @@ def read_folder(folder: str | Path) -> tuple[list[Image], dict[str, str]]:
     scans, refused = open_scans([folder])
     refused.pop(str(folder), None)  # it is empty
     images = []
+    alone = Counter(scan.path for scan in scans)
     for scan in scans:
         file = str(scan.sources()[0])
+        if any(path.name.endswith(REPORTS) or path.with_name(f"{path.name}.trust.json").exists() for path in (scan.path, scan.sources()[0])):
+            refused[file] = "a result of mptpn denoise"
+            continue
         if min(scan.shape[:2]) < SMALLEST:
             refused[file] = f"smaller than {SMALLEST} x {SMALLEST} pixels"
             continue
         try:
-            images += spread_images(scan)
+            named = (scan.path if alone[scan.path] == 1 else scan.sources()[0]).relative_to(folder)
+            images += [replace(image, name=f"{named}{image.name.removeprefix(scan.name)}") for image in spread_images(scan)]
         except (ValueError, OSError) as error:
             refused[file] = str(error)
     if not images:

@@ -52,7 +52,7 @@ def _opened(path: Path) -> Scan | Head:
         if head[128:] == b"DICM" or head[:4] in (b"\x08\0\0\0", b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x02\0\0\0"):  # the latter without preamble
             return head_of(path)
         kind = next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), None)
-        if kind is None:
+        if kind is None or (head.startswith(b"BM") and head[6:10] != bytes(4)):  # BMP reserves four bytes; text may begin with BM
             raise Unreadable(f"{path}: is no image of a known type; {KNOWN}.")
         return kind(path)
 
@@ -166,7 +166,7 @@ def spread_images(scan: Scan) -> list[Image]:
                 except ValueError as error:
                     refusals.append(str(error).removeprefix(f"{scan.path}: "))
     if not images:
-        several = f"none of its {scan.slices} slices carries a picture: " * (scan.slices > 1)
+        several = f"none of its {scan.slices} slices can be learned from: " * (scan.slices > 1)
         raise ValueError(f"{scan.path}: {several}{refusals[0]}")
     return images
 

@@ -1,8 +1,8 @@
 """What the level-noise network says of an image's windows, and the energies of high-pass bands by intensity, of one image or of a set."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -25,7 +25,7 @@ class Measurement:
     Attributes:
         precision, energy: log precision and energy of each band, [bands, windows]. mean: intensity, [windows].
         place: number of the square of 64 px in which the window's middle lies, [windows], int64.
-        number: of the image; parts of one image share it.
+        number: of the image; parts of one image share it. subject: whom the image is of; images of one subject show the same things.
     """
 
     precision: Tensor
@@ -33,11 +33,16 @@ class Measurement:
     mean: Tensor
     place: Tensor
     number: int = 0
+    subject: Hashable = 0
 
     @property
     def counts(self) -> Tensor:
         """The windows that say something, [windows], bool: constant ones have no energy but that of rounding."""
         return (self.precision[0] > -20) & (self.energy[0] > (ROUNDING * self.mean.abs().amax()) ** 2)
+
+    def in_unit(self, scale: float, *, zero: float = 0.0) -> "Measurement":
+        """That of the image times scale plus zero; the network does not look at either."""
+        return replace(self, energy=self.energy * scale**2, mean=self.mean * scale + zero)
 
 
 @dataclass(frozen=True)
@@ -70,12 +75,12 @@ class Bands:
 
 
 @torch.no_grad()
-def measure(image: Tensor, *, number: int = 0, network: NoiseLevelNetwork | None = None) -> Measurement:
+def measure(image: Tensor, *, number: int = 0, subject: Hashable = None, network: NoiseLevelNetwork | None = None) -> Measurement:
     """The network's part of a report, which takes nearly all its time.
 
     Args:
         image: [1, C, H, W] with H, W >= 16; the channels count as further parts.
-        number: names the image in messages, and among the images of a set.
+        number: names the image in messages, and among the images of a set. subject: see Measurement; None: its own.
         network: trained and calibrated; None: the one in the box.
     Raises:
         ValueError: too small, constant or not finite.
@@ -95,7 +100,7 @@ def measure(image: Tensor, *, number: int = 0, network: NoiseLevelNetwork | None
         places.append((squares + down[:, None] * (across[-1] + 1) + across).flatten())
         squares = int(places[-1][-1]) + 1
     precision, energy, mean = (torch.cat([x.double().flatten(2)[0] for x in column], 1) for column in zip(*parts, strict=True))
-    return Measurement(precision, energy, mean[0], torch.cat(places), number)
+    return Measurement(precision, energy, mean[0], torch.cat(places), number, number if subject is None else subject)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ BLIND = 0.2  # correlation that a blind spot must cover wherever it is
 LEAST = 0.05  # correlation of near pixels that is told from none
 RIM = [i for i, (row, col) in enumerate(LAGS) if max(row, abs(col)) == RADIUS]
 NEAR = torch.tensor([max(row, abs(col)) < RADIUS for row, col in LAGS])
-VOTERS = 6  # images of a set from which each is asked on its own
+VOTERS = 6  # subjects of a set from which each is asked on its own
 ALIKE = 0.025  # correlation that the texture of photographs shows in the mean of eight images under white noise, at most
 
 
@@ -36,11 +36,11 @@ def correlation_map(bands: Bands) -> tuple[Tensor, Tensor]:
 
 
 def near_by(bands: Bands, *, each: Sequence[Bands] = ()) -> bool:
-    """Whether pixels up to two apart correlate, told from all images of a set together, or by its images one by one.
+    """Whether pixels up to two apart correlate, told from all images of a set together, or by its subjects one by one.
 
     Against the lags at the rim of the map some lag must reach 0.05. Either that is twice what it may be wrong by: half of what the two kinds of windows differ
-    by, and the largest value at the rim itself, where there is none. Or six images or more agree: their mean is three standard errors above what texture
-    shows in all images alike.
+    by, and the largest value at the rim itself, where there is none. Or six subjects or more agree: their mean is three standard errors above what texture
+    shows in all images alike. (Slices of one volume show the same anatomy, and would agree on it.)
     """
     first, second = _against_rim(bands)
     middle = (first + second) / 2
@@ -97,7 +97,7 @@ def blind_hole(correlation: Tensor) -> tuple[int, int]:
     """Smallest half height and half width of a blind spot outside which no correlation of the map exceeds 0.2.
 
     Where none does anywhere, the blind spot covers neighbours that correlate by more than 0.05: they tell the noise of a pixel best, and its content is told
-    nearly as well without them.
+    nearly as well without them. (Not so beside a strong correlation: a map's errors are then larger, and a blind spot of needless width costs more.)
     """
     near = torch.zeros_like(correlation)
     near[RADIUS - 1 : RADIUS + 2, RADIUS - 1 : RADIUS + 2] = correlation[RADIUS - 1 : RADIUS + 2, RADIUS - 1 : RADIUS + 2]

@@ -23,7 +23,7 @@ def fit_law(
         kind, law, parameters with standard errors, and the misfit: mean squared deviation in standard errors.
     """
     fits = {"gaussian": _fit_linear(intensity, variance, error, powers=(0,)), "poisson_gaussian": _fit_linear(intensity, variance, error, powers=(0, 1))}
-    if from_zero and (intensity > 0).all():
+    if from_zero and len(intensity) > 1 and (intensity > 0).all():
         fits |= {"speckle": _fit_linear(intensity, variance, error, powers=(2,)), "rician": _fit_rician(intensity, variance, error)}
     fits = {kind: fit for kind, fit in fits.items() if fit is not None}
 
@@ -43,7 +43,7 @@ def _fit_linear(
     intensity: np.ndarray, variance: np.ndarray, error: np.ndarray, *, powers: tuple[int, ...]
 ) -> tuple[Law, dict[str, tuple[float, float]]] | None:
     """Weighted least squares of the variance on powers of the intensity; None where the slope is not positive or nothing is left to fit."""
-    if len(intensity) <= len(powers):
+    if len(intensity) <= len(powers) and powers != (0,):  # one bin tells a level
         return None
     columns, fitted = np.stack([intensity**power for power in powers], 1), variance
     for _ in range(5):  # the error of a variance grows with the variance: weigh by the last fit

@@ -1,7 +1,7 @@
 """What the noise of an image or a set is: its level as a function of intensity, its correlation, the law that fits best, how sure all that is."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,11 +58,6 @@ class NoiseReport:
     hole: tuple[int, int]
     findings: tuple[str, ...]
 
-    @property
-    def strongly_correlated(self) -> bool:
-        """Whether pixels correlate by more than 0.2."""
-        return isinstance(self.law, CorrelatedGaussian) and float(outside(self.correlation, (0, 0)).abs().max()) > BLIND
-
     def variance(self, intensity: float | Sequence[float] | np.ndarray) -> np.ndarray:
         """Variance of the noise at these intensities, in the image's unit squared."""
         return self.law.variance(torch.as_tensor(np.asarray(intensity, dtype=np.float64))).numpy()
@@ -73,18 +68,23 @@ class NoiseReport:
         return "\n".join([f"{name}, sigma {self.sigma:.4g} ({low:.4g} to {high:.4g}) at intensity {self.mean:.4g}", *self.findings])
 
 
-def report(images: Sequence[Tensor], *, from_zero: bool = False, network: NoiseLevelNetwork | None = None) -> NoiseReport:
+def report(
+    images: Sequence[Tensor], *, subjects: Sequence[Hashable] | None = None, from_zero: bool = False, network: NoiseLevelNetwork | None = None
+) -> NoiseReport:
     """The noise of images that share one law, from the images alone.
 
     Args:
         images: each [1, C, H, W] with H, W >= 16; the channels count as further images.
+        subjects: of whom each image is, for images of one subject show the same things; None: each of its own.
         from_zero: intensity 0 means no signal, so that noise may be multiplicative or Rician.
         network: trained and calibrated; None: the one in the box.
     Raises:
         ValueError: no image, or one that is too small, constant or not finite.
     """
     network = network or in_the_box()
-    return conclude([measure(image, number=number, network=network) for number, image in enumerate(images)], from_zero=from_zero, network=network)
+    subjects = range(len(images)) if subjects is None else subjects
+    measured = [measure(image, number=i, subject=subject, network=network) for i, (image, subject) in enumerate(zip(images, subjects, strict=True))]
+    return conclude(measured, from_zero=from_zero, network=network)
 
 
 @torch.no_grad()
@@ -98,7 +98,7 @@ def conclude(
     coarse, coarse_unsure = coarseness(bands)
     reliable = float(outside(unsure, (0, 0)).median()) < BLIND
     if correlated is None:
-        independent = not (reliable and near_by(bands, each=_one_by_one(measured, network)) or abs(coarse) > max(WHITE, 1.5 * coarse_unsure))
+        independent = not (reliable and near_by(bands, each=_by_subject(measured, network)) or abs(coarse) > max(WHITE, 1.5 * coarse_unsure))
     else:
         independent = not correlated
     if independent:
@@ -140,13 +140,13 @@ def levels_by_place(measured: Measurement, law: Law) -> Tensor:
     return (in_bins(weight * relative, measured.place).sum(0)[known] / total[known]).sqrt()
 
 
-def _one_by_one(measured: Sequence[Measurement], network: NoiseLevelNetwork) -> list[Bands]:
-    """Bands of each image of a set that says anything, empty for one image."""
-    images: dict[int, list[Measurement]] = {}
+def _by_subject(measured: Sequence[Measurement], network: NoiseLevelNetwork) -> list[Bands]:
+    """Bands of the images of each subject that say anything, empty for one subject."""
+    subjects: dict[Hashable, list[Measurement]] = {}
     for one in measured:
         if one.counts.any():
-            images.setdefault(one.number, []).append(one)
-    return [bands_of(parts, network=network) for parts in images.values()] if len(images) > 1 else []
+            subjects.setdefault(one.subject, []).append(one)
+    return [bands_of(images, network=network) for images in subjects.values()] if len(subjects) > 1 else []
 
 
 def _gaussian(law: Law) -> Law:

@@ -19,6 +19,7 @@ from mptpn.images import write_atomically
 from mptpn.noise_level import SMALLEST
 from mptpn.noise_report import NoiseReport
 from mptpn.tiling import blocks, squares
+from mptpn.validity import marked
 from mptpn.weights import save_weights, weights_path
 
 SAMPLES, PIXELS = 8, 2**22  # slices of a scan, and their pixels together, from which its noise is learned and by which it is judged; at least one slice
@@ -129,9 +130,9 @@ def pieces(slice: Slice) -> list[Channels]:
 
 
 def whole_slices(scan: Scan, chosen: list[int]) -> list[np.ndarray]:
-    """These slices in the scan's unit, each channel by itself, [H, W]; what is masked has one value below all others, which the estimate passes over."""
+    """These slices in the scan's unit, each channel by itself, [H, W]; what is masked is marked for the estimate."""
     found = [channel for index in chosen for piece in pieces(scan.read(index)) for channel in piece]
-    return [np.where(valid, own, own[valid].min() - 1) for own, valid in found]
+    return [marked(own, valid, valid) for own, valid in found]
 
 
 def channels(slice: Slice, cut=...) -> Channels:

@@ -1,6 +1,7 @@
 """From noisy images alone to a denoiser: stages 1, 2 and 3 in a row. The one module, besides the notebooks, that joins them."""
 
 import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from torch import Tensor
 from mptpn import preliminary, profound
 from mptpn.amplified import amplified
 from mptpn.blind_spot import BlindSpotNetwork
+from mptpn.images import middle
+from mptpn.noise import informative
 from mptpn.noise_bands import Measurement, measure
 from mptpn.noise_models import CorrelatedGaussian, Law, pointwise
 from mptpn.noise_report import NoiseReport, conclude, levels_by_place
-from mptpn.synthesis import LEVELS, Look, PairSynthesis, look_of
+from mptpn.synthesis import LEVELS, Look, PairSynthesis, look_of, structure
 from mptpn.training import fit
 from mptpn.transformer import RetractableTransformer
 from mptpn.weights import load_weights
@@ -24,6 +27,7 @@ BLIND = {"width": 16, "depth": 3, "local_means": (3, 5, 7, 11)}
 STUDENT = {"channels": 1, "widths": (32, 64), "intervals": ((4,), (2,)), "blocks": 2, "head_dim": 16, "unshuffle": 2, "mlp_ratio": 2.0, "bias": "relative"}
 
 
+CONTENT = 1024  # px, side of the part of a noisy image whose first result is content: 1 GB of memory
 FEW = 8  # places, from which the spread of levels is not told
 START = "small"  # the network of the package that stage 3 goes on from: it has seen photographs with noise of every level and no medical image
 
@@ -43,21 +47,28 @@ class NoiseOfSet:
     levels: tuple[float, float] = LEVELS
 
 
-def telling(noisy: list[Tensor]) -> list[Measurement | None]:
-    """What noise_of needs of each image, [1, 1, H, W]; None where no part of it says anything of its noise, for all is constant or clipped."""
-    measured = [measure(image, number=number) if image.amin() < image.amax() else None for number, image in enumerate(noisy)]
+def telling(noisy: list[Tensor], *, subjects: Sequence[Hashable] | None = None) -> list[Measurement | None]:
+    """What noise_of needs of each image, [1, 1, H, W]; None where hardly a part of it says anything of its noise, for all is constant or clipped."""
+    subjects = range(len(noisy)) if subjects is None else subjects
+    measured = [measure(image, number=i, subject=subject) if _speaks(image) else None for i, (image, subject) in enumerate(zip(noisy, subjects, strict=True))]
     return [one if one and one.counts.any() else None for one in measured]
 
 
-def noise_of(noisy: list[Tensor], *, measured: list[Measurement] | None = None) -> NoiseOfSet:
+def _speaks(image: Tensor) -> bool:
+    """Whether an image is neither constant nor so nearly that stage 2 finds no structure function."""
+    return bool(image.amin() < image.amax()) and all(map(math.isfinite, structure(image, informative(image))))
+
+
+def noise_of(noisy: list[Tensor], *, subjects: Sequence[Hashable] | None = None, measured: list[Measurement] | None = None) -> NoiseOfSet:
     """Noise of a set: each image has a level of its own, all share a correlation.
 
     Args:
-        noisy: each [1, 1, H, W]. measured: of each, from telling; None: measured here.
+        noisy: each [1, 1, H, W]. subjects: of whom each is, see noise_report.report. measured: of each, from telling; None: measured here.
     Raises:
         ValueError: no image, or one that is too small, constant, clipped all over or not finite.
     """
-    measured = measured or [measure(image, number=number) for number, image in enumerate(noisy)]
+    subjects = range(len(noisy)) if subjects is None else subjects
+    measured = measured or [measure(image, number=i, subject=subject) for i, (image, subject) in enumerate(zip(noisy, subjects, strict=True))]
     whole = conclude(measured)
     laws = [_law_in_set(one, whole) for one in measured]
     places = torch.cat([levels_by_place(one, law) for one, law in zip(measured, laws, strict=True)])
@@ -120,13 +131,30 @@ def stage_1(
 
 @torch.no_grad()
 def stage_2(
-    noisy: list[Tensor], photos: list[Tensor], *, noise: NoiseOfSet, blind: BlindSpotNetwork | None = None, batch: int = 8, patch: int = 64, seed: int = 0
+    noisy: list[Tensor],
+    photos: list[Tensor],
+    *,
+    noise: NoiseOfSet,
+    blind: BlindSpotNetwork | None = None,
+    first: RetractableTransformer | None = None,
+    batch: int = 8,
+    patch: int = 64,
+    seed: int = 0,
 ) -> PairSynthesis:
-    """Pairs B from photographs that take on the looks of the noisy images and, given the blind-spot network, pairs A; the others as in PairSynthesis."""
+    """Pairs B from photographs that take on the looks of the noisy images; given the blind-spot network, pairs A; the others as in PairSynthesis.
+
+    first: a denoiser of stage 3, whose results on the noisy images become content too, of large ones those on the middle 1024 x 1024 px.
+    """
     looks: list[Look] = [look_of(image, law=law) for image, law in zip(noisy, noise.laws, strict=True)]
     denoised = [preliminary.denoise(blind, image, law=law)["denoised"] for image, law in zip(noisy, noise.laws, strict=True)] if blind else []
     pairs_a = list(zip(noisy, denoised, strict=True)) if blind else []
-    return PairSynthesis(photos, looks, pairs_a=pairs_a, levels=noise.levels, batch=batch, patch=patch, seed=seed)
+    own = [_own_content(first, image, look) for image, look in zip(noisy, looks, strict=True)] if first else []
+    return PairSynthesis(photos, looks, pairs_a=pairs_a, own=own, levels=noise.levels, batch=batch, patch=patch, seed=seed)
+
+
+def _own_content(first: RetractableTransformer, noisy: Tensor, look: Look) -> Tensor:
+    unit = {"offset": look.mean, "scale": look.robust}
+    return profound.denoise(first, middle(noisy, side=CONTENT), **{name: torch.tensor(value).view(1, 1, 1, 1) for name, value in unit.items()})
 
 
 def stage_3(

@@ -18,6 +18,7 @@ UNSURE = 0.04  # relative error of a noise variance
 SMOOTH, QUANTILES = 2.0, 33  # px, width of the blur that leaves intensities without noise, and the number of their quantiles
 LEVELS = (2 / 3, 3 / 2)  # each pair's level is the learned one times u, log-uniform, for it can vary over an image, as in CT; Wu et al. 2020 take 0.9 to 1.1
 WEIGHT_A, SHARE_A = 0.1, 1 / 8  # weight and share of pairs A in a batch (Wu et al. 2020, public code)
+SHARE_OWN = 0.5  # share of the set's own content in pairs B
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,15 @@ def closest(look: Look, steps: Tensor) -> int:
 class PairSynthesis:
     """Draws batches of pairs A and B; a function of seed and step alone.
 
+    Photographs never have quite the content of the set. Where a first denoiser was trained on them, its results on the noisy images are clean content too, with
+    noise drawn anew (iterative data refinement, Zhang et al. 2022); what these lack of the truth the photographs have.
+
     Args:
         photos: clean natural photographs, each [1, 1, H, W], H, W >= patch.
         looks: one for each noisy medical image; a pair takes law, range and sharpness of one of them.
         pairs_a: (noisy medical image, its stage-1 result), each [1, 1, H, W], in the order of the looks; empty: pairs B alone.
+        own: a first denoiser's results on the noisy images, or on parts of them, [1, 1, H, W] each, H, W >= patch, in the order of the looks: the content of
+            half of the pairs B; empty: photographs alone.
         levels: lowest and highest level of pairs B, relative to the look's law.
         share_a, weight_a: share of pairs A in a batch, and their weight in the loss.
         batch, patch: pairs a batch and their side, px.
@@ -115,6 +121,7 @@ class PairSynthesis:
         looks: list[Look],
         *,
         pairs_a: list[tuple[Tensor, Tensor]] = (),
+        own: list[Tensor] = (),
         levels: tuple[float, float] = LEVELS,
         share_a: float = SHARE_A,
         weight_a: float = WEIGHT_A,
@@ -123,9 +130,12 @@ class PairSynthesis:
         match_content: bool = True,
         seed: int = 0,
     ):
+        if own and len(own) != len(looks):
+            raise ValueError(f"{len(own)} own contents and {len(looks)} looks; give one for each, or none.")
         if not photos or not looks:
             raise ValueError(f"{len(photos)} photographs and {len(looks)} looks make no pairs; give at least one of each.")
         self.photos, self.looks, self.pairs_a, self.levels, self.seed = photos, looks, list(pairs_a), levels, seed
+        self.own = list(own)
         self.batch, self.patch, self.match_content, self.share_a, self.weight_a = batch, patch, match_content, share_a, weight_a
         self.blurred = [[gaussian_blur(photo, sigma=width) for width in BLURS] for photo in photos] if match_content else []
         shapes = [torch.tensor([structure(version) for version in versions]) for versions in self.blurred]
@@ -138,7 +148,9 @@ class PairSynthesis:
         """
         draw = generator(self.seed, 301, step)
         count_a = int(self.batch * self.share_a + float(torch.rand((), generator=draw))) if self.pairs_a else 0  # the share holds on average
-        rows = [self._pair_a(draw) if i < count_a else self._pair_b(draw) for i in range(self.batch)]
+        count_own = int((self.batch - count_a) * SHARE_OWN) if self.own else 0
+        kinds = [self._pair_a] * count_a + [self._pair_own] * count_own + [self._pair_b] * (self.batch - count_a - count_own)
+        rows = [kind(draw) for kind in kinds]
         noisy, clean, *numbers = zip(*rows, strict=True)
         columns = {name: torch.tensor(column).view(-1, 1, 1, 1) for name, column in zip(("sigma", "weight", "offset", "scale"), numbers, strict=True)}
         return {"noisy": torch.cat(noisy), "clean": torch.cat(clean)} | columns
@@ -146,8 +158,7 @@ class PairSynthesis:
     def _pair_a(self, draw: torch.Generator) -> tuple[Tensor, Tensor, float, float, float, float]:
         which = int(torch.randint(len(self.pairs_a), (), generator=draw))
         look = self.looks[which]
-        lopsided = isinstance(look.law, CorrelatedGaussian)  # noise that may differ between rows and columns
-        noisy, clean = _crop(torch.cat(self.pairs_a[which]), self.patch, draw, transposed=not lopsided).split(1)
+        noisy, clean = _crop(torch.cat(self.pairs_a[which]), self.patch, draw, transposed=not _lopsided(look.law)).split(1)
         return noisy, clean, _level(look.law, clean), self.weight_a, look.mean, look.robust
 
     def dressed(self, photo: int, which: int) -> Tensor:
@@ -158,11 +169,19 @@ class PairSynthesis:
         known = self.quantiles[photo][self.widths[photo][which]]
         return torch.from_numpy(np.interp(pixels.numpy(), known, self.looks[which].quantiles)).to(pixels)
 
+    def _pair_own(self, draw: torch.Generator) -> tuple[Tensor, Tensor, float, float, float, float]:
+        which = int(torch.randint(len(self.own), (), generator=draw))
+        look, law = self.looks[which], self._law(which, draw)
+        clean = _crop(self.own[which], self.patch, draw, transposed=not _lopsided(law))
+        return law.sample(clean, generator=draw), clean, _level(law, clean), 1.0, look.mean, look.robust
+
+    def _law(self, which: int, draw: torch.Generator) -> Law:
+        low, high = self.levels
+        return self.looks[which].law.scaled(low * (high / low) ** float(torch.rand((), generator=draw)))
+
     def _pair_b(self, draw: torch.Generator) -> tuple[Tensor, Tensor, float, float, float, float]:
         photo, which = (int(torch.randint(len(pool), (), generator=draw)) for pool in (self.photos, self.looks))
-        look = self.looks[which]
-        low, high = self.levels
-        law = look.law.scaled(low * (high / low) ** float(torch.rand((), generator=draw)))
+        look, law = self.looks[which], self._law(which, draw)
         if not self.match_content:
             clean = _crop(self.photos[photo], self.patch, draw)
             noisy = law.sample(clean, generator=draw)
@@ -170,6 +189,11 @@ class PairSynthesis:
         width = self.widths[photo][which]
         clean = self._intensities(_crop(self.blurred[photo][width], self.patch, draw), photo, which)
         return law.sample(clean, generator=draw), clean, _level(law, clean), 1.0, look.mean, look.robust
+
+
+def _lopsided(law: Law) -> bool:
+    """Whether rows and columns may differ: where noise has a direction, so have the images."""
+    return isinstance(law, CorrelatedGaussian)
 
 
 def _level(law: Law, clean: Tensor) -> float:

@@ -44,12 +44,23 @@ def those(pixels: Tensor, mask: Tensor) -> np.ndarray:
     return pixels.numpy()[mask.numpy()]
 
 
-def marked(pixels: Tensor, counts: Tensor) -> Tensor:
-    """The image as noise_report wants it: what does not count lies at one value below all others, so that it is taken for clipped or constant there."""
-    if bool(counts.all()):
+def marked(pixels: np.ndarray, counts: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """The image as noise_report wants it: what does not count lies at one value below all others, so that it is taken for clipped or constant there.
+
+    Invalid pixels that lie scattered, where no square of 3 x 3 px is invalid, take the value of the nearest valid one: no window of the estimate would be
+    without one of them, and each edge around them would pass for noise (5 % of such pixels: a level 1.7 times too high).
+
+    Args:
+        pixels, counts, valid: [H, W], with counts within valid; some pixel counts.
+    """
+    if counts.all():
         return pixels
-    inside = pixels[counts]
-    return torch.where(counts, pixels, inside.min() - 0.05 * (inside.max() - inside.min()))
+    inside, scattered = pixels[counts], ~valid & ~ndimage.binary_opening(~valid, np.ones((3, 3)))
+    out = np.where(counts, pixels, inside.min() - 0.05 * (inside.max() - inside.min()))
+    if scattered.any():
+        nearest = ndimage.distance_transform_edt(~valid, return_distances=False, return_indices=True)
+        out[scattered] = out[tuple(nearest[:, scattered])]
+    return out
 
 
 def pieces(counts: Tensor) -> list[tuple]:

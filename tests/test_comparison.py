@@ -100,9 +100,11 @@ def test_results_of_a_program_outside_are_kept_by_bytes_and_arguments(stub, tmp_
     assert torch.equal(first[0], again[0]) and first[1] == again[1] and os.path.getsize(command[-1] + ".runs") == 1
     comparison.outside_denoise(SCENE.noisy, command=command, kept=tmp_path / "kept")
     assert os.path.getsize(command[-1] + ".runs") == 2
+    comparison.outside_denoise(CLEAN, command=[command[0], "-O", *command[1:]], kept=tmp_path / "kept")
+    assert os.path.getsize(command[-1] + ".runs") == 3
     stub(lines + "\n")
     comparison.outside_denoise(CLEAN, command=command, kept=tmp_path / "kept")
-    assert os.path.getsize(command[-1] + ".runs") == 3
+    assert os.path.getsize(command[-1] + ".runs") == 4
 
 
 def test_careamics_script_hands_the_image_through(tmp_path):

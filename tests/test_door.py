@@ -283,12 +283,13 @@ def test_help_needs_no_torch():
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory) -> Path:
-    """A folder of three small noisy images of level 20 in units of their own, others that teach nothing and other files among them, and two photographs."""
+    """A folder of three small noisy images of level 20 in units of their own, others that teach nothing (one of them smaller, of another range) and other files
+    among them, and two photographs."""
     torch.set_num_threads(1)
     box = tmp_path_factory.mktemp("box")
     (box / "noisy/inside").mkdir(parents=True)
     np.save(box / "noisy/black.npy", np.zeros((64, 64)))
-    np.save(box / "noisy/clipped.npy", np.where(np.arange(64)[:, None] < 32, -600.0, -900.0) * np.ones(70))
+    np.save(box / "noisy/inside/0.npy", np.where(np.arange(20)[:, None] < 10, -1e7, 1e7) * np.ones(20))
     for i, (height, width) in enumerate([(64, 64), (65, 80), (70, 33)]):
         np.save(box / f"noisy/{i}.npy", 2 * noisy(height, width, key=i) - 1000)
     (box / "noisy/notes.txt").write_text("not an image")
@@ -342,9 +343,9 @@ def test_a_training_leaves_three_files_and_no_checkpoint(trained, box):
 
 def test_the_report_says_what_was_trained_on_and_what_was_left_out(trained):
     about, _, said, out = trained
-    assert about["images"] == ["0.npy", "1.npy", "2.npy"] and set(about["left_out"]) == {"notes.txt", "stamp.npy", "black.npy", "clipped.npy"}
+    assert about["images"] == ["0.npy", "1.npy", "2.npy"] and set(about["left_out"]) == {"notes.txt", "stamp.npy", "black.npy", "inside/0.npy"}
     assert about["left_out"]["notes.txt"].startswith("is no image of a known type") and "smaller than 16 x 16" in about["left_out"]["stamp.npy"]
-    assert "every pixel is 0.0" in about["left_out"]["black.npy"] and "all is constant or clipped" in about["left_out"]["clipped.npy"]
+    assert "every pixel is 0.0" in about["left_out"]["black.npy"] and "all is constant or clipped" in about["left_out"]["inside/0.npy"]
     assert all(f"left out {name}: {reason}" in said for name, reason in about["left_out"].items())
     assert about["minutes"] == 0.04 and about["seed"] == 0 and about["seconds"] > 0 and len(about["steps"]) == 2 and min(about["steps"]) > 0
     assert f"trained on 3 images, {about['steps'][0]} and {about['steps'][1]} steps" in out
@@ -372,10 +373,10 @@ def test_both_networks_load_and_carry_what_they_are(trained, box):
 def test_a_training_without_photographs_takes_those_in_the_box(box, monkeypatch, capsys):
     """Up to the point where stage 2 has them."""
     seen = []
-    monkeypatch.setattr(stages, "stage_2", lambda noisy, photos, **_: seen.append(len(photos)) or interrupted())
+    monkeypatch.setattr(stages, "stage_2", lambda noisy, photos, *, patch, **_: seen.append((len(photos), patch)) or interrupted())
     arguments = command(box, "boxed", minutes="0.001")
     del arguments[arguments.index("--photos") : arguments.index("--photos") + 2]
-    assert main(arguments) == 130 and seen == [len(door.embedded.natural("train"))]
+    assert main(arguments) == 130 and seen == [(len(door.embedded.natural("train")), 33)]  # the smallest that is kept
 
 
 def test_a_folder_gives_the_slices_of_all_that_lies_in_it_and_below(tmp_path):
@@ -390,12 +391,31 @@ def test_a_folder_gives_the_slices_of_all_that_lies_in_it_and_below(tmp_path):
         save_dicom(tmp_path / f"below/void/{number}.dcm", 0 * slices[number], number=number + 1, series="1.9")
         save_dicom(tmp_path / f"below/sizes/{number}.dcm", slices[number][number:], number=number + 1, series="1.8")
     images, left_out = door.read_folder(tmp_path)
-    assert [image.name for image in images] == ["lzw.tif", *(f"v.npy slice {n}" for n in range(1, 6)), *(f"ct slice {n}" for n in range(1, 4))]
+    assert [image.name for image in images] == ["lzw.tif", *(f"v.npy slice {n}" for n in range(1, 6)), *(f"below/ct slice {n}" for n in range(1, 4))]
     np.testing.assert_allclose([image.array for image in images[1:6]], volume, atol=1e-6)
     np.testing.assert_allclose([image.array for image in images[6:]], slices, atol=1e-3)
-    none = "none of its 3 slices carries a picture: every pixel is"
+    none = "none of its 3 slices can be learned from: every pixel is"
     assert sorted(left_out) == ["below/sizes/0.dcm", "below/void/0.dcm", "flat.npy"] and left_out["below/sizes/0.dcm"].startswith("one series holds slices of")
     assert all(left_out[name].startswith(none) for name in ("below/void/0.dcm", "flat.npy"))
+
+
+def test_results_of_denoise_are_no_noisy_images(tmp_path):
+    Picture.fromarray(noisy(40, 42).astype(np.uint8)).save(tmp_path / "a.png")
+    for number in (1, 2):
+        save_dicom(tmp_path / f"out/ct/{number}.dcm", noisy(20, 20).astype(np.int16), number=number, place=2.5 * number)
+    for name in ("a.png", "a.png.trust.png"):
+        shutil.copy(tmp_path / "a.png", tmp_path / f"out/{name}")
+    np.save(tmp_path / "out/a.png.uncertainty.npy", noisy(40, 42))
+    for name in ("a.png", "ct"):
+        (tmp_path / f"out/{name}.trust.json").write_text("{}")
+    images, left_out = door.read_folder(tmp_path)
+    assert [image.name for image in images] == ["a.png"]
+    assert {name for name, reason in left_out.items() if reason == "a result of mptpn denoise"} == {
+        "out/a.png",
+        "out/a.png.trust.png",
+        "out/a.png.uncertainty.npy",
+        "out/ct/1.dcm",
+    }
 
 
 @pytest.mark.parametrize(
@@ -433,14 +453,14 @@ def test_a_training_that_cannot_start_ends_with_one_sentence(box, change, messag
 
 def test_a_folder_of_clipped_images_alone_trains_nothing(box, capsys):
     (box / "clipped").mkdir()
-    shutil.copy(box / "noisy/clipped.npy", box / "clipped")
+    shutil.copy(box / "noisy/inside/0.npy", box / "clipped")
     assert main(command(box, "refused", folder="clipped")) == 1
     left_out, said = capsys.readouterr().err.splitlines()[-2:]
-    assert left_out == f"left out clipped.npy: {door.SILENT}"
+    assert left_out == f"left out 0.npy: {door.SILENT}"
     assert said.endswith("clipped: no image says anything of its noise, all are constant or clipped; give others.")
 
 
-def test_strongly_correlated_noise_is_told_again_by_a_first_network_and_a_stopped_training_goes_on_from_there(box, capsys, monkeypatch):
+def test_correlated_noise_is_told_again_by_a_first_network_and_a_stopped_training_goes_on_from_there(box, capsys, monkeypatch):
     """Means over three pixels of a row: a correlation of 2 / 3, a blind spot of 3 px or more; stopped after the first network."""
     (box / "rows").mkdir()
     for i in range(3):

@@ -149,6 +149,12 @@ def test_lzw_and_bmp_are_read_and_have_the_range_of_bytes(tmp_path, shape, endin
     np.testing.assert_allclose(image.array, array, atol=1e-4)
 
 
+def test_words_that_begin_like_a_bmp_are_no_image(tmp_path):
+    (tmp_path / "bmi.csv").write_text("BMI,age,sex\n21,50,f\n")
+    with pytest.raises(ValueError, match=r"bmi\.csv: is no image of a known type"):
+        open_scan(tmp_path / "bmi.csv")
+
+
 def test_bmp_is_written_as_png(tmp_path):
     Picture.fromarray(np.arange(35, dtype=np.uint8).reshape(5, 7)).save(tmp_path / "x.bmp")
     scan = open_scan(tmp_path / "x.bmp")
@@ -185,7 +191,7 @@ def test_slices_are_spread_over_a_scan_and_empty_ones_are_passed_over(tmp_path):
     for number, image in zip(numbers, images, strict=True):
         np.testing.assert_allclose(image.array, volume[number - 1], atol=1e-6)
     np.save(tmp_path / "v.npy", np.full((3, 5, 7), 2.0))
-    with pytest.raises(ValueError, match=r"v\.npy: none of its 3 slices carries a picture: every pixel is 2\.0"):
+    with pytest.raises(ValueError, match=r"v\.npy: none of its 3 slices can be learned from: every pixel is 2\.0"):
         spread_images(open_scan(tmp_path / "v.npy"))
 
 

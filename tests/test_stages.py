@@ -122,6 +122,32 @@ def test_stage_2_takes_the_laws_of_stage_1_and_its_results(noise, blind):
     assert {round(float(w), 6) for step in range(8) for w in pairs(step)["weight"].flatten()} == {round(pairs.weight_a, 6), 1.0}
 
 
+def test_a_first_network_s_results_are_content_of_half_of_the_pairs(noise):
+    """They are what it makes of the noisy images in their own unit; the levels are those that are asked for."""
+    torch.manual_seed(0)
+    first, noisy = RetractableTransformer(**stages.STUDENT).eval(), noisy_set()
+    pairs = stages.stage_2(noisy, photographs(), noise=noise, first=first, batch=8, patch=32)
+    with torch.no_grad():
+        for own, image in zip(pairs.own, noisy, strict=True):
+            torch.testing.assert_close(own, profound.denoise(first, image), atol=1e-4, rtol=0)
+    batch = pairs(0)
+    is_own = [any((own.unfold(2, 32, 1).unfold(3, 32, 1) == turned).all((4, 5)).any() for own in pairs.own for turned in turns(x)) for x in batch["clean"]]
+    assert is_own == [True] * 4 + [False] * 4 and not pairs(0)["noisy"].requires_grad
+    residue = (batch["noisy"] - batch["clean"]).flatten(1).std(1)
+    torch.testing.assert_close(residue, batch["sigma"].flatten(), rtol=5 / (2 * 32 * 32) ** 0.5, atol=0)
+
+
+def turns(square: torch.Tensor) -> list[torch.Tensor]:
+    return [turned.rot90(k, (1, 2)) for turned in (square, square.flip(2)) for k in range(4)]
+
+
+def test_an_image_that_is_nearly_constant_tells_no_noise():
+    hot = torch.zeros(1, 1, 64, 64)
+    hot[..., 30, 30] = 1.0
+    told = stages.telling([noisy_set()[0], hot, torch.ones(1, 1, 40, 40)], subjects=["a", "b", "c"])
+    assert told[0].subject == "a" and told[1:] == [None, None]
+
+
 def test_without_a_blind_spot_network_stage_2_has_pairs_from_photographs_alone(noise):
     pairs = stages.stage_2(noisy_set(), photographs(), noise=noise, batch=8, patch=32)
     assert pairs.pairs_a == [] and all((pairs(step)["weight"] == 1).all() for step in range(4))

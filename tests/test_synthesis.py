@@ -239,6 +239,30 @@ def test_empty_pools_are_refused_with_their_sizes(photos, looks):
         PairSynthesis(photos, looks)
 
 
+def test_own_content_is_given_for_each_look_or_not_at_all():
+    with pytest.raises(ValueError, match="1 own contents and 2 looks; give one for each, or none"):
+        PairSynthesis([photo()], [look(), look()], own=[photo()])
+
+
+def test_own_content_takes_the_other_half_of_the_pairs_b_and_the_law_of_its_image():
+    """Two images of different levels whose contents tell them apart; of twelve pairs one or two are A."""
+    looks = [look(sigma=0.05), look(sigma=0.2)]
+    own = [torch.full((1, 1, 50, 60), value) for value in (-5.0, 7.0)]
+    pairs = PairSynthesis([photo()], looks, pairs_a=[pair_a(), pair_a()], own=own, levels=(1.0, 1.0), batch=12, patch=40, seed=2)
+    seen = set()
+    for step in range(6):
+        batch = pairs(step)
+        count_a = int((batch["weight"] < 1).sum())
+        means = batch["clean"].mean((1, 2, 3)).tolist()
+        is_own = [value in (-5.0, 7.0) for value in means]
+        assert is_own == [False] * count_a + [True] * ((12 - count_a) // 2) + [False] * (12 - count_a - (12 - count_a) // 2)
+        for value, sigma, mine in zip(means, batch["sigma"].flatten().tolist(), is_own, strict=True):
+            if mine:
+                seen.add(value)
+                assert sigma == pytest.approx(0.05 if value < 0 else 0.2)
+    assert seen == {-5.0, 7.0}
+
+
 @pytest.mark.parametrize("size", [(1, 9), (5, 7), (40, 31)], ids=str)
 @pytest.mark.parametrize("sigma", [0.0, 0.4, 2.0])
 def test_blur_keeps_a_constant_and_the_size(size, sigma):
