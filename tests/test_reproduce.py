@@ -156,6 +156,14 @@ def test_failed_run_shows_the_error_keeps_the_old_result_and_is_done_again(done)
     assert ran(done) == [*before, "03_profound_training/dense", "03_profound_training/dense"]
 
 
+@pytest.mark.parametrize("said, code", [("zmq.error.ZMQError: Address already in use (addr='tcp://127.0.0.1:48691')", 0), ("MemoryError", 1)])
+def test_a_kernel_whose_port_was_taken_starts_again(house, tmp_path, said, code):
+    """Jupyter chooses free ports before its kernel takes them; another kernel may be first."""
+    starter = house / "reproduce/on_gpus"
+    starter.write_text(f'#!/bin/sh\n[ -e {tmp_path}/once ] && shift && exec "$@"\ntouch {tmp_path}/once\necho "{said}"\nexit 1\n')
+    assert run(house, "--preset", "single")[0] == code
+
+
 def test_slurm_profile_is_accepted(house):
     shutil.copytree(ROOT / "reproduce/profile", house / "reproduce/profile", dirs_exist_ok=True)
     code, out, err = run(house, "--executor", "slurm", "--dry-run")
