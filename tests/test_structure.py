@@ -53,6 +53,8 @@ ALLOWED = {  # module: the modules of mptpn that it may import
     "stages": {
         *(
             "amplified",
+            "images",
+            "noise",
             "noise_bands",
             "noise_models",
             "noise_report",
@@ -78,7 +80,7 @@ ALLOWED = {  # module: the modules of mptpn that it may import
         *("files", "images", "embedded", "weights"),
     },
     "public": {"door", "denoised", "pretrained"},
-    "series": {"noise_level", "figures_explore", "denoised", "tiling", "denoiser", "files", "images", "noise_report", "stages", "weights"},
+    "series": {"noise_level", "validity", "figures_explore", "denoised", "tiling", "denoiser", "files", "images", "noise_report", "stages", "weights"},
     "figures_explore": {"figures"},
     "trials": {"peers", "series", "denoised", "denoiser", "files", "images", "noise", "noise_models", "trust"},
     "explore": {"figures_explore", "scans", "trials"},
