@@ -219,6 +219,7 @@ def read_folder(folder: str | Path) -> tuple[list[Image], dict[str, str]]:
             continue
         try:
             named = (scan.path if alone[scan.path] == 1 else scan.sources()[0]).relative_to(folder)
+            named = named if named.parts else scan.name  # a series right in the folder
             images += [replace(image, name=f"{named}{image.name.removeprefix(scan.name)}") for image in spread_images(scan)]
         except (ValueError, OSError) as error:
             refused[file] = str(error)

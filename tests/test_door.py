@@ -394,6 +394,7 @@ def test_a_folder_gives_the_slices_of_all_that_lies_in_it_and_below(tmp_path):
     assert [image.name for image in images] == ["lzw.tif", *(f"v.npy slice {n}" for n in range(1, 6)), *(f"below/ct slice {n}" for n in range(1, 4))]
     np.testing.assert_allclose([image.array for image in images[1:6]], volume, atol=1e-6)
     np.testing.assert_allclose([image.array for image in images[6:]], slices, atol=1e-3)
+    assert [image.name for image in door.read_folder(tmp_path / "below/ct")[0]] == [f"ct slice {n}" for n in range(1, 4)]
     none = "none of its 3 slices can be learned from: every pixel is"
     assert sorted(left_out) == ["below/sizes/0.dcm", "below/void/0.dcm", "flat.npy"] and left_out["below/sizes/0.dcm"].startswith("one series holds slices of")
     assert all(left_out[name].startswith(none) for name in ("below/void/0.dcm", "flat.npy"))
