@@ -7,6 +7,17 @@ import torch
 from torch import Tensor
 
 BORDERS = ("symmetric", "replicate")
+SCALES = (2, 3, 4)
+
+
+def check_scale(scale: int) -> None:
+    """The factors that super-resolution knows.
+
+    Raises:
+        ValueError: another one.
+    """
+    if scale not in SCALES:
+        raise ValueError(f"scale {scale} is none of {SCALES[0]}, {SCALES[1]} and {SCALES[2]}; give one of these.")
 
 
 def cubic(distance: Tensor) -> Tensor:
@@ -90,13 +101,14 @@ def shrink(image: Tensor, *, scale: int, border: str = "symmetric") -> Tensor:
 
     Args:
         image: [B, C, H, W], 0..1; H and W are multiples of scale, see `crop_to_multiple`.
-        scale: whole number.
+        scale: 2, 3 or 4.
         border: see `resize`.
     Returns:
         [B, C, H / scale, W / scale], multiples of 1 / 255 in 0..1.
     Raises:
-        ValueError: a side that scale does not divide.
+        ValueError: another scale, or a side that scale does not divide.
     """
+    check_scale(scale)
     if image.shape[2] % scale or image.shape[3] % scale:
         raise ValueError(f"{image.shape[2]} x {image.shape[3]} px cannot be divided by {scale}; crop with crop_to_multiple first.")
     return resize(image, scale=1 / scale, border=border, eight_bit=True)

@@ -7,11 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mptpn.bicubic import resize
+from mptpn.bicubic import check_scale, resize
 from mptpn.hashed_attention import BACKENDS, hashed_attention, rotations_from_seed
 from mptpn.weights import load_weights
 
-SCALES = (2, 3, 4)
 SSFORMER = ("none", "balanced", "dual", "both")
 DIV2K_MEAN = {3: (0.4488, 0.4371, 0.4040), 1: (0.4368,)}  # mean of DIV2K's training pixels, and its luma
 
@@ -38,17 +37,21 @@ class HashedAttention(nn.Module):
     Args:
         features: C; the embedding that is matched has C / 4.
         chunk_size, n_hashes: tokens of a chunk, and rounds of hashing.
-        seed: of the rotations, which the module keeps: the same input gives the same output.
+        seed, number: of the rotations, which the module keeps: the same input gives the same output.
         res_scale: weight of the attention beside its input.
         backend: see `hashed_attention`.
     """
 
-    def __init__(self, features: int, *, chunk_size: int, n_hashes: int, seed: int, res_scale: float, backend: str):
+    def __init__(self, features: int, *, chunk_size: int, n_hashes: int, seed: int, number: int, res_scale: float, backend: str):
         super().__init__()
-        self.chunk_size, self.res_scale, self.backend = chunk_size, res_scale, backend
+        self.chunk_size, self.n_hashes, self.number, self.res_scale, self.backend = chunk_size, n_hashes, number, res_scale, backend
         self.match, self.assembly = convolution(features, features // 4), convolution(features, features, 1)
-        rotations = rotations_from_seed(seed, rounds=n_hashes, features=features // 4)
-        self.register_buffer("rotations", rotations, persistent=False)  # a function of the seed: not kept twice in a weights file
+        self.register_buffer("rotations", None, persistent=False)  # a function of the seed: not kept twice in a weights file
+        self.hash_from(seed)
+
+    def hash_from(self, seed: int) -> None:
+        """Make the rotations anew."""
+        self.rotations = rotations_from_seed(seed * 1000 + self.number, rounds=self.n_hashes, features=self.match.out_channels).to(self.match.weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
         match, values = (part(x).flatten(2).mT for part in (self.match, self.assembly))  # [B, H * W, C / 4 and C]
@@ -144,20 +147,22 @@ class SuperResolutionNetwork(nn.Module):
         backend: str = "auto",
     ):
         super().__init__()
-        if scale not in SCALES or channels not in DIV2K_MEAN:
-            raise ValueError(f"scale {scale} must be one of {SCALES} and channels {channels} one of {tuple(DIV2K_MEAN)}.")
+        check_scale(scale)
+        if channels not in DIV2K_MEAN:
+            raise ValueError(f"channels {channels} must be one of {tuple(DIV2K_MEAN)}.")
         if ssformer not in SSFORMER or backend not in BACKENDS:
             raise ValueError(f"ssformer {ssformer!r} must be one of {SSFORMER} and backend {backend!r} one of {BACKENDS}.")
         if n_resblocks < 1 or n_feats < 4 or chunk_size < 1 or n_hashes < 1 or not rgb_range > 0:
             limits = f"n_resblocks {n_resblocks}, chunk_size {chunk_size} and n_hashes {n_hashes} start at 1"
             raise ValueError(f"{limits}, n_feats {n_feats} at 4; rgb_range {rgb_range} must be positive.")
         self.scale, self.rgb_range, self.res_scale, self.bicubic_skip, self.recompute = scale, rgb_range, res_scale, bicubic_skip, recompute
+        self.rotation_seed = rotation_seed
         self.register_buffer("mean", torch.tensor(DIV2K_MEAN[channels]).view(1, -1, 1, 1), persistent=False)
 
         def attention(number: int) -> list[nn.Module]:
             shape = {"chunk_size": chunk_size, "n_hashes": n_hashes, "res_scale": res_scale, "backend": backend}
             gate = [BalancedAttention(n_feats)] if ssformer in ("balanced", "both") else []
-            return [HashedAttention(n_feats, seed=rotation_seed * 1000 + number, **shape), *gate]
+            return [HashedAttention(n_feats, seed=rotation_seed, number=number, **shape), *gate]
 
         body = attention(0)
         for number in range(1, n_resblocks + 1):
@@ -181,9 +186,18 @@ class SuperResolutionNetwork(nn.Module):
         found = self.head(self.enlarge(x + shallow)) / self.rgb_range
         return found + (resize(low, scale=self.scale) if self.bicubic_skip else self.mean)
 
+    def hash_from(self, rotation_seed: int) -> None:
+        """Make the rotations of all attentions anew, as a network built with this rotation_seed has them."""
+        self.rotation_seed = rotation_seed
+        for part in self.body:
+            if isinstance(part, HashedAttention):
+                part.hash_from(rotation_seed)
+
 
 def start_from(network: SuperResolutionNetwork, pre_train: str | Path, *, test_only: bool = False) -> str:
     """Copy a weights file into a network and say what was copied: everything at the same scale, stem and body at another (EDSR trains x4 from x2).
+
+    The network then hashes as the one of the file did, whatever its own rotation_seed was.
 
     Args:
         network: written to.
@@ -209,6 +223,7 @@ def start_from(network: SuperResolutionNetwork, pre_train: str | Path, *, test_o
         given = f"rgb_range {network.rgb_range:g} and res_scale {network.res_scale:g}"
         raise ValueError(f"{pre_train}: trained with rgb_range {source.rgb_range:g} and res_scale {source.res_scale:g}, not {given}; give those.")
     network.load_state_dict(state, strict=False)
+    network.hash_from(source.rotation_seed)
     if same:
         return f"{Path(pre_train).name}: all weights, x{network.scale}."
     return f"{Path(pre_train).name}: stem and body of a network for x{source.scale}; the enlarging part for x{network.scale} begins anew and has to be trained."

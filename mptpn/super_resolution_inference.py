@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from mptpn.bicubic import to_eight_bit
+from mptpn.bicubic import check_scale, to_eight_bit
 from mptpn.metrics import psnr_db, ssim
 from mptpn.tiling import tiled
 
@@ -21,19 +21,21 @@ def enlarge(network: nn.Module, low: Tensor, *, tile: int = 0, halo: int = 16, s
         halo: how far a piece looks beyond the part of it that is kept, px of low; the attention looks farther, so that seams remain, see `seams`.
         self_ensemble: mean over the eight orientations of the square (Lim et al. 2017, Sec. 4.3), eight times the work.
     Returns:
-        [1, C, scale H, scale W], on the device of low; the work is done where the network is.
+        [1, C, scale H, scale W], on the device of low and in its type; the work is done where the network is and in its type.
     Raises:
-        ValueError: not [1, C, H, W], channels that the network does not take, a network in training mode, tile or halo below 0.
+        ValueError: not floats in 0..1, [1, C, H, W], channels that the network does not take, a network in training mode, tile or halo below 0.
     """
     wanted = network.mean.shape[1]
-    if low.ndim != 4 or low.shape[0] != 1 or low.shape[1] not in (1, wanted) or 0 in low.shape:
-        raise ValueError(f"an image of shape {tuple(low.shape)} cannot be enlarged; give [1, C, H, W] with C = 1 or {wanted}.")
+    if low.ndim != 4 or low.shape[0] != 1 or low.shape[1] not in (1, wanted) or 0 in low.shape or not low.is_floating_point():
+        raise ValueError(f"an image of shape {tuple(low.shape)} and type {low.dtype} cannot be enlarged; give floats, [1, C, H, W] with C = 1 or {wanted}.")
+    if not -0.5 < low.amin() <= low.amax() < 1.5:  # a bicubic image may pass 0..1 by little; NaN fails too
+        raise ValueError(f"pixels from {low.amin():g} to {low.amax():g} cannot be enlarged; give 0..1, without NaN (read_image scales them so).")
     if network.training or tile < 0 or halo < 0:
         raise ValueError(f"call network.eval() first (training={network.training}); tile {tile} and halo {halo} start at 0.")
-    colour = low.to(network.mean.device).expand(-1, wanted, -1, -1)
+    colour = low.to(network.mean).expand(-1, wanted, -1, -1)
     turns = range(8) if self_ensemble else range(1)
     total = sum(_turned(_tiled(network, _turned(colour, turn), tile, halo), turn, back=True) for turn in turns) / len(turns)
-    return (total if low.shape[1] == wanted else total.mean(1, keepdim=True)).clamp(0, 1).to(low.device)
+    return (total if low.shape[1] == wanted else total.mean(1, keepdim=True)).clamp(0, 1).to(low)
 
 
 def _turned(image: Tensor, turn: int, *, back: bool = False) -> Tensor:
@@ -85,8 +87,9 @@ def scores(enlarged: Tensor, high: Tensor, *, scale: int) -> dict[str, float]:
     Returns:
         {"psnr_db", "ssim"}.
     Raises:
-        ValueError: sizes that differ; an image with nothing inside the border (SSIM needs 11 x 11 px there).
+        ValueError: another scale than 2, 3, 4; sizes that differ; an image with nothing inside the border (SSIM needs 11 x 11 px there).
     """
+    check_scale(scale)
     if enlarged.shape[2:] != high.shape[2:]:
         sizes = " and ".join("{} x {} px".format(*x.shape[2:]) for x in (enlarged, high))
         raise ValueError(f"enlarged and high-resolution image are {sizes}; the low-resolution image must be 1 / {scale} of the high one on both sides.")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mptpn import training
-from mptpn.bicubic import as_bytes, as_floats, crop_to_multiple, shrink
+from mptpn.bicubic import as_bytes, as_floats, check_scale, crop_to_multiple, shrink
 from mptpn.images import turned_square
 from mptpn.noise import generator
 
@@ -27,10 +27,11 @@ class Patches:
         seed: decides places and orientations.
         channels: 3, or 1 to train on the mean of the channels.
     Raises:
-        ValueError: a patch_size that scale does not divide, an image smaller than a patch, nothing to draw from.
+        ValueError: another scale, a patch_size that it does not divide, an image smaller than a patch, nothing to draw from.
     """
 
     def __init__(self, sets: tuple[tuple[Tensor, ...], ...], *, scale: int, patch_size: int = 96, batch_size: int = 16, seed: int = 0, channels: int = 3):
+        check_scale(scale)
         if patch_size < scale or patch_size % scale or batch_size < 1:
             raise ValueError(f"patch_size {patch_size} must be a multiple of scale {scale}, and batch_size {batch_size} at least 1.")
         if not sets or not all(sets):

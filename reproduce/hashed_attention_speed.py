@@ -1,10 +1,10 @@
 """Times the hashed attention alone at NLSN's shape: the kernels and the sorted chunks against the gather / einsum form of the public code.
 
 Each form is first compared with float64 in output and both gradients, in the same order of tokens; one that errs too much is reported and not timed, and
-exits with 1 if it is triton. On a GPU times are of CUDA events.
+exits with 1 if it is triton. So does a form that is not `--at-least` so many times faster than gathered. On a GPU times are of CUDA events.
 
-python reproduce/hashed_attention_speed.py --device cuda --dtype bfloat16 --sides 48 96 192 256
-python reproduce/hashed_attention_speed.py --device cuda --dtype bfloat16 --sides 48 --batch 16
+python reproduce/hashed_attention_speed.py --device cuda --dtype bfloat16 --sides 48 96 192 256 --at-least triton 3
+python reproduce/hashed_attention_speed.py --device cuda --dtype bfloat16 --sides 48 --batch 16 --at-least triton 3
 """
 
 import argparse
@@ -89,10 +89,16 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--backends", nargs="+", help="beside gathered; chunked, and on a GPU triton")
+    parser.add_argument("--at-least", nargs=2, metavar=("BACKEND", "FACTOR"), help="exit with 1 where a time of this form is not so many times shorter")
     given = parser.parse_args()
+    if min(given.batch, given.chunk_size, given.rounds, given.repeats, *given.sides) < 1 or given.features < 4:
+        parser.error("batch, chunk-size, rounds, repeats and sides start at 1, features at 4")
     backends = ["gathered", *(given.backends or ["chunked", *(["triton"] if given.device == "cuda" else [])])]
     settings = {"rotations": rotations_from_seed(0, rounds=given.rounds, features=given.features // 4).to(given.device), "chunk_size": given.chunk_size}
-    widths, wrong = [given.features // 4, given.features, given.features], set()
+    widths, wrong, slow = [given.features // 4, given.features, given.features], set(), []
+    wanted, least = given.at_least or ("", "0")
+    if wanted and wanted not in backends[1:]:
+        parser.error(f"--at-least {wanted}: timed are {', '.join(backends[1:])}")
     for side in given.sides:
         drawn = torch.randn(given.batch, side * side, sum(widths), generator=generator(side)).to(given.device, getattr(torch, given.dtype))
         match, values, above = (x.contiguous() for x in drawn.split(widths, dim=-1))
@@ -112,9 +118,12 @@ def main() -> None:
                     memory = f"{(torch.cuda.max_memory_allocated() - before) / 2**20:9.0f} MiB"
                 times[backend, backward] = milliseconds(call, device=given.device, repeats=given.repeats)
                 name = "forward and backward" if backward else "forward"
-                faster = f"{times['gathered', backward] / times[backend, backward]:5.2f}x"
-                print(f"{given.batch:3d} x {side:4d} px  {name:21s} {backend:9s} {times[backend, backward]:9.2f} ms {faster} {memory}", flush=True)
-    if "triton" in wrong:
+                faster = times["gathered", backward] / times[backend, backward]
+                print(f"{given.batch:3d} x {side:4d} px  {name:21s} {backend:9s} {times[backend, backward]:9.2f} ms {faster:5.2f}x {memory}", flush=True)
+                slow += [f"{side} px, {name}: {faster:.2f}x"] if backend == wanted and faster < float(least) else []
+    if slow:
+        print(f"{wanted} is less than {least} times faster than gathered: {'; '.join(slow)}", file=sys.stderr)
+    if "triton" in wrong or wanted in wrong or slow:
         sys.exit(1)
 
 

@@ -110,6 +110,14 @@ def test_weights_of_the_same_scale_are_taken_whole_with_another_chunk_size(tmp_p
     assert all(torch.equal(v, target.state_dict()[k]) for k, v in source.state_dict().items())
 
 
+@pytest.mark.parametrize("scale", [2, 3])
+def test_a_network_hashes_as_the_one_whose_weights_it_takes(tmp_path, scale):
+    source, target = network(change={"rotation_seed": 5}), network(scale)
+    start_from(target, saved(tmp_path, source, {"rotation_seed": 5}))
+    assert target.rotation_seed == 5 and torch.equal(target.body[0].rotations, source.body[0].rotations)
+    assert not torch.equal(network(scale).body[0].rotations, target.body[0].rotations)
+
+
 @pytest.mark.parametrize("scale", [3, 4])
 def test_weights_of_x2_start_the_body_of_another_scale_and_say_so(tmp_path, scale):
     source, target, fresh = network(seed=1), network(scale), network(scale)
@@ -167,7 +175,7 @@ def test_pickled_or_missing_weights_are_refused_with_a_sentence(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"scale": 5}, r"scale 5 must be one of \(2, 3, 4\)"),
+        ({"scale": 5}, "scale 5 is none of 2, 3 and 4"),
         ({"channels": 2}, "channels 2"),
         ({"ssformer": "triple"}, "'triple'"),
         ({"backend": "cuda"}, "'cuda'"),

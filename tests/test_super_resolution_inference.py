@@ -87,6 +87,11 @@ def test_a_gray_image_passes_through_a_colour_network_and_comes_back_gray():
     assert torch.allclose(enlarge(hashing(), low), enlarge(hashing(), low.expand(-1, 3, -1, -1)).mean(1, keepdim=True), atol=1e-6)
 
 
+def test_an_image_in_double_precision_comes_back_in_it():
+    network, low = hashing(), torch.rand(1, 3, 9, 7, generator=generator(77))
+    assert torch.equal(enlarge(network, low.double()), enlarge(network, low).double())
+
+
 def test_a_16_bit_image_keeps_its_range_and_its_depth():
     levels = (np.arange(20 * 22).reshape(20, 22) * 100 + 7).astype(np.uint16)
     low = image_from_array(levels, name="scan", value_range=(0, 65535))
@@ -137,10 +142,14 @@ def test_networks_of_the_package_score_on_set5_what_their_notes_say(scale):
     [
         (lambda: enlarge(hashing(), torch.zeros(2, 3, 4, 4)), r"\(2, 3, 4, 4\)"),
         (lambda: enlarge(hashing(), torch.zeros(1, 4, 4, 4)), "C = 1 or 3"),
+        (lambda: enlarge(hashing(), torch.zeros(1, 3, 4, 4, dtype=torch.uint8)), "torch.uint8 .* give floats"),
+        (lambda: enlarge(hashing(), torch.full((1, 3, 4, 4), float("nan"))), "pixels from nan to nan .* without NaN"),
+        (lambda: enlarge(hashing(), torch.full((1, 3, 4, 4), 200.0)), "pixels from 200 to 200 .* give 0..1"),
         (lambda: enlarge(hashing(), torch.zeros(1, 3, 0, 4)), r"\(1, 3, 0, 4\)"),
         (lambda: enlarge(hashing().train(), torch.zeros(1, 3, 4, 4)), "network.eval()"),
         (lambda: enlarge(hashing(), torch.zeros(1, 3, 4, 4), tile=-1), "tile -1"),
         (lambda: scores(torch.zeros(1, 3, 40, 40), torch.zeros(1, 3, 42, 40), scale=2), "40 x 40 px and 42 x 40 px"),
+        (lambda: scores(torch.zeros(1, 3, 40, 40), torch.zeros(1, 3, 40, 40), scale=0), "scale 0 is none of 2, 3 and 4"),
         (lambda: scores(torch.zeros(1, 3, 14, 40), torch.zeros(1, 3, 14, 40), scale=2), "14 x 40 px leave less than 11 x 11"),
     ],
 )

@@ -24,7 +24,7 @@ def test_embedded_scenes_need_no_data_and_are_in_no_training(scale, monkeypatch)
 
 @real
 @pytest.mark.parametrize("scale", [2, 3, 4])
-@pytest.mark.parametrize(("name", "count"), [("Set5", 5), ("Set14", 14), ("Urban100", 20), ("DIV2K_crops", 90)])
+@pytest.mark.parametrize(("name", "count"), [("Set5", 5), ("Set14", 14), ("Urban100", 20), ("ER_cells", 16), ("DIV2K_crops", 90)])
 def test_test_sets_are_whole_and_fit_pixel_on_pixel(name, count, scale):
     found = sets.scenes(name, scale=scale)
     assert len(found) == count == len({scene.name for scene in found})
@@ -88,6 +88,7 @@ def test_odd_sizes_are_cut_and_unmatched_ones_refused():
         (lambda: sets.training_images("embedded/embedded"), "each once"),
         (lambda: sets.training_images("embedded", data_range="801"), "'801' is no range"),
         (lambda: sets.training_images("embedded", data_range="900-801"), "'900-801'"),
+        (lambda: sets.scenes("embedded", scale=5), "scale 5 is none of 2, 3 and 4"),
         (lambda: sets.scenes("Set6", scale=2), "'Set6' is unknown; choose one of Set5"),
         (lambda: sets.scenes("DIV2K_crops", scale=2, data_range="1-800"), "no image in data_range '1-800'"),
     ],
