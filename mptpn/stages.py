@@ -79,10 +79,10 @@ def noise_of(noisy: list[Tensor], *, subjects: Sequence[Hashable] | None = None,
 def _to_know(places: Tensor, errors: Tensor) -> tuple[float, float]:
     """Squares of the 5 % and the 95 % quantile of the levels by place, less what their stated errors spread them; LEVELS where too few places are known.
 
-    Logarithms are shrunk by the share of their spread that the errors do not explain (one less the inverse of the reduced chi-square): drawing levels that do not
-    occur cost 0.1 dB on photographs with noise of one level. Squares, for where noise is strong fewest places are known, and other images will differ from these
-    as their places differ from each other. Down to SURELY and up to its inverse at least, to 0.4 and 2.5 at most, for beneath weak noise structure passes for
-    a level.
+    Logarithms are shrunk by the share of their spread that the errors do not explain (one less the inverse of the reduced chi-square): drawing levels that do
+    not occur cost 0.1 dB on photographs with noise of one level. Squares, for where noise is strong fewest places are known, and other images will differ from
+    these as their places differ from each other. Down to SURELY and up to its inverse at least, to 0.4 and 2.5 at most, for beneath weak noise structure passes
+    for a level.
     """
     if len(places) < FEW:
         return LEVELS

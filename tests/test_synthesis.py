@@ -199,10 +199,18 @@ def test_pairs_of_a_correlated_law_carry_its_correlation_and_pairs_a_keep_their_
 
 def test_each_pair_says_in_which_unit_the_whole_image_is_seen():
     pairs = PairSynthesis([photo()], [look(mean=0.4, robust=0.12), look(mean=0.7, robust=0.3)], pairs_a=[pair_a(), pair_a()], batch=8, patch=33)
-    batch = pairs(0)
-    known = {0.4: 0.12, 0.7: 0.3}
-    for offset, scale in zip(*(batch[name].flatten().tolist() for name in ("offset", "scale")), strict=True):
-        assert scale == pytest.approx(known[round(offset, 4)], rel=1e-6)
+    known, of_set = {0.4: 0.12, 0.7: 0.3}, []
+    for batch in map(pairs, range(3)):
+        for offset, scale in zip(*(batch[name].flatten().tolist() for name in ("offset", "scale")), strict=True):
+            if round(offset, 4) in known:
+                assert scale == pytest.approx(known[round(offset, 4)], rel=1e-6)
+            else:
+                of_set.append((offset, scale))
+    whole = pairs.dressed_as_set(0)  # as the set, a photograph is an image of its own, with the noise of either look
+    noisy = PoissonGaussian(0.1).sample(whole, generator=generator(3))
+    assert 6 < len(of_set) < 15 and len(set(of_set)) == 2
+    for offset, scale in of_set:
+        assert offset == pytest.approx(float(whole.mean()), abs=5 * 0.1 / whole.numel() ** 0.5) and scale == pytest.approx(float(robust_level(noisy)), rel=0.05)
     apart = PairSynthesis([photo()], [look()], batch=2, patch=33, match_content=False)(0)
     torch.testing.assert_close(apart["offset"], apart["noisy"].mean((1, 2, 3), keepdim=True))
     torch.testing.assert_close(apart["scale"], robust_level(apart["noisy"]))
@@ -217,14 +225,42 @@ def test_a_look_takes_the_noise_s_share_off_the_contrast(sigma):
     assert found.mean == pytest.approx(float(x.mean()), abs=5 * sigma / 30_000**0.5)
 
 
-def test_matched_photographs_have_the_look_s_intensities_and_sharpness():
+def test_photographs_dressed_as_images_have_the_look_s_intensities_and_sharpness():
     goal = look(mean=0.2, deviation=0.05, blur=1.0)
-    pairs = PairSynthesis([photo(200, 200)], [goal], batch=8, patch=200)
-    clean = pairs(0)["clean"]  # the patch is the whole photograph
-    quantiles = clean[0].flatten().quantile(torch.linspace(0, 1, QUANTILES))
+    clean = PairSynthesis([photo(200, 200), photo(210, 200, seed=3)], [goal, look()]).dressed(0, 0)
+    quantiles = clean.flatten().quantile(torch.linspace(0, 1, QUANTILES))
     torch.testing.assert_close(quantiles, torch.tensor(goal.quantiles), rtol=0, atol=0.002)  # a piece of 1/32 of the ranks, 0.05 deviation
     others = [abs(sharpness(structure(x)) - sharpness(goal.steps)) for x in (photo(200, 200), gaussian_blur(photo(200, 200), sigma=2.0))]
-    assert abs(sharpness(structure(clean[:1])) - sharpness(goal.steps)) < min(others)
+    assert abs(sharpness(structure(clean)) - sharpness(goal.steps)) < min(others)
+
+
+def test_photographs_dressed_as_the_set_have_its_intensities_together_and_stay_as_different_as_they_are():
+    """Three photographs, one dark and one of little contrast, and noisy images much like them in another unit."""
+
+    def three(seed):
+        smooth = [gaussian_blur(torch.randn(1, 1, 200, 200, generator=generator(seed, i)), sigma=6.0) for i in range(3)]  # looks smooth over 2 px
+        plain = [0.5 + 0.2 * (x - x.mean()) / x.std() for x in smooth]
+        return [plain[0], plain[1] - 0.3, 0.5 + 0.3 * (plain[2] - 0.5)]
+
+    law = PoissonGaussian(5.0)
+    looks = [look_of(law.sample(100 * x + 20, generator=generator(11, i)), law=law) for i, x in enumerate(three(30))]
+    pairs = PairSynthesis(three(0), looks)
+    found = [pairs.dressed_as_set(i) for i in range(3)]
+    for x, y in zip(three(0), found, strict=True):
+        expected = 100 * x + 20  # the middle of the intensities is known best
+        assert float(y.mean()) == pytest.approx(float(expected.mean()), abs=3)
+    deviations = [float(y.std()) for y in found]
+    assert deviations[2] < 0.5 * min(deviations[:2]) and float(found[1].mean()) < float(found[0].mean()) - 20
+    as_images = [float(pairs.dressed(i, 0).std()) for i in range(3)]
+    assert min(as_images) > 0.9 * max(as_images)  # the planted contrast: dressed as one image, all have that image's
+
+
+def test_half_of_the_photographs_are_dressed_as_the_set():
+    """Two looks far apart: as the set, content spans both; as an image, one."""
+    looks = [look(mean=0.0, deviation=0.01), look(mean=10.0, deviation=0.01)]
+    pairs = PairSynthesis([photo()], looks, batch=50, patch=33)
+    spans = torch.cat([pairs(step)["clean"].flatten(1).std(1) for step in range(4)]) > 1
+    assert abs(float(spans.float().mean()) - 0.5) < 0.18  # 5 standard errors of 200
 
 
 def test_unmatched_photographs_are_pieces_of_themselves():
