@@ -72,7 +72,9 @@ def interrupt(number, frame):
 
 
 def read_arguments() -> argparse.Namespace:
-    presets = "\n".join(f"  {name:<8}{preset['description']}" for name, preset in plan.presets().items())
+    known = plan.presets()
+    width = max(map(len, known)) + 2
+    presets = "\n".join(f"  {name:<{width}}{preset['description']}" for name, preset in known.items())
     parser = argparse.ArgumentParser(
         prog="./reproduce/run",
         description=textwrap.fill(" ".join(__doc__.split()), 79),
