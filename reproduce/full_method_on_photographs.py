@@ -4,7 +4,7 @@ python reproduce/full_method_on_photographs.py OUT --steps 600                  
 python reproduce/full_method_on_photographs.py OUT --accelerator cuda --precision bf16-mixed --seconds 240 --images 478 --batch 32
 
 Half of the photographs are seen noisy alone, once each, at 15, 25 or 50 gray levels of 255; the other half clean alone. `learned` is told nothing of the
-noise; the supervised `ceiling`, the same network for as many steps, has the true laws and levels, and the clean versions of the noisy half in half of its pairs.
+noise; the supervised `ceiling`, the same network for as many steps, has the true laws and levels, and clean versions of the noisy half in half of its pairs.
 """
 
 import argparse
