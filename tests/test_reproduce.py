@@ -6,8 +6,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 
 import plan
+from mptpn.transformer import RetractableTransformer
 from stub_house import ROOT, make_house, ran, run, write_second_notebook
 
 
@@ -192,6 +194,17 @@ def test_parameters_are_those_that_papermill_sees():
 def test_every_preset_fits_the_notebooks():
     for name in plan.presets():
         assert plan.tasks(name), name
+
+
+@pytest.mark.parametrize("preset", ["quick", "tiny", "paper", "pretrained", "pretrained-cpu"])
+def test_every_variant_of_a_preset_builds_its_network(preset):
+    """On no device, so that the largest takes no time; every variant asks for a training of its own."""
+    names = "widths intervals blocks head_dim unshuffle mlp_ratio bias attention window sparse_groups".split()
+    tasks = [task for task in plan.tasks(preset).values() if "widths" in task.parameters]
+    for task in tasks:
+        with torch.device("meta"):
+            RetractableTransformer(1, **{name: task.parameters[name] for name in names if name in task.parameters})
+    assert len({json.dumps(task.parameters | {"variant": ""}, sort_keys=True) for task in tasks}) == len(tasks) > 0
 
 
 def test_record_lists_results_and_leaves_out_checkpoints(finished):
