@@ -178,7 +178,7 @@ def target(set: str, pair: Pair) -> Tensor:
 def natural(split: str, *, colour: bool = False) -> tuple[Image, ...]:
     """Clean natural photographs, luma or colour, value_range (0, 255): train 478 (BSDS500 train and test 398, DIV2K 0801-0880), val 10 (DIV2K 0881-0890).
 
-    BSDS500 val is the test set CBSD68; 302003 (Set5's woman) and 12003 (Set12's starfish) are not in the registry.
+    BSDS500 val holds the test set CBSD68; 302003 (Set5's woman) and 12003 (Set12's starfish) are not in the registry.
 
     Raises:
         ValueError: another split; and what fetch raises.

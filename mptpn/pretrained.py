@@ -33,7 +33,7 @@ def in_colour(gray: RetractableTransformer, *, channels: int = 3) -> Retractable
     the gray network knows.
 
     Args:
-        gray: a network for one channel. channels: of the new one, which is in train mode.
+        gray: a network for one channel, from load or load_weights. channels: of the new one, which is in train mode.
     Raises:
         ValueError: a network for more channels.
     """

@@ -88,7 +88,8 @@ def _to_know(places: Tensor, errors: Tensor) -> tuple[float, float]:
         return LEVELS
     logs, trust = places.log(), errors**-2
     off = logs - (trust * logs).sum() / trust.sum()
-    real = max(0.0, 1 - (len(off) - 1) / float((trust * off.square()).sum()))
+    chance = len(off) - 1
+    real = 1 - chance / max(chance, float((trust * off.square()).sum()))
     low, high = (2 * math.sqrt(real) * logs.quantile(logs.new_tensor([0.05, 0.95]))).exp().tolist()
     return min(max(low, 0.4), SURELY), max(min(high, 2.5), 1 / SURELY)
 

@@ -1,6 +1,7 @@
 """Stage 2, pair synthesis: clean natural photographs take on the noise, the intensities and the sharpness learned from the noisy medical set."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +21,9 @@ LEVELS = (2 / 3, 3 / 2)  # each pair's level is the learned one times u, log-uni
 WEIGHT_A, SHARE_A = 0.1, 1 / 8  # weight and share of pairs A in a batch (Wu et al. 2020, public code)
 SHARE_OWN = 0.5  # share of the set's own content in pairs B
 SHARE_SET = 0.5  # share of the photographs in pairs B that are dressed all alike
-WHOLE = 512  # px, side of the middle of a photograph that stands for a whole image
+WHOLE = 256  # px, side of the middle of a photograph that stands for a whole image
+MEETS = 4  # looks whose noise a photograph dressed as the set wears: for each its unit is measured
+COMPARABLE = 4.0  # a look's intensities span at most so many times more, or less, than the set's: else its photographs are dressed as images
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class PairSynthesis:
     A photograph is dressed in one of two ways. As an image: it takes on one look's sharpness and intensities, whatever its own were, which fits sets whose
     images resemble each other. As the set: all photographs get one blur and one map of intensities, so that they differ as much as they did before, which fits
     sets as varied as photographs are. Which is better depends on the set (measured: as images by 0.1 dB on fluorescence and OCT, as the set by 0.1 dB on
-    photographs); half of each stays within 0.06 dB of the better one.
+    photographs); half of each stays within 0.06 dB of the better one. A look far dimmer or brighter than the set is for photographs dressed as images alone.
 
     Photographs never have quite the content of the set. Where a first denoiser was trained on them, its results on the noisy images are clean content too, with
     noise drawn anew (iterative data refinement, Zhang et al. 2022); what these lack of the truth the photographs have.
@@ -154,6 +157,8 @@ class PairSynthesis:
             self.width_of_set = closest(replace(looks[0], steps=steps, noise=noise), torch.stack(shapes).mean(0))
             known, wanted = np.concatenate([known[self.width_of_set] for known in self.quantiles]), np.concatenate([look.quantiles for look in looks])
             self.map_of_set = tuple(np.quantile(values, np.linspace(0, 1, QUANTILES)) for values in (known, wanted))
+            shares = [_span(look.quantiles) / max(_span(self.map_of_set[1]), 1e-12) for look in looks]
+            self.of_set = [which for which, share in enumerate(shares) if 1 / COMPARABLE <= share <= COMPARABLE]
 
     def __call__(self, step: int) -> Batch:
         """noisy, clean [batch, 1, patch, patch]; sigma (level at the patch's mean), weight, offset and scale (mean and robust level of the whole image that
@@ -213,7 +218,9 @@ class PairSynthesis:
             clean = _crop(self.photos[photo], self.patch, draw)
             noisy = law.sample(clean, generator=draw)
             return noisy, clean, _level(law, clean), 1.0, float(noisy.mean()), float(robust_level(noisy))
-        if float(torch.rand((), generator=draw)) < SHARE_SET:
+        if float(torch.rand((), generator=draw)) < SHARE_SET and which in self.of_set:
+            which = self.of_set[(MEETS * photo + which % MEETS) % len(self.of_set)]
+            law = self._law(which, draw)
             clean = self._intensities_of_set(_crop(self.blurred[photo][self.width_of_set], self.patch, draw))
             return law.sample(clean, generator=draw), clean, _level(law, clean), 1.0, *self._unit(photo, which)
         clean = self._intensities(_crop(self.blurred[photo][self.widths[photo][which]], self.patch, draw), photo, which)
@@ -223,6 +230,11 @@ class PairSynthesis:
 def _mapped(pixels: Tensor, known: np.ndarray, wanted: np.ndarray) -> Tensor:
     """Intensities from one row of quantiles to another."""
     return torch.from_numpy(np.interp(pixels.numpy(), known, wanted)).to(pixels)
+
+
+def _span(quantiles: Sequence[float]) -> float:
+    """From the 10 % quantile to the 90 % one, of evenly spaced ones."""
+    return float(np.subtract(*np.interp([0.9, 0.1], np.linspace(0, 1, len(quantiles)), quantiles)))
 
 
 def _lopsided(law: Law) -> bool:

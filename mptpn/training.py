@@ -102,7 +102,7 @@ def fit(
     replays = fabric.device.type == "cuda" and fabric.world_size == 1
     first_rate = torch.tensor(lr, device=fabric.device) if replays else lr  # a graph reads the rate from the GPU
     optimizer = torch.optim.Adam(module.parameters(), lr=first_rate, betas=(0.9, 0.99), fused=True, capturable=replays)
-    rates = [rate(k / 1000) for k in range(1001)] if rate else None
+    rates = [rate(k / min(steps, 100_000)) for k in range(min(steps, 100_000))] if rate else None
     identity = _identity(module, batches, (steps, lr, ema, clip, fabric.world_size, title, rates))
     wrapped, optimizer = fabric.setup(module, optimizer)
     average = copy.deepcopy(module) if ema else None
@@ -196,7 +196,8 @@ def code_hash() -> str:
 
 
 def _identity(module: nn.Module, batches: Callable[[int], Batch], settings: tuple) -> str:
-    built = [(path, name, value) for path, part in module.named_modules() for name, value in vars(part).items() if name not in FREE and type(value) in PLAIN]
+    plain = ((path, *item) for path, part in module.named_modules() for item in vars(part).items() if item[0] not in FREE and type(item[1]) in PLAIN)
+    built = [(path, name, float(value) if type(value) is int else value) for path, name, value in plain]
     digest = hashlib.sha256(repr((settings, built, code_hash(), torch.__version__)).encode())
     for name, tensor in [*module.state_dict().items(), *module.named_buffers(), *batches(0).items()]:
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())

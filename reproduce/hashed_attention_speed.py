@@ -99,6 +99,10 @@ def main() -> None:
     wanted, least = given.at_least or ("", "0")
     if wanted and wanted not in backends[1:]:
         parser.error(f"--at-least {wanted}: timed are {', '.join(backends[1:])}")
+    try:
+        least = float(least)
+    except ValueError:
+        parser.error(f"--at-least {wanted} {least}: give a number of times")
     for side in given.sides:
         drawn = torch.randn(given.batch, side * side, sum(widths), generator=generator(side)).to(given.device, getattr(torch, given.dtype))
         match, values, above = (x.contiguous() for x in drawn.split(widths, dim=-1))
@@ -120,9 +124,9 @@ def main() -> None:
                 name = "forward and backward" if backward else "forward"
                 faster = times["gathered", backward] / times[backend, backward]
                 print(f"{given.batch:3d} x {side:4d} px  {name:21s} {backend:9s} {times[backend, backward]:9.2f} ms {faster:5.2f}x {memory}", flush=True)
-                slow += [f"{side} px, {name}: {faster:.2f}x"] if backend == wanted and faster < float(least) else []
+                slow += [f"{side} px, {name}: {faster:.2f}x"] if backend == wanted and not faster >= least else []
     if slow:
-        print(f"{wanted} is less than {least} times faster than gathered: {'; '.join(slow)}", file=sys.stderr)
+        print(f"{wanted} is less than {least:g} times faster than gathered: {'; '.join(slow)}", file=sys.stderr)
     if "triton" in wrong or wanted in wrong or slow:
         sys.exit(1)
 

@@ -50,10 +50,13 @@ def test_a_form_that_is_not_fast_enough_is_the_scripts_failure(spoiled, capsys, 
         return
     with pytest.raises(SystemExit) as stopped:
         spoiled("", "chunked", more=f"--at-least chunked {factor}")
-    assert stopped.value.code == code and "chunked is less than 1e9 times faster than gathered: 8 px, forward" in capsys.readouterr().err
+    assert stopped.value.code == code and "chunked is less than 1e+09 times faster than gathered: 8 px, forward" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("more", "sentence"), [("--chunk-size 0", "chunk-size"), ("--at-least triton 3", "--at-least triton: timed are chunked")])
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [("--chunk-size 0", "chunk-size"), ("--at-least triton 3", "--at-least triton: timed are chunked"), ("--at-least chunked fast", "give a number")],
+)
 def test_a_wrong_request_is_refused(spoiled, capsys, more, sentence):
     with pytest.raises(SystemExit) as stopped:
         spoiled("", "chunked", more=more)
