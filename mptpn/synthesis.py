@@ -150,7 +150,7 @@ class PairSynthesis:
         self.blurred = [[gaussian_blur(photo, sigma=width) for width in BLURS] for photo in photos] if match_content else []
         shapes = [torch.tensor([structure(version) for version in versions]) for versions in self.blurred]
         self.widths = [[closest(look, shape) for look in looks] for shape in shapes]
-        self.quantiles = [[version.flatten().quantile(torch.linspace(0, 1, QUANTILES)).numpy() for version in versions] for versions in self.blurred]
+        self.quantiles = [[_smoothed_quantiles(version) for version in versions] for versions in self.blurred]
         self.units: dict[tuple[int, int], tuple[float, float]] = {}
         if match_content:
             steps, noise = (tuple(torch.tensor([getattr(look, name) for look in looks]).mean(0).tolist()) for name in ("steps", "noise"))
@@ -227,9 +227,17 @@ class PairSynthesis:
         return law.sample(clean, generator=draw), clean, _level(law, clean), 1.0, look.mean, look.robust
 
 
-def _mapped(pixels: Tensor, known: np.ndarray, wanted: np.ndarray) -> Tensor:
-    """Intensities from one row of quantiles to another."""
-    return torch.from_numpy(np.interp(pixels.numpy(), known, wanted)).to(pixels)
+def _smoothed_quantiles(image: Tensor) -> np.ndarray:
+    """Quantiles as those of a look, which noise does not let see sharper: compared with unsmoothed ones they would take the contrast of fine detail away."""
+    return gaussian_blur(image, sigma=SMOOTH).flatten().quantile(torch.linspace(0, 1, QUANTILES)).double().numpy()
+
+
+def _mapped(pixels: Tensor, known: np.ndarray, wanted: Sequence[float]) -> Tensor:
+    """Intensities from one row of quantiles to another, beyond its ends with the slope of the eighth before them: detail is not cut off."""
+    wanted, eighth = np.asarray(wanted), QUANTILES // 8
+    ends = [(known[0], wanted[0], known[eighth], wanted[eighth]), (known[-1], wanted[-1], known[-1 - eighth], wanted[-1 - eighth])]
+    below, above = ((pixels.numpy() - at) * ((inner - value) / (inside - at) if inside != at else 0.0) for at, value, inside, inner in ends)
+    return torch.from_numpy(np.interp(pixels.numpy(), known, wanted) + below.clip(max=0) + above.clip(min=0)).to(pixels)
 
 
 def _span(quantiles: Sequence[float]) -> float:
