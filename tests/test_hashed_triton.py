@@ -129,7 +129,7 @@ def test_the_network_is_the_same_by_kernels():
     from mptpn.super_resolution import HashedAttention
 
     torch.manual_seed(0)
-    part = HashedAttention(16, chunk_size=16, n_hashes=2, seed=0, res_scale=0.1, backend="triton").to(DEVICE)
+    part = HashedAttention(16, chunk_size=16, n_hashes=2, seed=0, number=0, res_scale=0.1, backend="triton").to(DEVICE)
     image = torch.randn(1, 16, 5, 9, generator=generator(0)).to(DEVICE)
     ours, part.backend = part(image), "reference"
     torch.testing.assert_close(ours, part(image), rtol=0, atol=1e-5)
