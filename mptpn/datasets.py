@@ -21,7 +21,7 @@ from mptpn.metrics import fitted
 
 ADDRESS = "https://raw.githubusercontent.com"
 TIMEOUT = 20  # s without an answer
-AWGN = ("bsd68", "set12")
+AWGN, COLOUR_AWGN = ("bsd68", "set12"), ("cbsd68",)  # standard tests of white noise, gray and colour
 SCALED = ("w2s", "m4raw", "fluo")  # beginnings of the names of sets whose files were scaled one by one
 
 
@@ -178,7 +178,7 @@ def target(set: str, pair: Pair) -> Tensor:
 def natural(split: str, *, colour: bool = False) -> tuple[Image, ...]:
     """Clean natural photographs, luma or colour, value_range (0, 255): train 478 (BSDS500 train and test 398, DIV2K 0801-0880), val 10 (DIV2K 0881-0890).
 
-    The registry has no file of BSDS500 val, which is CBSD68, nor 302003 (Set5's woman) and 12003 (Set12's starfish).
+    BSDS500 val holds the test set CBSD68; 302003 (Set5's woman) and 12003 (Set12's starfish) are not in the registry.
 
     Raises:
         ValueError: another split; and what fetch raises.
@@ -189,14 +189,14 @@ def natural(split: str, *, colour: bool = False) -> tuple[Image, ...]:
 
 @cache
 def awgn(set: str) -> tuple[Image, ...]:
-    """Clean gray images of a standard denoising test, value_range (0, 255): bsd68 (68) or set12 (12).
+    """Clean images of a standard denoising test, value_range (0, 255): bsd68 (68) or set12 (12) in gray, cbsd68 (bsd68's scenes) in colour.
 
     Raises:
         ValueError: another set; and what fetch raises.
     """
-    if set not in AWGN:
-        raise ValueError(f"set {set!r} is no clean test set; choose one of {', '.join(AWGN)}.")
-    return tuple(_images(set, split="test", side="clean"))
+    if set not in AWGN + COLOUR_AWGN:
+        raise ValueError(f"set {set!r} is no clean test set; choose one of {', '.join(AWGN + COLOUR_AWGN)}.")
+    return tuple(_images(set, split="test", side="clean", colour=set in COLOUR_AWGN))
 
 
 def _images(set: str, *, split: str, side: str, colour: bool = False) -> list[Image]:

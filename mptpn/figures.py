@@ -36,8 +36,11 @@ def look() -> None:
 
 
 def show(axes: Axes, image, *, title: str = "", low: float = 0.0, high: float = 1.0, cmap: str = "gray"):
-    """Draw one image [1, 1, H, W] or [H, W] without axes, over the stated range; returns the mappable."""
+    """Draw one image [1, C, H, W], [C, H, W] (C = 1 or 3), [H, W] or [H, W, 3] without axes, over the stated range; returns the mappable."""
     array = np.asarray(image.detach() if isinstance(image, torch.Tensor) else image).squeeze()
+    if array.ndim == 3:  # colour is not scaled by Matplotlib
+        array = ((np.moveaxis(array, 0, -1) if array.shape[0] == 3 else array) - low) / (high - low)
+        array = array.clip(0, 1)
     drawn = axes.imshow(array, vmin=low, vmax=high, cmap=cmap, interpolation="nearest")
     axes.set_title(title)
     axes.set_axis_off()

@@ -12,7 +12,7 @@ from mptpn.noise import PoissonGaussian
 from mptpn.noise_bands import UNSURE, Bands, Measurement, bands_of, in_bins, in_the_box, measure
 from mptpn.noise_correlation import BLIND, blind_hole, coarseness, correlation_map, near_by, outside
 from mptpn.noise_law import MISFIT, fit_law
-from mptpn.noise_level import RADIUS, NoiseLevelNetwork, band_factors
+from mptpn.noise_level import BANDS, RADIUS, NoiseLevelNetwork, band_factors, stated_precision
 from mptpn.noise_models import CorrelatedGaussian, Law, Rician, pointwise
 
 WHITE = 0.06  # relative difference up to which the level at the finest scale and that between far pixels are one: correlation of 0.1 makes 0.07
@@ -126,18 +126,25 @@ def conclude(
     return NoiseReport(sigma, interval, bands.mean, kind, law, parameters, *numbers, correlation.float(), hole, findings)
 
 
-def levels_by_place(measured: Measurement, law: Law) -> Tensor:
-    """Level of the noise in each square of 64 px, relative to the law's at its intensities, [squares], float64, where the windows know it to 50 % or better.
+@torch.no_grad()
+def levels_by_place(measured: Measurement, law: Law, *, network: NoiseLevelNetwork | None = None) -> tuple[Tensor, Tensor]:
+    """Level of the noise in each square of 64 px, relative to the law's at its intensities, and its stated relative standard error.
 
     Noise need not be equally strong in all of an image, nor does its law need to be right everywhere: CT is noisier behind more tissue.
+
+    Returns:
+        both [squares], float64, where the windows know the level to 50 % or better.
     """
+    network = network or in_the_box()
     factor = band_factors(torch.tensor(law.correlation, dtype=torch.float64)) if isinstance(law, CorrelatedGaussian) else torch.ones(1, dtype=torch.float64)
     bands = torch.nonzero(factor > 0.1).flatten()
     weight = measured.precision[bands].exp() * measured.counts
     relative = measured.energy[bands] / factor[bands, None] / pointwise(law).variance(measured.mean)
     total = in_bins(weight, measured.place).sum(0)
-    known = total / len(bands) > UNSURE**-2  # the bands share their errors
-    return (in_bins(weight * relative, measured.place).sum(0)[known] / total[known]).sqrt()
+    each = total / len(bands)  # the bands share their errors
+    known = each > UNSURE**-2
+    precision = stated_precision(network, each[known].expand(1, BANDS, -1))[0, bands].double().mean(0)
+    return (in_bins(weight * relative, measured.place).sum(0)[known] / total[known]).sqrt(), precision**-0.5
 
 
 def _by_subject(measured: Sequence[Measurement], network: NoiseLevelNetwork) -> list[Bands]:

@@ -28,6 +28,7 @@ STUDENT = {"channels": 1, "widths": (32, 64), "intervals": ((4,), (2,)), "blocks
 
 
 CONTENT = 1024  # px, side of the part of a noisy image whose first result is content: 1 GB of memory
+SURELY = 0.97  # a level is never known better: two of its stated errors
 FEW = 8  # places, from which the spread of levels is not told
 START = "small"  # the network of the package that stage 3 goes on from: it has seen photographs with noise of every level and no medical image
 
@@ -71,20 +72,26 @@ def noise_of(noisy: list[Tensor], *, subjects: Sequence[Hashable] | None = None,
     measured = measured or [measure(image, number=i, subject=subject) for i, (image, subject) in enumerate(zip(noisy, subjects, strict=True))]
     whole = conclude(measured)
     laws = [_law_in_set(one, whole) for one in measured]
-    places = torch.cat([levels_by_place(one, law) for one, law in zip(measured, laws, strict=True)])
-    return NoiseOfSet(whole, tuple(amplified(image, law=law) for image, law in zip(noisy, laws, strict=True)), _to_know(places))
+    places = zip(*[levels_by_place(one, law) for one, law in zip(measured, laws, strict=True)], strict=True)
+    return NoiseOfSet(whole, tuple(amplified(image, law=law) for image, law in zip(noisy, laws, strict=True)), _to_know(*map(torch.cat, places)))
 
 
-def _to_know(places: Tensor) -> tuple[float, float]:
-    """Squares of the 5 % and the 95 % quantile of the levels by place; LEVELS where too few places are known.
+def _to_know(places: Tensor, errors: Tensor) -> tuple[float, float]:
+    """Squares of the 5 % and the 95 % quantile of the levels by place, less what their stated errors spread them; LEVELS where too few places are known.
 
-    Squares, for where noise is strong fewest places are known, and other images will differ from these as their places differ from each other. Down to 0.9 and
-    up to 1.1 at least (Wu et al. 2020), to 0.4 and 2.5 at most, for beneath weak noise structure passes for a level.
+    Logarithms are shrunk by the share of their spread that the errors do not explain (one less the inverse of the reduced chi-square): drawing levels that do
+    not occur cost 0.1 dB on photographs with noise of one level. Squares, for where noise is strong fewest places are known, and other images will differ from
+    these as their places differ from each other. Down to SURELY and up to its inverse at least, to 0.4 and 2.5 at most, for beneath weak noise structure passes
+    for a level.
     """
     if len(places) < FEW:
         return LEVELS
-    low, high = places.quantile(places.new_tensor([0.05, 0.95])).square().tolist()
-    return min(max(low, 0.4), 0.9), max(min(high, 2.5), 1.1)
+    logs, trust = places.log(), errors**-2
+    off = logs - (trust * logs).sum() / trust.sum()
+    chance = len(off) - 1
+    real = 1 - chance / max(chance, float((trust * off.square()).sum()))
+    low, high = (2 * math.sqrt(real) * logs.quantile(logs.new_tensor([0.05, 0.95]))).exp().tolist()
+    return min(max(low, 0.4), SURELY), max(min(high, 2.5), 1 / SURELY)
 
 
 def law_of(noisy: Tensor, *, whole: NoiseReport) -> Law:

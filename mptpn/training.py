@@ -18,6 +18,8 @@ from tqdm import tqdm
 from mptpn.cuda_graph import Batch, ReplayedStep
 from mptpn.images import write_atomically
 
+PLAIN = (bool, int, float, str, tuple)  # attributes of a module that say how it was built
+FREE = ("training", "backend", "recompute")  # those that do not change what is learned: a training may go on with another kernel, or with less memory
 UNREAD = 10  # steps of a replayed CUDA graph between two looks at the loss: reading it makes the GPU wait
 
 
@@ -100,7 +102,8 @@ def fit(
     replays = fabric.device.type == "cuda" and fabric.world_size == 1
     first_rate = torch.tensor(lr, device=fabric.device) if replays else lr  # a graph reads the rate from the GPU
     optimizer = torch.optim.Adam(module.parameters(), lr=first_rate, betas=(0.9, 0.99), fused=True, capturable=replays)
-    identity = _identity(module, batches, (steps, lr, ema, clip, fabric.world_size, title))
+    rates = [rate(k / min(steps, 100_000)) for k in range(min(steps, 100_000))] if rate else None
+    identity = _identity(module, batches, (steps, lr, ema, clip, fabric.world_size, title, rates))
     wrapped, optimizer = fabric.setup(module, optimizer)
     average = copy.deepcopy(module) if ema else None
     rate = rate or partial(learning_rate, peak=lr)
@@ -193,8 +196,10 @@ def code_hash() -> str:
 
 
 def _identity(module: nn.Module, batches: Callable[[int], Batch], settings: tuple) -> str:
-    digest = hashlib.sha256(repr((settings, code_hash(), torch.__version__)).encode())
-    for name, tensor in [*module.state_dict().items(), *batches(0).items()]:
+    plain = ((path, *item) for path, part in module.named_modules() for item in vars(part).items() if item[0] not in FREE and type(item[1]) in PLAIN)
+    built = [(path, name, float(value) if type(value) is int else value) for path, name, value in plain]
+    digest = hashlib.sha256(repr((settings, built, code_hash(), torch.__version__)).encode())
+    for name, tensor in [*module.state_dict().items(), *module.named_buffers(), *batches(0).items()]:
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from mptpn.images import write_atomically
 
-DENOISERS = {"small": "small", "base": "base", "colour": "colour"}  # of notebook 09, preset `pretrained`; name: stem of its file beside this one
+DENOISERS = {"small": "small", "base": "base", "colour": "colour"}  # of notebook 09, presets `pretrained` and `pretrained-cpu`
 ENLARGERS = {"x2": "super_resolution_x2", "x4": "super_resolution_x4"}  # of notebook 08, preset `small-sr`
 
 

@@ -4,7 +4,7 @@ python reproduce/full_method_on_photographs.py OUT --steps 600                  
 python reproduce/full_method_on_photographs.py OUT --accelerator cuda --precision bf16-mixed --seconds 240 --images 478 --batch 32
 
 Half of the photographs are seen noisy alone, once each, at 15, 25 or 50 gray levels of 255; the other half clean alone. `learned` is told nothing of the
-noise; the supervised `ceiling`, the same network for as many steps, has the true laws, and the clean versions of the noisy half in half of its pairs.
+noise; the supervised `ceiling`, the same network for as many steps, has the true laws and levels, and clean versions of the noisy half in half of its pairs.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main() -> None:
     learned = stages.stage_2(noisy, photos, noise=noise, **drawn)
     looks = [synthesis.look_of(y, law=law) for y, law in zip(noisy, true, strict=True)]
     both = list(zip(noisy, hidden, strict=True))
-    ceiling = synthesis.PairSynthesis(photos, looks, pairs_a=both, share_a=0.5, weight_a=1.0, levels=noise.levels, **drawn)
+    ceiling = synthesis.PairSynthesis(photos, looks, pairs_a=both, share_a=0.5, weight_a=1.0, levels=(1.0, 1.0), **drawn)
     common = {"steps": given.steps, "seconds": given.seconds, "fabric": fabric, "network": stages.STUDENT, "ema": 0.99, "seed": given.seed}
     students = {name: stages.stage_3(pairs, title=name, **common) for name, pairs in {"learned": learned, "ceiling": ceiling}.items()}
     students = {name: student.to(fabric.device) for name, student in students.items()}

@@ -192,7 +192,7 @@ def test_an_image_of_several_files_is_their_mean_over_the_sets_range(server, cap
         (lambda: datasets.pairs("polyu", "train"), "no noisy images to 'train'; it has test noisy"),
         (lambda: datasets.pairs("bsd68", "test"), "no noisy images to 'test'"),
         (lambda: datasets.natural("test"), "'div2k' has no clean images to 'test'"),
-        (lambda: datasets.awgn("w2s"), "'w2s' is no clean test set; choose one of bsd68, set12"),
+        (lambda: datasets.awgn("w2s"), "'w2s' is no clean test set; choose one of bsd68, set12, cbsd68"),
     ],
 )
 def test_an_unknown_name_is_refused(call, message):
@@ -296,6 +296,20 @@ def details(images) -> torch.Tensor:
     small = torch.cat([interpolate(image.pixels, (24, 24), mode="area") for image in images])
     small = (small - avg_pool2d(small, 3, 1, 1, count_include_pad=False)).flatten(1)
     return small / small.norm(dim=1, keepdim=True)
+
+
+@real
+def test_the_colour_test_holds_the_scenes_of_the_gray_one(data):
+    """So that what is kept out of training for the one is for the other; the gray files are luma of these, rounded."""
+    colour, gray = datasets.awgn("cbsd68"), datasets.awgn("bsd68")
+    assert len(colour) == len(gray) == 68 and all(image.pixels.shape[1] == 3 for image in colour)
+    partners = []
+    for image in colour:
+        luma = datasets.luminance(image.pixels[0].mul(255).permute(1, 2, 0).numpy())
+        off = [np.abs(luma - other.pixels[0, 0].mul(255).numpy()).max() if other.pixels.shape[2:] == luma.shape else np.inf for other in gray]
+        partners.append(int(np.argmin(off)))
+        assert min(off) < 2 and sorted(off)[1] > 30  # rounding, and another program that read the JPEG file
+    assert sorted(partners) == list(range(68))
 
 
 @real

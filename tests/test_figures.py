@@ -81,6 +81,15 @@ def test_an_image_is_shown_over_the_stated_range_without_axes(image):
     plt.close(fig)
 
 
+@pytest.mark.parametrize("form", ["[1, 3, H, W]", "[3, H, W]", "[H, W, 3]"])
+def test_colour_is_shown_over_the_stated_range_too(form):
+    image = torch.linspace(-1, 3, 3 * 5 * 4).reshape(1, 3, 5, 4)
+    _, ax = plt.subplots()
+    shown = {"[1, 3, H, W]": image, "[3, H, W]": image[0], "[H, W, 3]": image[0].permute(1, 2, 0)}[form]
+    drawn = np.asarray(figures.show(ax, shown, low=0, high=2).get_array())
+    np.testing.assert_allclose(drawn, (image[0].permute(1, 2, 0) / 2).clamp(0, 1), atol=1e-6)
+
+
 def test_every_method_has_a_colour_of_its_own():
     assert len(set(figures.COLOURS.values())) == len(figures.COLOURS)
 

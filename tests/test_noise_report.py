@@ -143,10 +143,11 @@ def test_levels_by_place_are_relative_to_the_law_where_they_are_known(correlatio
     factor = torch.ones(27, 1) if correlation is None else band_factors(correlation)[:, None]
     energy = factor.double() * law.variance(mean) * torch.tensor([1.5, 0.5, 9.0])[place].square()
     precision = torch.tensor([3.0, 3.0, -3.0], dtype=torch.float64)[place].expand(27, -1)
-    found = noise_report.levels_by_place(
+    found, error = noise_report.levels_by_place(
         noise_bands.Measurement(precision, energy, mean, place), law if correlation is None else CorrelatedGaussian(law, correlation)
     )
     assert found.tolist() == pytest.approx([1.5, 0.5], rel=1e-5)
+    assert (error > (10 * math.exp(3)) ** -0.5).all() and (error < 0.12).all()  # ten windows of log precision 3, and the network's own floor and spread
 
 
 def test_places_are_squares_of_64_px_of_every_tile():

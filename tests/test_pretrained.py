@@ -8,7 +8,7 @@ from mptpn import datasets, profound
 from mptpn.blind_spot import BlindSpotNetwork
 from mptpn.noise import PoissonGaussian, generator
 from mptpn.photographs import white_copies
-from mptpn.pretrained import load, mean_psnrs, psnrs
+from mptpn.pretrained import in_colour, load, mean_psnrs, psnrs
 from mptpn.weights import load_weights, shipped, weights_path
 
 DENOISERS = ("small", "base")
@@ -55,6 +55,21 @@ def test_gain_and_offset_of_the_image_play_no_part():
     network = load("small")
     with torch.no_grad():
         torch.testing.assert_close(profound.denoise(network, 300 * noisy - 1024), 300 * profound.denoise(network, noisy) - 1024, rtol=1e-4, atol=0.05)
+
+
+def test_a_colour_network_starts_by_denoising_the_mean_of_the_channels_as_the_gray_one_does():
+    """With noise of one level in each channel; differences between the channels pass as they are. Odd sizes, so that pixels are padded."""
+    gray = load("small")
+    network = in_colour(gray).eval()
+    noisy = PoissonGaussian(0.25).sample(torch.nn.functional.interpolate(torch.rand(1, 3, 7, 8, generator=generator(6)), size=(51, 70)), generator=generator(7))
+    mean, root = noisy.mean(1, keepdim=True), 3**0.5
+    with torch.no_grad():
+        found, expected = network(noisy), gray(mean * root) / root
+    torch.testing.assert_close(found - found.mean(1, keepdim=True), noisy - mean, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.mean(1, keepdim=True), expected, rtol=0, atol=1e-5)
+    assert network.arguments == gray.arguments | {"channels": 3} and (expected - mean).std() > 0.05
+    with pytest.raises(ValueError, match="for 3 channels cannot start one for colour"):
+        in_colour(network)
 
 
 def test_mean_psnrs_is_the_mean_of_each_level():

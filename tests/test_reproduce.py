@@ -196,7 +196,7 @@ def test_every_preset_fits_the_notebooks():
         assert plan.tasks(name), name
 
 
-@pytest.mark.parametrize("preset", ["quick", "tiny", "paper", "pretrained"])
+@pytest.mark.parametrize("preset", ["quick", "tiny", "paper", "pretrained", "pretrained-cpu"])
 def test_every_variant_of_a_preset_builds_its_network(preset):
     """On no device, so that the largest takes no time; every variant asks for a training of its own."""
     names = "widths intervals blocks head_dim unshuffle mlp_ratio bias attention window sparse_groups".split()

@@ -1,5 +1,7 @@
 """Stages 1 to 3 in a row: each gets what the one before has learned, and a few dozen steps already denoise."""
 
+import math
+
 import pytest
 import torch
 
@@ -166,10 +168,10 @@ def test_pairs_from_photographs_have_the_noise_of_the_set(noise):
 
 
 def test_the_levels_that_stage_3_should_know_are_those_of_the_places():
-    """Noise of one level asks for the least, noise that is twice as strong on one side for a factor of two and its square root to spare."""
+    """Noise of one level asks for hardly any, noise that is twice as strong on one side for a factor of two and its square root to spare."""
     scenes = [scene(256, 256 + 32 * i) for i in range(3)]
     even = stages.noise_of([PoissonGaussian(0.05).sample(x, generator=generator(8, i)) for i, x in enumerate(scenes)])
-    assert 0.85 < even.levels[0] <= 0.9 and 1.1 <= even.levels[1] < 1.15
+    assert 0.93 < even.levels[0] <= 0.97 and 1.03 < even.levels[1] < 1.07
     sides = [torch.where(torch.arange(x.shape[3]) < x.shape[3] // 2, 0.04, 0.08) for x in scenes]
     uneven = stages.noise_of([x + side * torch.randn(x.shape, generator=generator(9, i)) for i, (x, side) in enumerate(zip(scenes, sides, strict=True))])
     known = float(uneven.laws[0].variance(torch.tensor(0.5))) ** 0.5
@@ -178,6 +180,24 @@ def test_the_levels_that_stage_3_should_know_are_those_of_the_places():
     assert faint.levels[1] <= 2.5  # structure passes for levels beneath weak noise
     few = stages.noise_of([PoissonGaussian(0.05).sample(scene(64, 90), generator=generator(8))])
     assert few.levels == synthesis.LEVELS
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.8])
+def test_the_spread_of_levels_is_what_their_errors_do_not_explain(share):
+    """Places whose logarithms spread by 0.2 in all, a share of the variance being errors; no chance: they lie at the quantiles of a normal law."""
+    logs = 0.2 * torch.special.ndtri((torch.arange(2000, dtype=torch.float64) + 0.5) / 2000)
+    errors = torch.full_like(logs, max(0.2 * share**0.5, 1e-6))
+    low, high = stages._to_know(logs.exp(), errors)
+    expected = math.exp(2 * 1.645 * 0.2 * (1 - share) ** 0.5)
+    assert high == pytest.approx(expected, rel=0.005) and low == pytest.approx(1 / expected, rel=0.005)  # 0.1 % of the variance lies beyond the quantiles
+
+
+def test_levels_that_agree_as_well_as_their_errors_allow_are_one_level():
+    """Twelve copies of an image agree exactly."""
+    one = (0.97, pytest.approx(1 / 0.97))
+    assert stages._to_know(torch.ones(12, dtype=torch.float64), torch.full((12,), 0.1, dtype=torch.float64)) == one
+    logs = 0.2 * torch.linspace(-1.5, 1.5, 50, dtype=torch.float64)
+    assert stages._to_know(logs.exp(), torch.full_like(logs, 0.3)) == one != stages._to_know(logs.exp(), torch.full_like(logs, 0.05))
 
 
 def test_stage_3_learns_from_the_pairs_and_is_a_function_of_its_seed(noise):

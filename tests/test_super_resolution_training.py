@@ -88,6 +88,27 @@ def test_a_killed_training_goes_on_to_the_same_weights_and_rates(fabric, tmp_pat
     assert [row["lr"] for row in rows] == [row["lr"] for row in history]
 
 
+@pytest.mark.parametrize("other", [{"decay": "2-5"}, {"chunk_size": 8}, {"n_hashes": 2}, {"res_scale": 0.5}, {"rgb_range": 2.0}, {"rotation_seed": 1}])
+def test_a_checkpoint_of_another_decay_or_network_is_not_gone_on_from(fabric, tmp_path, capsys, other):
+    """None of these changes a weight at the start."""
+    patches = Patches((images((24, 26)),), scale=2, patch_size=8, batch_size=2)
+    settings = {"fabric": fabric, "epochs": 6, "steps_per_epoch": 1, "lr": 0.003, "checkpoint": tmp_path / "c.pt"}
+    train(tiny(), patches, decay="2-4", **settings)
+    torch.manual_seed(0)
+    network = SuperResolutionNetwork(2, **TINY | {name: value for name, value in other.items() if name != "decay"})
+    train(network, patches, decay=other.get("decay", "2-4"), **settings)
+    assert "c.pt belongs to another training" in capsys.readouterr().err
+
+
+def test_a_training_goes_on_with_less_memory_or_another_backend(fabric, tmp_path, capsys):
+    patches = Patches((images((24, 26)),), scale=2, patch_size=8, batch_size=2)
+    settings = {"fabric": fabric, "epochs": 3, "steps_per_epoch": 1, "decay": "", "checkpoint": tmp_path / "c.pt"}
+    train(tiny(), patches, **settings)
+    torch.manual_seed(0)
+    train(SuperResolutionNetwork(2, **TINY, backend="gathered", recompute=True), patches, **settings)
+    assert "going on from step 3" in capsys.readouterr().err
+
+
 def test_a_minute_of_training_is_not_needed_to_pass_bicubic(fabric):
     """150 steps of a network of 7 thousand weights, on a photograph that is not trained on; the preset quick-sr does the same for a minute."""
     network = tiny()
