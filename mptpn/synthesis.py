@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mptpn.images import gaussian_blur, middle, turned_square
+from mptpn.images import gaussian_blur, turned_square
 from mptpn.noise import generator, informative, informative_mean, robust_level
 from mptpn.noise_models import CorrelatedGaussian, Law
 from mptpn.training import Batch
@@ -20,10 +20,6 @@ SMOOTH, QUANTILES = 2.0, 33  # px, width of the blur that leaves intensities wit
 LEVELS = (2 / 3, 3 / 2)  # each pair's level is the learned one times u, log-uniform, for it can vary over an image, as in CT; Wu et al. 2020 take 0.9 to 1.1
 WEIGHT_A, SHARE_A = 0.1, 1 / 8  # weight and share of pairs A in a batch (Wu et al. 2020, public code)
 SHARE_OWN = 0.5  # share of the set's own content in pairs B
-SHARE_SET = 0.5  # share of the photographs in pairs B that are dressed all alike
-WHOLE = 256  # px, side of the middle of a photograph that stands for a whole image
-MEETS = 4  # looks whose noise a photograph dressed as the set wears: for each its unit is measured
-COMPARABLE = 4.0  # a look's intensities span at most so many times more, or less, than the set's: else its photographs are dressed as images
 
 
 @dataclass(frozen=True)
@@ -104,11 +100,6 @@ def closest(look: Look, steps: Tensor) -> int:
 class PairSynthesis:
     """Draws batches of pairs A and B; a function of seed and step alone.
 
-    A photograph is dressed in one of two ways. As an image: it takes on one look's sharpness and intensities, whatever its own were, which fits sets whose
-    images resemble each other. As the set: all photographs get one blur and one map of intensities, so that they differ as much as they did before, which fits
-    sets as varied as photographs are. Which is better depends on the set (measured: as images by 0.1 dB on fluorescence and OCT, as the set by 0.1 dB on
-    photographs); half of each stays within 0.06 dB of the better one. A look far dimmer or brighter than the set is for photographs dressed as images alone.
-
     Photographs never have quite the content of the set. Where a first denoiser was trained on them, its results on the noisy images are clean content too, with
     noise drawn anew (iterative data refinement, Zhang et al. 2022); what these lack of the truth the photographs have.
 
@@ -121,7 +112,7 @@ class PairSynthesis:
         levels: lowest and highest level of pairs B, relative to the look's law.
         share_a, weight_a: share of pairs A in a batch, and their weight in the loss.
         batch, patch: pairs a batch and their side, px.
-        match_content: bring photographs to the looks' intensities and sharpness (False: noise alone, for the ablation).
+        match_content: bring a photograph to the look's intensity range and sharpness (False: noise alone, for the ablation).
         seed: decides every draw.
     """
 
@@ -151,14 +142,6 @@ class PairSynthesis:
         shapes = [torch.tensor([structure(version) for version in versions]) for versions in self.blurred]
         self.widths = [[closest(look, shape) for look in looks] for shape in shapes]
         self.quantiles = [[_smoothed_quantiles(version) for version in versions] for versions in self.blurred]
-        self.units: dict[tuple[int, int], tuple[float, float]] = {}
-        if match_content:
-            steps, noise = (tuple(torch.tensor([getattr(look, name) for look in looks]).mean(0).tolist()) for name in ("steps", "noise"))
-            self.width_of_set = closest(replace(looks[0], steps=steps, noise=noise), torch.stack(shapes).mean(0))
-            known, wanted = np.concatenate([known[self.width_of_set] for known in self.quantiles]), np.concatenate([look.quantiles for look in looks])
-            self.map_of_set = tuple(np.quantile(values, np.linspace(0, 1, QUANTILES)) for values in (known, wanted))
-            shares = [_span(look.quantiles) / max(_span(self.map_of_set[1]), 1e-12) for look in looks]
-            self.of_set = [which for which, share in enumerate(shares) if 1 / COMPARABLE <= share <= COMPARABLE]
 
     def __call__(self, step: int) -> Batch:
         """noisy, clean [batch, 1, patch, patch]; sigma (level at the patch's mean), weight, offset and scale (mean and robust level of the whole image that
@@ -183,23 +166,8 @@ class PairSynthesis:
         """A whole photograph with the sharpness and the intensities of one look, without noise, [1, 1, H, W]; match_content only."""
         return self._intensities(self.blurred[photo][self.widths[photo][which]], photo, which)
 
-    def dressed_as_set(self, photo: int) -> Tensor:
-        """A whole photograph with the blur and the map of intensities that all get, without noise, [1, 1, H, W]; match_content only."""
-        return self._intensities_of_set(self.blurred[photo][self.width_of_set])
-
     def _intensities(self, pixels: Tensor, photo: int, which: int) -> Tensor:
         return _mapped(pixels, self.quantiles[photo][self.widths[photo][which]], self.looks[which].quantiles)
-
-    def _intensities_of_set(self, pixels: Tensor) -> Tensor:
-        return _mapped(pixels, *self.map_of_set)
-
-    def _unit(self, photo: int, which: int) -> tuple[float, float]:
-        """Mean and robust level of a photograph dressed as the set, with one look's noise."""
-        if (photo, which) not in self.units:
-            clean = self._intensities_of_set(middle(self.blurred[photo][self.width_of_set], side=WHOLE))
-            noisy = self.looks[which].law.sample(clean, generator=generator(self.seed, 302, photo, which))
-            self.units[photo, which] = float(noisy.mean()), float(robust_level(noisy))
-        return self.units[photo, which]
 
     def _pair_own(self, draw: torch.Generator) -> tuple[Tensor, Tensor, float, float, float, float]:
         which = int(torch.randint(len(self.own), (), generator=draw))
@@ -218,11 +186,6 @@ class PairSynthesis:
             clean = _crop(self.photos[photo], self.patch, draw)
             noisy = law.sample(clean, generator=draw)
             return noisy, clean, _level(law, clean), 1.0, float(noisy.mean()), float(robust_level(noisy))
-        if float(torch.rand((), generator=draw)) < SHARE_SET and which in self.of_set:
-            which = self.of_set[(MEETS * photo + which % MEETS) % len(self.of_set)]
-            law = self._law(which, draw)
-            clean = self._intensities_of_set(_crop(self.blurred[photo][self.width_of_set], self.patch, draw))
-            return law.sample(clean, generator=draw), clean, _level(law, clean), 1.0, *self._unit(photo, which)
         clean = self._intensities(_crop(self.blurred[photo][self.widths[photo][which]], self.patch, draw), photo, which)
         return law.sample(clean, generator=draw), clean, _level(law, clean), 1.0, look.mean, look.robust
 
@@ -238,11 +201,6 @@ def _mapped(pixels: Tensor, known: np.ndarray, wanted: Sequence[float]) -> Tenso
     ends = [(known[0], wanted[0], known[eighth], wanted[eighth]), (known[-1], wanted[-1], known[-1 - eighth], wanted[-1 - eighth])]
     below, above = ((pixels.numpy() - at) * ((inner - value) / (inside - at) if inside != at else 0.0) for at, value, inside, inner in ends)
     return torch.from_numpy(np.interp(pixels.numpy(), known, wanted) + below.clip(max=0) + above.clip(min=0)).to(pixels)
-
-
-def _span(quantiles: Sequence[float]) -> float:
-    """From the 10 % quantile to the 90 % one, of evenly spaced ones."""
-    return float(np.subtract(*np.interp([0.9, 0.1], np.linspace(0, 1, len(quantiles)), quantiles)))
 
 
 def _lopsided(law: Law) -> bool:

@@ -206,18 +206,10 @@ def test_pairs_of_a_correlated_law_carry_its_correlation_and_pairs_a_keep_their_
 
 def test_each_pair_says_in_which_unit_the_whole_image_is_seen():
     pairs = PairSynthesis([photo()], [look(mean=0.4, robust=0.12), look(mean=0.7, robust=0.3)], pairs_a=[pair_a(), pair_a()], batch=8, patch=33)
-    known, of_set = {0.4: 0.12, 0.7: 0.3}, []
-    for batch in map(pairs, range(3)):
-        for offset, scale in zip(*(batch[name].flatten().tolist() for name in ("offset", "scale")), strict=True):
-            if round(offset, 4) in known:
-                assert scale == pytest.approx(known[round(offset, 4)], rel=1e-6)
-            else:
-                of_set.append((offset, scale))
-    whole = pairs.dressed_as_set(0)  # as the set, a photograph is an image of its own, with the noise of either look
-    noisy = PoissonGaussian(0.1).sample(whole, generator=generator(3))
-    assert 6 < len(of_set) < 15 and len(set(of_set)) == 2
-    for offset, scale in of_set:
-        assert offset == pytest.approx(float(whole.mean()), abs=5 * 0.1 / whole.numel() ** 0.5) and scale == pytest.approx(float(robust_level(noisy)), rel=0.05)
+    batch = pairs(0)
+    known = {0.4: 0.12, 0.7: 0.3}
+    for offset, scale in zip(*(batch[name].flatten().tolist() for name in ("offset", "scale")), strict=True):
+        assert scale == pytest.approx(known[round(offset, 4)], rel=1e-6)
     apart = PairSynthesis([photo()], [look()], batch=2, patch=33, match_content=False)(0)
     torch.testing.assert_close(apart["offset"], apart["noisy"].mean((1, 2, 3), keepdim=True))
     torch.testing.assert_close(apart["scale"], robust_level(apart["noisy"]))
@@ -232,7 +224,7 @@ def test_a_look_takes_the_noise_s_share_off_the_contrast(sigma):
     assert found.mean == pytest.approx(float(x.mean()), abs=5 * sigma / 30_000**0.5)
 
 
-def test_photographs_dressed_as_images_have_the_look_s_intensities_and_sharpness():
+def test_matched_photographs_have_the_look_s_intensities_and_sharpness():
     goal = look(mean=0.2, deviation=0.05, blur=1.0)
     clean = PairSynthesis([photo(200, 200), photo(210, 200, seed=3)], [goal, look()]).dressed(0, 0)
     torch.testing.assert_close(smoothed_quantiles(clean), torch.tensor(goal.quantiles), rtol=0, atol=0.01)  # fifth of the deviation: the map is bent a little
@@ -243,13 +235,12 @@ def test_photographs_dressed_as_images_have_the_look_s_intensities_and_sharpness
 
 @pytest.mark.parametrize("sigma", [0.02, 0.2])
 def test_fine_detail_keeps_its_contrast(sigma):
-    """Photographs like the noisy images, dressed as image or as set: theirs is the contrast of the truth, half of which is finer than noise lets see."""
+    """Photographs like the noisy images: theirs is the contrast of the truth, half of which is finer than noise lets see."""
     truth = photo(200, 190)
     goal = look_of(PoissonGaussian(sigma).sample(truth, generator=generator(12)), law=PoissonGaussian(sigma))
     pairs = PairSynthesis([photo(200, 200, seed=7)], [goal])
     assert gaussian_blur(truth, sigma=SMOOTH).std() < 0.5 * truth.std()
-    for clean in (pairs.dressed(0, 0), pairs.dressed_as_set(0)):
-        assert float(clean.std()) == pytest.approx(float(truth.std()), rel=0.1)
+    assert float(pairs.dressed(0, 0).std()) == pytest.approx(float(truth.std()), rel=0.1)
     step = structure(pairs.dressed(0, 0))[0] / structure(truth)[0]
     assert step == pytest.approx(1, rel=0.25)  # squared, and the blur is one of a few
 
@@ -259,53 +250,6 @@ def test_intensities_beyond_the_known_ones_go_on_straight():
     found = _mapped(torch.tensor([-0.5, 0.0, 0.25, 1.0, 1.5]), known, wanted)
     torch.testing.assert_close(found, torch.tensor([0.0, 10.0, 15.0, 30.0, 40.0]))
     assert _mapped(torch.tensor([-1.0, 2.0]), np.zeros(QUANTILES), wanted).tolist() == [10.0, 30.0]  # a constant photograph: no slope is known
-
-
-def test_photographs_dressed_as_the_set_have_its_intensities_together_and_stay_as_different_as_they_are():
-    """Three photographs, one dark and one of little contrast, and noisy images much like them in another unit."""
-
-    def three(seed):
-        smooth = [gaussian_blur(torch.randn(1, 1, 200, 200, generator=generator(seed, i)), sigma=6.0) for i in range(3)]  # looks smooth over 2 px
-        plain = [0.5 + 0.2 * (x - x.mean()) / x.std() for x in smooth]
-        return [plain[0], plain[1] - 0.3, 0.5 + 0.3 * (plain[2] - 0.5)]
-
-    law = PoissonGaussian(5.0)
-    looks = [look_of(law.sample(100 * x + 20, generator=generator(11, i)), law=law) for i, x in enumerate(three(30))]
-    pairs = PairSynthesis(three(0), looks)
-    found = [pairs.dressed_as_set(i) for i in range(3)]
-    for x, y in zip(three(0), found, strict=True):
-        expected = 100 * x + 20  # the middle of the intensities is known best
-        assert float(y.mean()) == pytest.approx(float(expected.mean()), abs=3)
-    deviations = [float(y.std()) for y in found]
-    assert deviations[2] < 0.5 * min(deviations[:2]) and float(found[1].mean()) < float(found[0].mean()) - 20
-    as_images = [float(pairs.dressed(i, 0).std()) for i in range(3)]
-    assert min(as_images) > 0.9 * max(as_images)  # the planted contrast: dressed as one image, all have that image's
-
-
-def test_no_photograph_wears_the_noise_of_a_look_far_dimmer_than_the_set_on_the_set_s_intensities():
-    """One bright look, two of a fiftieth of its light: with the noise of these on its intensities nothing would be left to learn."""
-    looks = [look(deviation=0.2, sigma=0.05, blur=3.0), *[look(mean=0.01, deviation=0.004, sigma=0.001) for _ in range(2)]]
-    pairs = PairSynthesis([photo(), photo(seed=5)], looks, batch=64, patch=33, levels=(1.0, 1.0))
-    batch = pairs(0)
-    noisier = batch["clean"].flatten(1).std(1) / batch["sigma"].flatten()
-    assert set(batch["sigma"].flatten().mul(1000).round().tolist()) == {1.0, 50.0} and float(noisier.max()) < 12
-    assert pairs.of_set == [0]
-
-
-def test_a_photograph_dressed_as_the_set_meets_a_few_looks_and_all_are_met():
-    """Each meeting costs a measurement of the whole photograph."""
-    pairs = PairSynthesis([photo(seed=i) for i in range(3)], [look(sigma=0.05 + 0.01 * i) for i in range(12)], batch=100, patch=33)
-    for step in range(4):
-        pairs(step)
-    assert len(pairs.units) == 12 and {which for _, which in pairs.units} == set(range(12))
-
-
-def test_half_of_the_photographs_are_dressed_as_the_set():
-    """Two looks not quite alike: as the set, content spans both; as an image, one."""
-    looks = [look(mean=mean, deviation=0.5, blur=3.0) for mean in (0.0, 2.0)]
-    pairs = PairSynthesis([photo()], looks, batch=50, patch=33)
-    spans = torch.cat([pairs(step)["clean"].flatten(1).std(1) for step in range(4)]) > 0.8
-    assert abs(float(spans.float().mean()) - 0.5) < 0.18  # 5 standard errors of 200
 
 
 def test_unmatched_photographs_are_pieces_of_themselves():
