@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -138,10 +139,8 @@ class PairSynthesis:
         self.photos, self.looks, self.pairs_a, self.levels, self.seed = photos, looks, list(pairs_a), levels, seed
         self.own = list(own)
         self.batch, self.patch, self.match_content, self.share_a, self.weight_a = batch, patch, match_content, share_a, weight_a
-        self.blurred = [[gaussian_blur(photo, sigma=width) for width in BLURS] for photo in photos] if match_content else []
-        shapes = [torch.tensor([structure(version) for version in versions]) for versions in self.blurred]
-        self.widths = [[closest(look, shape) for look in looks] for shape in shapes]
-        self.quantiles = [[_smoothed_quantiles(version) for version in versions] for versions in self.blurred]
+        self.widths = [[closest(look, _measured(photo)[0]) for look in looks] for photo in photos] if match_content else []
+        self._blurred: dict[tuple[int, int], Tensor] = {}
 
     def __call__(self, step: int) -> Batch:
         """noisy, clean [batch, 1, patch, patch]; sigma (level at the patch's mean), weight, offset and scale (mean and robust level of the whole image that
@@ -164,10 +163,16 @@ class PairSynthesis:
 
     def dressed(self, photo: int, which: int) -> Tensor:
         """A whole photograph with the sharpness and the intensities of one look, without noise, [1, 1, H, W]; match_content only."""
-        return self._intensities(self.blurred[photo][self.widths[photo][which]], photo, which)
+        return self._intensities(self._sharpened(photo, which), photo, which)
+
+    def _sharpened(self, photo: int, which: int) -> Tensor:
+        key = photo, self.widths[photo][which]
+        if key not in self._blurred:
+            self._blurred[key] = gaussian_blur(self.photos[photo], sigma=BLURS[key[1]])
+        return self._blurred[key]
 
     def _intensities(self, pixels: Tensor, photo: int, which: int) -> Tensor:
-        return _mapped(pixels, self.quantiles[photo][self.widths[photo][which]], self.looks[which].quantiles)
+        return _mapped(pixels, _measured(self.photos[photo])[1][self.widths[photo][which]], self.looks[which].quantiles)
 
     def _pair_own(self, draw: torch.Generator) -> tuple[Tensor, Tensor, float, float, float, float]:
         which = int(torch.randint(len(self.own), (), generator=draw))
@@ -186,8 +191,15 @@ class PairSynthesis:
             clean = _crop(self.photos[photo], self.patch, draw)
             noisy = law.sample(clean, generator=draw)
             return noisy, clean, _level(law, clean), 1.0, float(noisy.mean()), float(robust_level(noisy))
-        clean = self._intensities(_crop(self.blurred[photo][self.widths[photo][which]], self.patch, draw), photo, which)
+        clean = self._intensities(_crop(self._sharpened(photo, which), self.patch, draw), photo, which)
         return law.sample(clean, generator=draw), clean, _level(law, clean), 1.0, look.mean, look.robust
+
+
+@lru_cache(maxsize=1024)  # a tensor is the key itself: several trainings draw from the same photographs
+def _measured(photo: Tensor) -> tuple[Tensor, list[np.ndarray]]:
+    """Structure function and quantiles of a photograph blurred by each of BLURS."""
+    versions = [gaussian_blur(photo, sigma=width) for width in BLURS]
+    return torch.tensor([structure(version) for version in versions]), [_smoothed_quantiles(version) for version in versions]
 
 
 def _smoothed_quantiles(image: Tensor) -> np.ndarray:
