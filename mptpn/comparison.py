@@ -14,15 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mptpn import datasets, metrics, noise_report, peers, profound, stages
+from mptpn import datasets, metrics, noise_report, peers, profound, stages, whitened
 from mptpn.images import write_atomically
 from mptpn.noise_models import CorrelatedGaussian, Law
 
-METHODS = ("noisy", "Gaussian, oracle", "TV, oracle", "NLM", "BM3D, told", "BM3D, estimated", "small", "base", "Noise2Void")
+OURS = ("small", "base")  # as they are, given nothing; with what follows, by the noise that the image shows
+BY_NOISE = ", estimated"
+METHODS = ("noisy", "Gaussian, oracle", "TV, oracle", "NLM", "BM3D, told", "BM3D, estimated", *OURS, *(name + BY_NOISE for name in OURS), "Noise2Void")
 CLASSICAL = ("NLM", "BM3D, estimated")  # without training and without the truth
 ORACLES = ("Gaussian, oracle", "TV, oracle")
-ESTIMATED = CLASSICAL  # they are given the estimated noise, whose time is theirs too
-OURS = ("MPLBACKEND", "PYTHONPATH")  # variables of this environment that break another: a Jupyter kernel sets the first, which Matplotlib refuses elsewhere
+ESTIMATED = (*CLASSICAL, *(name + BY_NOISE for name in OURS))  # they are given the estimated noise, whose time is theirs too
+BREAKING = ("MPLBACKEND", "PYTHONPATH")  # variables of this environment that break another: a Jupyter kernel sets the first, which Matplotlib refuses elsewhere
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def denoise(method: str, scene: Scene, *, networks: dict[str, nn.Module], outsid
     """Denoised image [1, 1, H, W] and the processor's seconds that it took, those of the noise estimate included where the method is given it.
 
     NLM and "BM3D, estimated" are given the estimated noise (BM3D its power spectrum where it is correlated), "BM3D, told" the law that drew it; Gaussian and TV
-    take the weight that is best against the truth; the networks are given nothing.
+    take the weight that is best against the truth; the networks are given nothing, or as "small, estimated" the estimated noise (whitened.denoise).
 
     Args:
         networks: "small" and "base".
@@ -95,8 +97,10 @@ def denoise(method: str, scene: Scene, *, networks: dict[str, nn.Module], outsid
             found = peers.denoise("BM3D, spectrum" if isinstance(scene.found, CorrelatedGaussian) else "BM3D", scene.noisy, law=scene.found)
         case "NLM":
             found = peers.denoise("NLM", scene.noisy, law=scene.found)
-        case _:
+        case _ if method in networks:
             found = profound.denoise(networks[method], scene.noisy)
+        case _:
+            found = whitened.denoise(networks[method.removesuffix(BY_NOISE)], scene.noisy, law=scene.found)
     return found, time.process_time() - start + (scene.seconds if method in ESTIMATED else 0.0)
 
 
@@ -144,7 +148,7 @@ def _ran(noisy: Tensor, command: Sequence[str]) -> tuple[Tensor, float]:
     with tempfile.TemporaryDirectory() as folder:
         source, target = (Path(folder) / name for name in ("in.npy", "out.npy"))
         np.save(source, noisy[0, 0].numpy())
-        theirs = {name: value for name, value in os.environ.items() if name not in OURS} | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+        theirs = {name: value for name, value in os.environ.items() if name not in BREAKING} | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
         start = os.times()
         try:
             ran = subprocess.run([*command, str(source), str(target)], cwd=folder, env=theirs, capture_output=True, text=True)
