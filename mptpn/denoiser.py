@@ -12,7 +12,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from torch.nn import functional as F
 
-from mptpn import preliminary, profound, stages, tiling
+from mptpn import preliminary, profound, stages, tiling, whitened
 from mptpn.blind_spot import BlindSpotNetwork
 from mptpn.door import STEPS, in_unit
 from mptpn.noise import generator, robust_level
@@ -29,6 +29,7 @@ PROBES, STEP, WINDOW = 2, 0.05, 9  # fields that probe a transformer's Jacobian,
 LEAST = 0.01  # of the noise's variance: a smaller error is chance in the probes
 HALO = 128  # px, around tiles of the transformer: in gray levels of 255 `small` then differs from the whole image by 0.20 at most where the noise's sigma
 # is 12, `base` by 0.06 (sigma 17); with 256 px it is 0.0005, and a tile takes 0.8 GB
+# The fields that whiten correlated noise are drawn for each tile: where two tiles meet, results on CT noise of a smooth kernel differ by 0.12 of its sigma.
 ARRAYS = 12  # bytes per pixel that a call will hold beside its tiles: denoised, uncertainty, masks
 SLACK = 64 * 2**20  # bytes that the allocator may not give back between tiles: without it 4096 x 4096 px peaked 35 MiB above a budget of 1 GiB
 
@@ -52,7 +53,9 @@ class Denoiser:
     Attributes:
         noise: report in the images' own unit.
         unit: what 1 stands for inside, in the own unit.
-        law: of the noise, inside. offset, level: mean and robust level of the series, [1, 1, 1, 1]; table: the law as numbers over its range, [1, 67].
+        law: of the noise, inside. offset, level: mean and robust level of the series as the network sees it, [1, 1, 1, 1]; table: the law as numbers over its
+            range, [1, 67].
+        stabilised: the transform of intensities before a network for white noise, whose noise is then filled up to white (see whitened); None: no such network.
     """
 
     network: BlindSpotNetwork | RetractableTransformer
@@ -62,6 +65,7 @@ class Denoiser:
     offset: Tensor
     level: Tensor
     table: Tensor
+    stabilised: whitened.Stabilised | None = None
 
     @classmethod
     def learn(
@@ -106,9 +110,11 @@ class Denoiser:
         channels = network.stem.in_channels / network.unshuffle**2 if hasattr(network, "stem") else network.head[0].in_channels
         if channels != 1:
             raise ValueError(f"{model}: a network for {channels:g} channels; give one for gray images, it serves each channel of colour.")
+        network.for_white_noise = str(model) in shipped()
         found = cls.around(network, images, valid=valid)
-        if str(model) in shipped() and found.noise.hole != (0, 0):
-            warnings.warn(f"{model} was trained for white noise, and this noise is correlated: learn from these images instead (mptpn train)", stacklevel=3)
+        if network.for_white_noise and found.noise.hole != (0, 0):
+            advice = "noise is added that makes it white, and a network that learns it does better (mptpn train)"
+            warnings.warn(f"{model} is for white noise, and this noise is correlated: {advice}", stacklevel=3)
         return found
 
     @classmethod
@@ -176,9 +182,13 @@ class Denoiser:
     @torch.no_grad()
     def mean(self, noisy: Tensor) -> Tensor:
         """Posterior mean of [B, 1, H, W], with the offset, level and law of the series."""
-        if not isinstance(self.network, BlindSpotNetwork):
+        if isinstance(self.network, BlindSpotNetwork):
+            return self._blind(noisy)[0]
+        if self.stabilised is None:
             return profound.denoise(self.network, noisy, offset=self.offset, scale=self.level)
-        return self._blind(noisy)[0]
+        stable, fields = self.stabilised(noisy), whitened.filling(self.law, tuple(noisy.shape[2:])).to(noisy)
+        found = [profound.denoise(self.network, stable + field, offset=self.offset, scale=self.level) for field in fields]
+        return self.stabilised.inverse(torch.stack(found).mean(0))
 
     def _blind(self, noisy: Tensor) -> tuple[Tensor, Tensor]:
         offset, table = self.offset.expand(len(noisy), -1, -1, -1), self.table.expand(len(noisy), -1)
@@ -243,10 +253,15 @@ class _Looked:
             warnings.warn(f"this noise correlates farther than the network's blind spot covers (half sizes {self.inside.hole}, it has {hole})", stacklevel=4)
         known = [those(x, c) for x, c in zip(self.pixels, self.counts, strict=True)]
         ends = torch.tensor([min(x.min() for x in known), max(x.max() for x in known)])
+        law, stabilised = self.inside.law, None
+        seen = [filled(x[cut], c[cut]) for x, c in zip(self.pixels, self.counts, strict=True) for cut in pieces(c)]
+        if getattr(network, "for_white_noise", False):
+            stabilised = whitened.Stabilised.of(law, low=float(ends[0]), high=float(ends[1]))
+            known = [stabilised(torch.from_numpy(x)).numpy() for x in known]
+            seen = [stabilised(x) + whitened.filling(law, tuple(x.shape[2:]), pairs=1)[:1] for x in seen]
         offset = torch.tensor([x.mean(dtype=np.float64) for x in known], dtype=torch.float32).mean().view(1, 1, 1, 1)
-        level = torch.cat([robust_level(filled(x[cut], c[cut])) for x, c in zip(self.pixels, self.counts, strict=True) for cut in pieces(c)])
-        level, law = level.median().view(1, 1, 1, 1), self.inside.law
-        return Denoiser(network, in_unit(self.inside, self.unit), self.unit, law, offset, level, preliminary.tabulated(law, ends))
+        level = torch.cat([robust_level(x) for x in seen]).median().view(1, 1, 1, 1)
+        return Denoiser(network, in_unit(self.inside, self.unit), self.unit, law, offset, level, preliminary.tabulated(law, ends), stabilised)
 
 
 def _look(images: Sequence[np.ndarray], valid: Sequence[np.ndarray | None] | None) -> _Looked:

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import mptpn
-from mptpn import denoiser, stages, training
+from mptpn import denoiser, profound, stages, training
 from mptpn.blind_spot import BlindSpotNetwork
 from mptpn.denoised import Denoised, Denoiser, denoise
 from mptpn.door import estimate_noise
-from mptpn.noise import PoissonGaussian, generator
+from mptpn.noise import PoissonGaussian, generator, robust_level
 from mptpn.noise_models import CorrelatedGaussian
 from mptpn.transformer import RetractableTransformer
 from mptpn.validity import filled, marked, padding
@@ -284,5 +284,20 @@ def test_a_network_of_the_package_needs_no_training_and_says_where_it_does_not_b
     clean = torch.from_numpy(scene(120, 150)).float()[None, None]
     pair = ((0.0, 0.0, 0.0), (0.5, 1.0, 0.5), (0.0, 0.0, 0.0))
     y = CorrelatedGaussian(PoissonGaussian(SIGMA), pair).sample(clean, generator=generator(4))[0, 0].numpy()
-    with pytest.warns(UserWarning, match="small was trained for white noise, and this noise is correlated"):
-        Denoiser.load("small", [y])
+    with pytest.warns(UserWarning, match="small is for white noise, and this noise is correlated"):
+        series = Denoiser.load("small", [y])
+    clean, plain = clean[0, 0].numpy(), profound.denoise(series.network, torch.from_numpy(y).float()[None, None])[0, 0].detach().numpy()
+    found, unsure = series(y)
+    assert rms(found - clean) < 0.75 * rms(plain - clean) and rms(plain - clean) < SIGMA
+    assert 0.4 < rms(unsure) / rms(found - clean) < 1.6
+
+
+def test_a_network_of_the_package_takes_noise_that_grows_with_intensity():
+    law = PoissonGaussian(3.0, gain=SIGMA**2 / 60, black=50.0)
+    y = law.sample(torch.from_numpy(scene(120, 150)).float()[None, None], generator=generator(5))[0, 0].numpy()
+    series = Denoiser.load("small", [y])
+    stable = series.stabilised(torch.from_numpy(y / series.unit).float()[None, None])
+    assert float(robust_level(stable)) == pytest.approx(1, rel=0.2)
+    result, _ = series(y)
+    assert rms(result - scene(120, 150)) < 0.35 * rms(y - scene(120, 150))
+    assert Denoiser.around(series.network, [y]).stabilised is not None  # as the channels of colour are prepared
