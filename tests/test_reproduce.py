@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import plan
+import record
 from mptpn.transformer import RetractableTransformer
 from stub_house import ROOT, make_house, ran, run, write_second_notebook
 
@@ -205,6 +206,17 @@ def test_every_variant_of_a_preset_builds_its_network(preset):
         with torch.device("meta"):
             RetractableTransformer(1, **{name: task.parameters[name] for name in names if name in task.parameters})
     assert len({json.dumps(task.parameters | {"variant": ""}, sort_keys=True) for task in tasks}) == len(tasks) > 0
+
+
+def test_page_of_a_finished_notebook_keeps_the_last_state_of_a_progress_bar(tmp_path):
+    page, output = tmp_path / "page.ipynb", nbformat.v4.new_output
+    bars = [output("stream", name="stderr", text=f"\rstage 1: {share} %") for share in (0, 50, 100)]
+    told = [output("stream", name="stdout", text="before\n"), *bars, output("stream", name="stderr", text="\nended\n"), output("display_data", data={})]
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("fit()", outputs=told)]), page)
+    record.tidy(page)
+    kept = nbformat.read(page, as_version=4).cells[0].outputs
+    assert [one.get("text") for one in kept] == ["before\n", "stage 1: 100 %\nended\n", None]
+    assert list(tmp_path.iterdir()) == [page]
 
 
 def test_record_lists_results_and_leaves_out_checkpoints(finished):
