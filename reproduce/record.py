@@ -21,7 +21,6 @@ def record(task: str, notebook: str, variant: str, started: str, code: str, give
         if entry["notebook"] == notebook and entry["parameters"].get("variant", "") == variant:
             results += [about.with_suffix(end) for end in (".png", ".csv", ".json")]
     files = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(results) if path.stat().st_mtime >= float(started)}
-    tidy(Path(f"notebooks/{task}.ipynb"))
     temporary = Path(f"done/{task}.tmp")
     temporary.write_text(json.dumps({"code": code, "given": json.loads(given), "files": files}, indent=1) + "\n")
     os.replace(temporary, f"done/{task}.json")
@@ -36,4 +35,5 @@ def tidy(path: Path) -> None:
 
 
 if __name__ == "__main__":
+    tidy(Path(f"notebooks/{sys.argv[1]}.ipynb"))
     record(*sys.argv[1:])

@@ -38,7 +38,8 @@ ALLOWED = {  # module: the modules of mptpn that it may import
     "figures": {"images", "metrics"},
     "quality": {"metrics", "noise", "noise_models"},
     "peers": {"noise_models"},
-    "comparison": {"datasets", "images", "metrics", "noise_models", "noise_report", "peers", "profound", "stages"},
+    "comparison": {"datasets", "images", "metrics", "noise_models", "noise_report", "peers", "profound", "stages", "whitened"},
+    "whitened": {"noise", "noise_models", "profound"},
     "safety": {"noise"},
     "refinement": {"images", "noise", "noise_level", "noise_models"},
     "posterior": set(),
@@ -72,7 +73,7 @@ ALLOWED = {  # module: the modules of mptpn that it may import
     "validity": {"noise", "noise_level", "noise_models", "tiling"},
     "denoiser": {
         *("stages", "preliminary", "profound", "noise_report", "door", "tiling", "training", "weights", "validity", "noise", "noise_models"),
-        *("blind_spot", "transformer", "noise_bands", "noise_level"),
+        *("blind_spot", "transformer", "noise_bands", "noise_level", "whitened"),
     },
     "denoised": {"denoiser", "trust", "quality", "metrics", "validity", "noise", "noise_models", "noise_report"},
     "door": {
