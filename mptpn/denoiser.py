@@ -113,7 +113,7 @@ class Denoiser:
         network.for_white_noise = str(model) in shipped()
         found = cls.around(network, images, valid=valid)
         if network.for_white_noise and found.noise.hole != (0, 0):
-            advice = "noise is added that makes it white, and a network that learns it does better (mptpn train)"
+            advice = "noise is added that makes it white, and a network that learns it may do better (mptpn train)"
             warnings.warn(f"{model} is for white noise, and this noise is correlated: {advice}", stacklevel=3)
         return found
 
