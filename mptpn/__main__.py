@@ -75,9 +75,9 @@ def _bytes(text: str) -> int:
 
 
 def _noise(options: argparse.Namespace) -> int:
-    from mptpn.door import estimate_noise
-    from mptpn.files import open_scans
-    from mptpn.series import described, samples, sentence, whole_slices
+    from mptpn.api import estimate_noise
+    from mptpn.batch import described, samples, sentence, whole_slices
+    from mptpn.io.files import open_scans
 
     scans, failures = open_scans(options.images)
     reports = []
@@ -102,7 +102,7 @@ def _noise(options: argparse.Namespace) -> int:
 
 
 def _denoise(options: argparse.Namespace) -> int:
-    from mptpn.series import Settings, denoise_files
+    from mptpn.batch import Settings, denoise_files
 
     settings = Settings(
         out=options.out,
@@ -127,11 +127,12 @@ def _said(command: str, failures: dict[str, str]) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from mptpn import door, training
+    from mptpn import api
+    from mptpn.training import loop
 
-    photos = door.read_folder(options.photos)[0] if options.photos else ()
-    about = door.train(
-        options.folder, out=options.out, minutes=options.minutes, fabric=training.launch(accelerator=options.accelerator), photos=photos, seed=options.seed
+    photos = api.read_folder(options.photos)[0] if options.photos else ()
+    about = api.train(
+        options.folder, out=options.out, minutes=options.minutes, fabric=loop.launch(accelerator=options.accelerator), photos=photos, seed=options.seed
     )
     steps = " and ".join(map(str, about["steps"]))
     print(f"{options.out}: trained on {len(about['images'])} images, {steps} steps, {about['seconds']:.0f} s; report in {options.out.with_suffix('.json')}")

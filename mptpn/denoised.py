@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mptpn.denoiser import Denoiser, Solved, check_strength
+from mptpn.inference.masks import as_array
+from mptpn.inference.predictor import Denoiser, Solved, check_strength
+from mptpn.inference.quality_control import Trust, judge
+from mptpn.inference.sure import NORMAL_95, estimated_psnr
 from mptpn.metrics import psnr_of
-from mptpn.noise import generator
-from mptpn.noise_models import Rician, Speckle, pointwise
-from mptpn.noise_report import NoiseReport
-from mptpn.quality import NORMAL_95, estimated_psnr
-from mptpn.trust import Trust, judge
-from mptpn.validity import as_array
+from mptpn.noise.estimate import NoiseReport
+from mptpn.noise.models import Rician, Speckle, pointwise
+from mptpn.random import generator
 
 BLOCK, BLOCKS = 256, 16  # px and number: of an image of more pixels, trust and quality are judged on blocks spread over it
 

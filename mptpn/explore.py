@@ -1,15 +1,15 @@
 """A widget to look at a scan and at what denoising does to it: linked pictures, the report, and a button that saves."""
 
 import html
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import ipywidgets
 import numpy as np
 
-from mptpn import figures_explore
-from mptpn.figures_explore import PANELS, View
-from mptpn.scans import Scan
+from mptpn.inference import quality_figure
+from mptpn.inference.quality_figure import PANELS, View
+from mptpn.io.scan import Scan
 from mptpn.trials import NOISES, Choice, Trials
 
 FAULTS = (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError)  # become a sentence in the status line
@@ -28,6 +28,7 @@ def explore(
     model: str | Path = "",
     method: str | None = None,
     folder: str | Path = "denoised",
+    baselines: Mapping[str, Callable] = {},
     seed: int = 0,
 ) -> "Explorer":
     """Open a scan in the explorer; without a live kernel what it shows stays as a still picture.
@@ -36,11 +37,12 @@ def explore(
         scan: from mptpn.files, or one file's path, or an array [H, W] or [N, H, W].
         minutes: budget of each training of stage 1 on the scan itself. model: .safetensors or a network of the package, one more method; empty: none.
         method: with which it opens; None: the model, or else stage 1.
+        baselines: name -> filter (noisy, law=) -> denoised: further methods.
         folder: first text of the field that says where to save.
     Raises:
         ValueError: the scan holds no noise, or there is no such method.
     """
-    return Explorer(Trials(scan, minutes=minutes, model=model, seed=seed), method=method, folder=folder)
+    return Explorer(Trials(scan, minutes=minutes, model=model, baselines=baselines, seed=seed), method=method, folder=folder)
 
 
 class Explorer(ipywidgets.VBox):
@@ -136,7 +138,7 @@ class Explorer(ipywidgets.VBox):
         """Draw these panels again; keep: the status line stays, it says what failed."""
         view = self._attempt(lambda: self.view)
         for name in changed if view else ():
-            self.panels[name].value = figures_explore.panel(name, view)
+            self.panels[name].value = quality_figure.panel(name, view)
         if view and not keep:
             self._say("")
 
@@ -169,7 +171,7 @@ class Explorer(ipywidgets.VBox):
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         """The widget, and a still picture of it for where no kernel is live."""
-        return super()._repr_mimebundle_() | {"image/png": figures_explore.sheet(self.view, words=self.trial.report if self.trial else "")}
+        return super()._repr_mimebundle_() | {"image/png": quality_figure.sheet(self.view, words=self.trial.report if self.trial else "")}
 
 
 def _slider(value: float, least: float, most: float, name: str, *, step: float) -> ipywidgets.FloatSlider:

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import io
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mptpn import peers, series
+from mptpn import batch
 from mptpn.denoised import gain_said, judged
-from mptpn.denoiser import Denoiser, Solved
-from mptpn.files import Scan, open_scan
-from mptpn.images import gaussian_blur
-from mptpn.noise import PoissonGaussian, generator
-from mptpn.noise_models import Law, Rician, Speckle
-from mptpn.trust import Trust
+from mptpn.filters import gaussian_blur
+from mptpn.inference.predictor import Denoiser, Solved
+from mptpn.inference.quality_control import Trust
+from mptpn.io.files import Scan, open_scan
+from mptpn.noise.models import Law, PoissonGaussian, Rician, Speckle
+from mptpn.random import generator
 
 STAGE_1, MODEL, WIDTHS = "stage 1, learned here", "model file", (0.7, 1.0, 2.0)
 NOISES = ("none", "Gaussian", "Poisson-Gaussian", "speckle", "Rician")
@@ -109,8 +109,8 @@ class Trials:
         span: (darkest, brightest but for 0.2 % at either end) of the sampled slices, in the scan's unit.
     """
 
-    def __init__(self, scan: Scan | str | Path | np.ndarray, *, minutes: float = 1.0, model: str | Path = "", seed: int = 0):
-        """minutes: budget of stage 1's training. model: .safetensors, from mptpn train; empty: none. An array, [H, W] or [N, H, W], is saved as .npy."""
+    def __init__(self, scan: Scan | str | Path | np.ndarray, *, minutes: float = 1.0, model: str | Path = "", baselines: Mapping[str, Callable[..., Tensor]] = {}, seed: int = 0):
+        """minutes: budget of stage 1's training. model: .safetensors, from mptpn train; empty: none. baselines: name -> filter (noisy, law=) -> denoised. An array, [H, W] or [N, H, W], is saved as .npy."""
         if isinstance(scan, np.ndarray):
             self._folder = tempfile.TemporaryDirectory()  # goes with this object
             path = Path(self._folder.name) / "array.npy"
@@ -119,12 +119,12 @@ class Trials:
         self.scan = scan if isinstance(scan, Scan) else open_scan(scan)
         self.minutes, self.model, self.seed = minutes, model, seed
         self._filters = {f"Gaussian blur, {width:g} px": partial(_blur, width=width) for width in WIDTHS}
-        self._filters |= {name: partial(_peer, name=name) for name in peers.names()}
+        self._filters |= baselines
         self.methods = ((MODEL,) if model else ()) + (STAGE_1, *self._filters)
-        self.samples = series.samples(self.scan)
+        self.samples = batch.samples(self.scan)
         if not self.samples:
             raise ValueError(f"{self.scan.path}: no slice holds noise; there is nothing to explore.")
-        inside = np.concatenate([own[valid] for index in self.samples for own, valid in series.channels(self.scan.read(index))])
+        inside = np.concatenate([own[valid] for index in self.samples for own, valid in batch.channels(self.scan.read(index))])
         self.span = tuple(map(float, np.quantile(inside, [0.002, 0.998])))
         self.black = min(0.0, float(inside.min()))  # intensity without signal: CT is below 0 there
         self._denoisers: dict[tuple, list[Denoiser]] = {}
@@ -179,7 +179,7 @@ class Trials:
 
     def _channels(self, index: int, choice: Choice) -> list[tuple[np.ndarray, np.ndarray]]:
         """Image in the scan's unit, with the noise that is to be added, and mask, of each channel."""
-        found = series.channels(self.scan.read(index))
+        found = batch.channels(self.scan.read(index))
         if choice.noise == "none":
             return found
         law = added_law(choice.noise, sigma=choice.level * (self.span[1] - self.black), brightest=self.span[1] - self.black)
@@ -200,11 +200,11 @@ class Trials:
             raise ValueError(f"{choice.noise} noise was added to what is shown; set it to none, then save.")
         if not str(folder).strip():
             raise ValueError("no folder is given; name one to save into.")
-        each, settings = self.denoisers(choice), series.Settings(out=Path(folder).expanduser(), strength=strength)
+        each, settings = self.denoisers(choice), batch.Settings(out=Path(folder).expanduser(), strength=strength)
         note = f"({choice.method}{_digest(each[0])}, strength {strength:g})"
         with self.scan.writer(settings.out, note=note, overwrite=overwrite) as writer:
             for index in range(writer.done, self.scan.slices):
-                writer.write(index, series.denoised(self.scan.read(index), each, settings)[0])
+                writer.write(index, batch.denoised(self.scan.read(index), each, settings)[0])
                 if tell:
                     tell(index + 1)
         return writer.target
@@ -221,10 +221,6 @@ def added_law(kind: str, *, sigma: float, brightest: float) -> Law:
 
 def _blur(noisy: Tensor, *, law: Law, width: float) -> Tensor:
     return gaussian_blur(noisy, sigma=width)
-
-
-def _peer(noisy: Tensor, *, law: Law, name: str) -> Tensor:
-    return peers.denoise(name, noisy, law=law)
 
 
 def _digest(denoiser: Denoiser) -> str:

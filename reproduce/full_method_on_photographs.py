@@ -17,10 +17,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
 
-from mptpn import datasets, metrics, profound, stages, synthesis, training  # noqa: E402
-from mptpn.images import write_atomically  # noqa: E402
-from mptpn.noise import PoissonGaussian, generator  # noqa: E402
-from mptpn.photographs import white_copies  # noqa: E402
+from mptpn import metrics
+from mptpn.atomic import write_atomically  # noqa: E402
+from mptpn.noise.models import PoissonGaussian  # noqa: E402
+from mptpn.random import generator
+from mptpn.stages import pipeline, profound, synthesis
+from mptpn.training import loop
+from support import datasets  # noqa: E402
+from support.photographs import white_copies  # noqa: E402
 
 LEVELS = (15, 25, 50)  # gray levels of 255
 
@@ -45,18 +49,18 @@ def main() -> None:
     hidden, photos = chosen[::2], chosen[1::2]
     true = [PoissonGaussian(LEVELS[i % 3] / 255) for i in range(len(hidden))]
     noisy = [law.sample(clean, generator=generator(given.seed, 931, i)) for i, (law, clean) in enumerate(zip(true, hidden, strict=True))]
-    fabric = training.launch(accelerator=given.accelerator, precision=given.precision, threads=given.threads)
-    noise = stages.noise_of(noisy)
+    fabric = loop.launch(accelerator=given.accelerator, precision=given.precision, threads=given.threads)
+    noise = pipeline.noise_of(noisy)
     middle = torch.tensor(0.5)
     ratios = [float(law.variance(middle) / told.variance(middle)) ** 0.5 for law, told in zip(noise.laws, true, strict=True)]
     print(f"{noise.whole}\nlevel found over the true one: {min(ratios):.3f} to {max(ratios):.3f}")
     drawn = {"batch": given.batch, "patch": given.patch, "seed": given.seed}
-    learned = stages.stage_2(noisy, photos, noise=noise, **drawn)
+    learned = pipeline.stage_2(noisy, photos, noise=noise, **drawn)
     looks = [synthesis.look_of(y, law=law) for y, law in zip(noisy, true, strict=True)]
     both = list(zip(noisy, hidden, strict=True))
     ceiling = synthesis.PairSynthesis(photos, looks, pairs_a=both, share_a=0.5, weight_a=1.0, levels=(1.0, 1.0), **drawn)
-    common = {"steps": given.steps, "seconds": given.seconds, "fabric": fabric, "network": stages.STUDENT, "ema": 0.99, "seed": given.seed}
-    students = {name: stages.stage_3(pairs, title=name, **common) for name, pairs in {"learned": learned, "ceiling": ceiling}.items()}
+    common = {"steps": given.steps, "seconds": given.seconds, "fabric": fabric, "network": pipeline.STUDENT, "ema": 0.99, "seed": given.seed}
+    students = {name: pipeline.stage_3(pairs, title=name, **common) for name, pairs in {"learned": learned, "ceiling": ceiling}.items()}
     students = {name: student.to(fabric.device) for name, student in students.items()}
     rows = []
     for level in LEVELS:

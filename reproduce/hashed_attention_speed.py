@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from mptpn.hashed_attention import attend, hashed_attention, rotations_from_seed, sorted_tokens  # noqa: E402
-from mptpn.noise import generator  # noqa: E402
+from mptpn.attention.hashed import attend, hashed_attention, rotations_from_seed, sorted_tokens  # noqa: E402
+from mptpn.random import generator  # noqa: E402
 
 NAMES = ("output", "gradient of match", "gradient of values")
 

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import torch
 
-from mptpn import datasets, noise_level, training
-from mptpn.weights import save_weights
+from mptpn.networks import noise_level
+from mptpn.networks.weights import save_weights
+from mptpn.training import loop
+from support import datasets
 
 
 def main(out: str, steps: int = 7000) -> None:
     photos = {split: [image.pixels for image in datasets.natural(split)] for split in ("train", "val")}
-    fabric = training.launch(threads=1)
+    fabric = loop.launch(threads=1)
     torch.manual_seed(0)
     network = noise_level.NoiseLevelNetwork()
     noise_level.train(network, photos["train"], steps=steps, fabric=fabric, checkpoint=Path(out) / "noise_level.checkpoint.pt")

@@ -16,12 +16,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
 
-from mptpn import datasets, metrics, preliminary, training  # noqa: E402
-from mptpn.blind_spot import BlindSpotNetwork  # noqa: E402
-from mptpn.noise import PoissonGaussian, generator  # noqa: E402
-from mptpn.noise_report import report  # noqa: E402
-from mptpn.photographs import white_copies  # noqa: E402
-from mptpn.weights import save_weights  # noqa: E402
+from mptpn import metrics
+from mptpn.networks.blind_spot import BlindSpotNetwork  # noqa: E402
+from mptpn.networks.weights import save_weights  # noqa: E402
+from mptpn.noise.estimate import report  # noqa: E402
+from mptpn.noise.models import PoissonGaussian  # noqa: E402
+from mptpn.random import generator
+from mptpn.stages import preliminary
+from mptpn.training import loop
+from support import datasets  # noqa: E402
+from support.photographs import white_copies  # noqa: E402
 
 LEVELS = (15, 25, 50)  # gray levels of 255
 
@@ -62,7 +66,7 @@ def main() -> None:
     with ProcessPoolExecutor(given.workers) as pool:
         found = list(pool.map(estimated, noisy, chunksize=4))
         test_found = {level: list(pool.map(estimated, images, chunksize=4)) for level, images in test_noisy.items()}
-    fabric = training.launch(accelerator=given.accelerator, precision=given.precision)
+    fabric = loop.launch(accelerator=given.accelerator, precision=given.precision)
     torch.manual_seed(0)
     shape = {"width": given.width, "depth": given.depth, "local_means": (3, 5, 7, 11)}
     network = BlindSpotNetwork(**shape).to(memory_format=torch.channels_last)

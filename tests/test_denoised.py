@@ -8,18 +8,21 @@ import pytest
 import torch
 
 import mptpn
-from mptpn import denoiser, profound, stages, training
-from mptpn.blind_spot import BlindSpotNetwork
+from mptpn.api import estimate_noise
 from mptpn.denoised import Denoised, Denoiser, denoise
-from mptpn.door import estimate_noise
-from mptpn.noise import PoissonGaussian, generator, robust_level
-from mptpn.noise_models import CorrelatedGaussian
-from mptpn.transformer import RetractableTransformer
-from mptpn.validity import filled, marked, padding
-from mptpn.weights import save_weights
+from mptpn.filters import robust_level
+from mptpn.inference import predictor
+from mptpn.inference.masks import filled, marked, padding
+from mptpn.networks.blind_spot import BlindSpotNetwork
+from mptpn.networks.transformer import RetractableTransformer
+from mptpn.networks.weights import save_weights
+from mptpn.noise.models import CorrelatedGaussian, PoissonGaussian
+from mptpn.random import generator
+from mptpn.stages import pipeline, profound
+from mptpn.training import loop
 
 TINY = {"width": 8, "depth": 1, "local_means": (3, 5, 7)}
-STUDENT = stages.STUDENT | {"widths": (16, 16), "blocks": 1, "intervals": ((1,), (1,)), "window": 4}
+STUDENT = pipeline.STUDENT | {"widths": (16, 16), "blocks": 1, "intervals": ((1,), (1,)), "window": 4}
 SIGMA = 12.0
 
 
@@ -42,11 +45,11 @@ def folder(tmp_path_factory):
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("weights")
     tensors = [torch.from_numpy(noisy(key=key) / 255).float()[None, None] for key in (1, 2)]
-    noise, fabric = stages.noise_of(tensors), training.launch(threads=1)
-    blind = stages.stage_1(tensors, noise=noise, steps=120, fabric=fabric, hole=(0, 0), network=TINY, patch=32, ema=0.9)
+    noise, fabric = pipeline.noise_of(tensors), loop.launch(threads=1)
+    blind = pipeline.stage_1(tensors, noise=noise, steps=120, fabric=fabric, hole=(0, 0), network=TINY, patch=32, ema=0.9)
     save_weights(out / "blind.safetensors", blind, arguments=TINY | {"hole": (0, 0)})
     photos = [torch.from_numpy(scene(96, 96) / 255).float()[None, None]]
-    student = stages.stage_3(stages.stage_2(tensors, photos, noise=noise, batch=4, patch=32), steps=150, fabric=fabric, network=STUDENT, ema=0.9)
+    student = pipeline.stage_3(pipeline.stage_2(tensors, photos, noise=noise, batch=4, patch=32), steps=150, fabric=fabric, network=STUDENT, ema=0.9)
     save_weights(out / "student.safetensors", student, arguments=STUDENT)
     return out
 
@@ -80,7 +83,7 @@ def test_strength_goes_from_the_input_to_the_posterior_mean(folder, kind):
     (none, at_0), (half, at_half), (full, at_1) = (denoiser(y, strength=t) for t in (0.0, 0.5, 1.0))
     assert np.array_equal(none, y) and none.dtype == y.dtype
     assert np.allclose(half, (y + full) / 2, atol=1e-9 * 255)
-    assert np.allclose(at_0, denoiser.noise.law.variance(torch.from_numpy(full)).sqrt().numpy(), rtol=1e-4)
+    assert np.allclose(at_0, predictor.noise.law.variance(torch.from_numpy(full)).sqrt().numpy(), rtol=1e-4)
     assert np.allclose(at_half**2, at_1**2 + 0.25 * (at_0**2 - at_1**2), rtol=1e-4)
     assert np.abs(denoiser(y, strength=1e-6)[0] - y).max() < 1e-3
 
@@ -221,8 +224,8 @@ def test_tiles_give_what_the_whole_image_gives(folder, kind, monkeypatch):
     prepared = Denoiser.load(folder / f"{kind}.safetensors", [y])
     whole, sigma = prepared(y)
     shapes = []
-    monkeypatch.setattr(denoiser.tiling, "default_budget", lambda: 0)  # nothing is free
-    monkeypatch.setattr(denoiser.tiling, "tile_side", lambda *_, multiple, **__: shapes.append(multiple) or 32)
+    monkeypatch.setattr(predictor.tiling, "default_budget", lambda: 0)  # nothing is free
+    monkeypatch.setattr(predictor.tiling, "tile_side", lambda *_, multiple, **__: shapes.append(multiple) or 32)
     parts, in_parts = prepared(y)
     assert shapes and np.abs(parts - whole).max() < 1e-3 and rms(in_parts) == pytest.approx(rms(sigma), rel=0.05 if kind == "student" else 1e-4)
 

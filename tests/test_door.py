@@ -18,17 +18,18 @@ from PIL import Image as Picture
 
 import mptpn
 from file_makers import save_dicom
-from mptpn import door, public, stages
+from mptpn import api
 from mptpn.__main__ import main
-from mptpn.blind_spot import BlindSpotNetwork
-from mptpn.door import estimate_noise, in_unit
-from mptpn.images import image_from_array, write_image
-from mptpn.noise import PoissonGaussian, generator
-from mptpn.noise_models import CorrelatedGaussian, NoiseLevelFunction, Rician, Speckle
-from mptpn.noise_report import NoiseReport
-from mptpn.profound import denoise
-from mptpn.transformer import RetractableTransformer
-from mptpn.weights import load_weights
+from mptpn.api import estimate_noise, in_unit
+from mptpn.io.image import image_from_array, write_image
+from mptpn.networks.blind_spot import BlindSpotNetwork
+from mptpn.networks.transformer import RetractableTransformer
+from mptpn.networks.weights import load_weights
+from mptpn.noise.estimate import NoiseReport
+from mptpn.noise.models import CorrelatedGaussian, NoiseLevelFunction, PoissonGaussian, Rician, Speckle
+from mptpn.random import generator
+from mptpn.stages import pipeline
+from mptpn.stages.profound import denoise
 
 PAIR = ((0.0, 0.0, 0.0), (0.5, 1.0, 0.5), (0.0, 0.0, 0.0))
 LAWS = {
@@ -152,7 +153,7 @@ def test_nothing_below_zero_means_that_noise_may_be_magnitude_noise():
 
 
 def test_the_package_itself_offers_the_door():
-    assert mptpn.estimate_noise is estimate_noise and all(callable(getattr(mptpn, name)) for name in public.__all__)
+    assert mptpn.estimate_noise is estimate_noise and all(callable(getattr(mptpn, name)) for name in mptpn.PUBLIC)
     with pytest.raises(AttributeError, match="'mptpn' has no attribute 'estimate'"):
         mptpn.estimate  # noqa: B018
     code = "import sys; from mptpn import training; print('mptpn.public' in sys.modules); from mptpn import door; import mptpn; mptpn.estimate_noise"
@@ -320,7 +321,7 @@ def trained(box) -> tuple[dict, str, str, str]:
     said = [StringIO(), StringIO()]
     out = StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stderr(said[0]):
-        patch.setattr(stages, "stage_3", interrupted)
+        patch.setattr(pipeline, "stage_3", interrupted)
         assert main(command(box)) == 130
     assert sorted(path.name for path in (box / "net").iterdir()) == ["denoiser.stage1.checkpoint.pt"]
     steps = torch.load(box / "net/denoiser.stage1.checkpoint.pt", weights_only=True)["step"]
@@ -373,10 +374,10 @@ def test_both_networks_load_and_carry_what_they_are(trained, box):
 def test_a_training_without_photographs_takes_those_in_the_box(box, monkeypatch, capsys):
     """Up to the point where stage 2 has them."""
     seen = []
-    monkeypatch.setattr(stages, "stage_2", lambda noisy, photos, *, patch, **_: seen.append((len(photos), patch)) or interrupted())
+    monkeypatch.setattr(pipeline, "stage_2", lambda noisy, photos, *, patch, **_: seen.append((len(photos), patch)) or interrupted())
     arguments = command(box, "boxed", minutes="0.001")
     del arguments[arguments.index("--photos") : arguments.index("--photos") + 2]
-    assert main(arguments) == 130 and seen == [(len(door.embedded.natural("train")), 33)]  # the smallest that is kept
+    assert main(arguments) == 130 and seen == [(len(api.embedded.natural("train")), 33)]  # the smallest that is kept
 
 
 def test_a_folder_gives_the_slices_of_all_that_lies_in_it_and_below(tmp_path):
@@ -390,11 +391,11 @@ def test_a_folder_gives_the_slices_of_all_that_lies_in_it_and_below(tmp_path):
         save_dicom(tmp_path / f"below/ct/{number}.dcm", slices[number], number=number + 1, place=2.5 * number)
         save_dicom(tmp_path / f"below/void/{number}.dcm", 0 * slices[number], number=number + 1, series="1.9")
         save_dicom(tmp_path / f"below/sizes/{number}.dcm", slices[number][number:], number=number + 1, series="1.8")
-    images, left_out = door.read_folder(tmp_path)
+    images, left_out = api.read_folder(tmp_path)
     assert [image.name for image in images] == ["lzw.tif", *(f"v.npy slice {n}" for n in range(1, 6)), *(f"below/ct slice {n}" for n in range(1, 4))]
     np.testing.assert_allclose([image.array for image in images[1:6]], volume, atol=1e-6)
     np.testing.assert_allclose([image.array for image in images[6:]], slices, atol=1e-3)
-    assert [image.name for image in door.read_folder(tmp_path / "below/ct")[0]] == [f"ct slice {n}" for n in range(1, 4)]
+    assert [image.name for image in api.read_folder(tmp_path / "below/ct")[0]] == [f"ct slice {n}" for n in range(1, 4)]
     none = "none of its 3 slices can be learned from: every pixel is"
     assert sorted(left_out) == ["below/sizes/0.dcm", "below/void/0.dcm", "flat.npy"] and left_out["below/sizes/0.dcm"].startswith("one series holds slices of")
     assert all(left_out[name].startswith(none) for name in ("below/void/0.dcm", "flat.npy"))
@@ -409,7 +410,7 @@ def test_results_of_denoise_are_no_noisy_images(tmp_path):
     np.save(tmp_path / "out/a.png.uncertainty.npy", noisy(40, 42))
     for name in ("a.png", "ct"):
         (tmp_path / f"out/{name}.trust.json").write_text("{}")
-    images, left_out = door.read_folder(tmp_path)
+    images, left_out = api.read_folder(tmp_path)
     assert [image.name for image in images] == ["a.png"]
     assert {name for name, reason in left_out.items() if reason == "a result of mptpn denoise"} == {
         "out/a.png",
@@ -457,7 +458,7 @@ def test_a_folder_of_clipped_images_alone_trains_nothing(box, capsys):
     shutil.copy(box / "noisy/inside/0.npy", box / "clipped")
     assert main(command(box, "refused", folder="clipped")) == 1
     left_out, said = capsys.readouterr().err.splitlines()[-2:]
-    assert left_out == f"left out 0.npy: {door.SILENT}"
+    assert left_out == f"left out 0.npy: {api.SILENT}"
     assert said.endswith("clipped: no image says anything of its noise, all are constant or clipped; give others.")
 
 
@@ -467,14 +468,14 @@ def test_correlated_noise_is_told_again_by_a_first_network_and_a_stopped_trainin
     for i in range(3):
         rough = noisy(96, 100, key=20 + i)
         np.save(box / f"rows/{i}.npy", (rough[:, :-2] + rough[:, 1:-1] + rough[:, 2:]) / 3)
-    stage_3, calls = stages.stage_3, []
+    stage_3, calls = pipeline.stage_3, []
 
     def stopped_at_the_second(pairs, **settings):
         calls.append(pairs.looks)
         return stage_3(pairs, **settings) if len(calls) == 1 else interrupted()
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "stage_3", stopped_at_the_second)
+        patch.setattr(pipeline, "stage_3", stopped_at_the_second)
         assert main(command(box, "again", folder="rows")) == 130
     assert calls[0][0].law != calls[1][0].law and "correlation told again from residuals: changed by up to" in capsys.readouterr().err
     assert sorted(path.name for path in (box / "again").iterdir()) == ["denoiser.first.checkpoint.pt", "denoiser.stage1.checkpoint.pt"]
@@ -496,14 +497,14 @@ def test_a_loss_that_is_no_number_ends_with_one_sentence(box, capsys, monkeypatc
     def diverged(*_, **__):
         raise FloatingPointError("stage 1: the loss is nan at step 3")
 
-    monkeypatch.setattr(stages, "stage_1", diverged)
+    monkeypatch.setattr(pipeline, "stage_1", diverged)
     assert main(command(box, "diverged")) == 1
     assert capsys.readouterr().err.endswith("mptpn train: stage 1: the loss is nan at step 3\n")
 
 
 def test_another_folder_does_not_go_on_from_the_checkpoint_of_this_one(box, capsys, monkeypatch):
     """One image less is another training, even where the same files are written."""
-    monkeypatch.setattr(stages, "stage_3", interrupted)
+    monkeypatch.setattr(pipeline, "stage_3", interrupted)
     assert main(command(box, "other", minutes="0.002")) == 130
     shutil.copytree(box / "noisy", box / "fewer")
     os.remove(box / "fewer/2.npy")

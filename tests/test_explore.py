@@ -8,11 +8,12 @@ import pytest
 import tifffile
 import torch
 
-from mptpn import embedded
 from mptpn.explore import Explorer, explore
-from mptpn.figures_explore import PANELS
-from mptpn.noise import PoissonGaussian, generator
+from mptpn.inference.quality_figure import PANELS
+from mptpn.noise.models import PoissonGaussian
+from mptpn.random import generator
 from mptpn.trials import Trials
+from support import embedded
 
 BLUR, WIDER = "Gaussian blur, 1 px", "Gaussian blur, 2 px"
 CONTROLS = ("method", "strength", "noise", "level", "slice", "channel", "window", "centre_row", "centre_col", "size", "row")

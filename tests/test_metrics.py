@@ -8,8 +8,19 @@ import torch
 from scipy.ndimage import gaussian_filter, uniform_filter
 from skimage.metrics import structural_similarity
 
-from mptpn.metrics import WIDTHS, blend, fitted, gaussian_oracle, paired_interval, psnr_db, residual_correlation, ssim, tv_oracle
-from mptpn.noise import PoissonGaussian, generator
+from mptpn.metrics import (
+    WIDTHS,
+    blend,
+    fitted,
+    gaussian_oracle,
+    paired_interval,
+    psnr_db,
+    residual_correlation,
+    ssim,
+    tv_oracle,
+)
+from mptpn.noise.models import PoissonGaussian
+from mptpn.random import generator
 
 
 def scene(height=41, width=60, channels=1):

@@ -16,13 +16,13 @@ import torch
 from PIL import Image as Picture
 
 from file_makers import PATIENT, save_dicom
-from mptpn import series
+from mptpn import batch
 from mptpn.__main__ import main
-from mptpn.files import open_scan
-from mptpn.noise import generator
-from mptpn.series import Settings, denoise_files
-from mptpn.transformer import RetractableTransformer
-from mptpn.weights import save_weights
+from mptpn.batch import Settings, denoise_files
+from mptpn.io.files import open_scan
+from mptpn.networks.transformer import RetractableTransformer
+from mptpn.networks.weights import save_weights
+from mptpn.random import generator
 
 SMALL = {"channels": 1, "widths": (8, 8), "intervals": ((2,), (2,)), "blocks": 1, "head_dim": 8, "unshuffle": 2, "mlp_ratio": 1.0, "bias": "relative"}
 pytestmark = pytest.mark.filterwarnings("ignore")  # an untrained network is loudly doubted
@@ -82,7 +82,7 @@ KINDS = ("dicom, signed 12 bit", "dicom series", "nifti", "tiff, 16 bit pages", 
 
 
 def stored(path) -> list[np.ndarray]:
-    from mptpn.files import open_scans
+    from mptpn.io.files import open_scans
 
     (scan,), _ = open_scans([path])
     return [scan.samples(i).copy() for i in range(scan.slices)]
@@ -100,7 +100,7 @@ def test_the_type_comes_back_and_strength_0_changes_nothing(kind, model, tmp_pat
 
 
 def test_the_result_is_a_better_image_when_a_network_learns_from_the_scan_itself(tmp_path, monkeypatch):
-    monkeypatch.setattr("mptpn.denoiser.STEPS", 80)  # and not the clock's
+    monkeypatch.setattr("mptpn.inference.predictor.STEPS", 80)  # and not the clock's
     clean = noisy(level=0.0)
     np.save(tmp_path / "a.npy", noisy().astype("f4"))
     (path,), failures = denoise_files([tmp_path / "a.npy"], Settings(tmp_path / "out", minutes=9.0))
@@ -132,7 +132,7 @@ def test_uncertainty_is_written_slice_by_slice_and_grows_as_the_strength_falls(m
 def test_a_failure_half_way_keeps_what_is_done_and_the_next_call_goes_on(model, tmp_path, monkeypatch):
     path = make(tmp_path / "in", "tiff, 16 bit pages")
     whole, _ = denoise_files([path], Settings(tmp_path / "whole", model=model))
-    asked, real = [], series.denoised
+    asked, real = [], batch.denoised
 
     def failing(slice, each, settings, tick):
         asked.append(len(asked))
@@ -140,7 +140,7 @@ def test_a_failure_half_way_keeps_what_is_done_and_the_next_call_goes_on(model, 
             raise ValueError("the third slice is a bad one")
         return real(slice, each, settings, tick)
 
-    monkeypatch.setattr(series, "denoised", failing)
+    monkeypatch.setattr(batch, "denoised", failing)
     settings = Settings(tmp_path / "out", model=model)
     written, failures = denoise_files([path], settings)
     assert not written and failures == {str(path): f"{path}: the third slice is a bad one"} and not (tmp_path / "out/a.tif").exists()
@@ -154,10 +154,10 @@ def test_a_failure_half_way_keeps_what_is_done_and_the_next_call_goes_on(model, 
 def test_an_interrupted_scan_keeps_the_network_that_it_learned(tmp_path, monkeypatch):
     """Learned again, the slices after the interruption would not match those before."""
     path = make(tmp_path / "in", "tiff, 16 bit pages")
-    learned, real = [], series.Denoiser.learn
-    monkeypatch.setattr(series.Denoiser, "learn", lambda *a, minutes, valid, seed: learned.append(1) or real(*a, minutes=0.03, valid=valid, seed=seed))
-    own, count = series.denoised, []
-    monkeypatch.setattr(series, "denoised", lambda *a: own(*a) if count.append(1) or len(count) != 2 else (_ for _ in ()).throw(OSError("disk")))
+    learned, real = [], batch.Denoiser.learn
+    monkeypatch.setattr(batch.Denoiser, "learn", lambda *a, minutes, valid, seed: learned.append(1) or real(*a, minutes=0.03, valid=valid, seed=seed))
+    own, count = batch.denoised, []
+    monkeypatch.setattr(batch, "denoised", lambda *a: own(*a) if count.append(1) or len(count) != 2 else (_ for _ in ()).throw(OSError("disk")))
     assert denoise_files([path], Settings(tmp_path / "out"))[1] and (tmp_path / "out/.a.tif.network.safetensors").exists()
     assert not denoise_files([path], Settings(tmp_path / "out"))[1] and learned == [1]
     assert not (tmp_path / "out/.a.tif.network.safetensors").exists()
@@ -241,7 +241,7 @@ def test_slices_of_nothing_stay_as_they_are(model, tmp_path):
 
 def test_a_series_does_not_flicker(tmp_path, monkeypatch):
     """Six slices of one scene under fresh noise: their means, and their distances from the scene, stay alike. A law for each slice alone would move them."""
-    monkeypatch.setattr("mptpn.denoiser.STEPS", 40)
+    monkeypatch.setattr("mptpn.inference.predictor.STEPS", 40)
     volume = np.stack([noisy(seed=i) for i in range(6)])
     np.save(tmp_path / "v.npy", volume.astype("f4"))
     (path,), _ = denoise_files([tmp_path / "v.npy"], Settings(tmp_path / "out", minutes=9.0))

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from mptpn import stages
-from mptpn.blind_spot import BlindSpotNetwork
-from mptpn.noise import generator
+from mptpn.networks.blind_spot import BlindSpotNetwork
+from mptpn.networks.weights import save_weights
+from mptpn.random import generator
+from mptpn.stages import pipeline
 from mptpn.trials import KEPT, MODEL, NOISES, STAGE_1, Choice, Trials, added_law
-from mptpn.weights import save_weights
 
 BLUR = "Gaussian blur, 1 px"
 
@@ -88,7 +88,7 @@ def test_level_outside_its_range_is_refused(level):
 
 def test_model_file_is_one_more_method_and_comes_first(tmp_path):
     torch.manual_seed(0)
-    arguments = stages.BLIND | {"width": 8, "depth": 1, "hole": (0, 0)}
+    arguments = pipeline.BLIND | {"width": 8, "depth": 1, "hole": (0, 0)}
     path = save_weights(tmp_path / "tiny.safetensors", BlindSpotNetwork(**arguments), arguments=arguments)
     trials = Trials(image(), model=path)
     assert trials.methods[0] == MODEL and np.isfinite(trials.run(Choice(MODEL)).at(1.0)[0]).all()

@@ -11,7 +11,7 @@ import torch
 
 triton = pytest.importorskip("triton")
 
-from mptpn.attention import INTERPRETED  # noqa: E402 - after the check that Triton is there
+from mptpn.attention.retractable import INTERPRETED  # noqa: E402 - after the check that Triton is there
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"

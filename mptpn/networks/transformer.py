@@ -1,0 +1,154 @@
+"""The retractable transformer: blocks of dense and of sparse attention in alternation, flat as in ART or on several scales."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from mptpn.attention.retractable import BACKENDS, DynamicPositionBias, RelativePositionBias, retractable_attention
+from mptpn.attention.whole_image import whole_image_attention
+
+ATTENTION = ("both", "dense", "sparse")
+SPARSE_GROUPS = ("fixed", "whole_image")
+BIASES = {"dynamic": DynamicPositionBias, "relative": RelativePositionBias}
+
+
+class Block(nn.Module):
+    """Pre-norm attention in groups at one stride, then pre-norm MLP, each added to its input (ART, Fig. 2); [B, H, W, C] in and out."""
+
+    def __init__(self, width: int, *, heads: int, interval: int, window: int, mlp_ratio: float, bias: str, whole_image: bool = False, backend: str = "auto"):
+        super().__init__()
+        self.heads, self.interval, self.window, self.whole_image, self.backend = heads, interval, window, whole_image, backend
+        self.attention_norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.bias = BIASES[bias](heads, window=window)
+        self.merge = nn.Linear(width, width)
+        self.mlp_norm = nn.LayerNorm(width)
+        hidden = int(width * mlp_ratio)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
+        if self.whole_image:
+            attended = whole_image_attention(qkv, self.bias.network, interval=self.interval)
+        else:
+            attended = retractable_attention(qkv, self.bias(), interval=self.interval, window=self.window, backend=self.backend)
+        x = x + self.merge(attended.flatten(-2))
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Group(nn.Module):
+    """Blocks in a row, a 3x3 convolution, and the group's input added (ART, Fig. 2); [B, C, H, W] in and out.
+
+    Args:
+        width: features.
+        blocks: each maps [B, H, W, C] to the same.
+        recompute: trade time for memory in training (gradient checkpointing).
+    """
+
+    def __init__(self, width: int, *, blocks: list[Block], recompute: bool):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.convolution = nn.Conv2d(width, width, 3, padding=1)
+        self.recompute = recompute
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.permute(0, 2, 3, 1)
+        for block in self.blocks:
+            tokens = checkpoint(block, tokens, use_reentrant=False) if self.recompute and self.training else block(tokens)
+        return x + self.convolution(tokens.permute(0, 3, 1, 2))
+
+
+class RetractableTransformer(nn.Module):
+    """Maps a noisy image to a clean one: output = input + residual. The defaults are ART's for colour denoising (Zhang et al. 2023, Sec. 4.1).
+
+    With one scale it is ART's flat shape; with several it is a U: every scale but the last has its groups before going down and again after coming up,
+    joined to the first by a skip. Unlike ART's, a sparse group holds window x window tokens whatever the image's size (unless asked otherwise),
+    so that cost is linear in pixels and training and testing see the same groups.
+
+    Args:
+        channels: channels of the image.
+        widths: features on each scale; the sampling halves from one scale to the next.
+        intervals: for each scale, the stride of sparse attention in each of its groups.
+        blocks: attention blocks in a group, dense and sparse in turn.
+        head_dim: features of one head; divides every width.
+        window: side of a group of tokens.
+        mlp_ratio: hidden features of the MLP over width.
+        unshuffle: side of the pixel block that becomes one token at the finest scale (1: every pixel is a token).
+        attention: "both", "dense" or "sparse" (the last two are ablations).
+        sparse_groups: "fixed", window x window tokens, or "whole_image", every token at the stride (ART's own, quadratic in pixels; an ablation).
+        bias: "dynamic" (ART) or "relative" position bias; the latter has no number for an offset beyond the window, so not with "whole_image".
+        recompute: trade time for memory in training (gradient checkpointing).
+        backend: what computes the attention in windows and fixed groups, see `retractable_attention`.
+
+    forward(noisy [B, C, H, W]) -> denoised [B, C, H, W], any H, W >= 1; never writes to self.
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        *,
+        widths: tuple[int, ...] = (180,),
+        intervals: tuple[tuple[int, ...], ...] = ((16, 16, 12, 12, 8, 8),),
+        blocks: int = 6,
+        head_dim: int = 30,
+        window: int = 8,
+        mlp_ratio: float = 4.0,
+        unshuffle: int = 1,
+        attention: str = "both",
+        sparse_groups: str = "fixed",
+        bias: str = "dynamic",
+        recompute: bool = False,
+        backend: str = "auto",
+    ):
+        super().__init__()
+        if attention not in ATTENTION or bias not in BIASES:
+            raise ValueError(f"attention {attention!r} must be one of {ATTENTION} and bias {bias!r} one of {tuple(BIASES)}.")
+        if sparse_groups not in SPARSE_GROUPS or backend not in BACKENDS:
+            raise ValueError(f"sparse_groups {sparse_groups!r} must be one of {SPARSE_GROUPS} and backend {backend!r} one of {BACKENDS}.")
+        if sparse_groups == "whole_image" and bias != "dynamic":
+            raise ValueError(f'bias {bias!r} has no number for the offsets of sparse_groups "whole_image"; only "dynamic" has.')
+        if len(widths) != len(intervals) or any(width % head_dim for width in widths):
+            raise ValueError(f"widths {widths} must be multiples of head_dim {head_dim}, one for each of the {len(intervals)} tuples of intervals.")
+        if blocks < 1 or unshuffle < 1 or not 2 <= window <= 32 or not 8 <= head_dim <= 128 or any(interval < 1 for scale in intervals for interval in scale):
+            limits = f"blocks {blocks}, unshuffle {unshuffle} and intervals {intervals} start at 1"
+            raise ValueError(f"{limits}; window {window} is 2 to 32, head_dim {head_dim} 8 to 128.")
+        self.unshuffle, self.multiple = unshuffle, unshuffle * 2 ** (len(widths) - 1)
+
+        def group(width: int, interval: int) -> Group:
+            strides = {"both": (1, interval), "dense": (1, 1), "sparse": (interval, interval)}[attention]
+            whole = [sparse_groups == "whole_image" and stride > 1 for stride in strides]
+            shape = {"heads": width // head_dim, "window": window, "mlp_ratio": mlp_ratio, "bias": bias, "backend": backend}
+            made = [Block(width, interval=strides[i % 2], whole_image=whole[i % 2], **shape) for i in range(blocks)]
+            return Group(width, blocks=made, recompute=recompute)
+
+        def groups(scale: int) -> nn.Sequential:
+            return nn.Sequential(*[group(widths[scale], interval) for interval in intervals[scale]])
+
+        steps = list(zip(widths, widths[1:], strict=False))
+        self.stem = nn.Conv2d(channels * unshuffle**2, widths[0], 3, padding=1)
+        self.encoder = nn.ModuleList(groups(scale) for scale in range(len(steps)))
+        self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in steps)
+        self.bottom = groups(len(widths) - 1)
+        self.up = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in steps)
+        self.join = nn.ModuleList(nn.Conv2d(2 * fine, fine, 1) for fine, _ in steps)
+        self.decoder = nn.ModuleList(groups(scale) for scale in range(len(steps)))
+        self.last = nn.Conv2d(widths[0], widths[0], 3, padding=1)
+        self.head = nn.Conv2d(widths[0], channels * unshuffle**2, 3, padding=1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        height, width = noisy.shape[2:]
+        padded = F.pad(noisy, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
+        shallow = self.stem(F.pixel_unshuffle(padded, self.unshuffle))
+        x, skips = shallow, []
+        for encoder, down in zip(self.encoder, self.down, strict=True):
+            skips.append(encoder(x))
+            x = down(skips[-1])
+        x = self.bottom(x)
+        for scale in reversed(range(len(skips))):
+            x = self.join[scale](torch.cat([F.pixel_shuffle(self.up[scale](x), 2), skips[scale]], dim=1))
+            x = self.decoder[scale](x)
+        residual = F.pixel_shuffle(self.head(self.last(x) + shallow), self.unshuffle)
+        return noisy + residual[..., :height, :width]

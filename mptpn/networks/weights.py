@@ -1,0 +1,76 @@
+"""Weights that describe themselves: a safetensors file with the network's name, its arguments and a note of where it comes from."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from mptpn.atomic import write_atomically
+
+DENOISERS = {"small": "small", "base": "base", "colour": "colour"}  # of notebook 09, presets `pretrained` and `pretrained-cpu`
+ENLARGERS = {"x2": "super_resolution_x2", "x4": "super_resolution_x4"}  # of notebook 08, preset `small-sr`
+
+
+def shipped(stems: dict[str, str] = DENOISERS | ENLARGERS) -> dict[str, Path]:
+    """Networks that come with the package, by name."""
+    paths = {name: Path(str(files("mptpn") / "weights" / f"{stem}.safetensors")) for name, stem in stems.items()}
+    return {name: path for name, path in paths.items() if path.is_file()}
+
+
+def weights_path(model: str | Path) -> Path:
+    """Path of a network that ships with the package, given its name, or of the user's file, given its path.
+
+    Raises:
+        FileNotFoundError: neither.
+    """
+    path = shipped().get(str(model), Path(model))
+    if not path.is_file():
+        denoise, enlarge = (", ".join(shipped(stems)) for stems in (DENOISERS, ENLARGERS))
+        names = f"a network of the package: {denoise} to denoise, {enlarge} to enlarge"
+        raise FileNotFoundError(f"{model}: no such weights file; give one from mptpn train, or {names}.")
+    return path
+
+
+def save_weights(path: str | Path, network: nn.Module, *, arguments: dict, note: dict | None = None, half: bool = False) -> Path:
+    """Write a network's state, and what is needed to build it again.
+
+    Args:
+        path: ends in .safetensors; an older file survives a failed write.
+        network: any module.
+        arguments: keyword arguments of its constructor, JSON values.
+        note: anything worth keeping beside it (data, steps, metrics), JSON values.
+        half: in half precision, half the size; the network that is read back computes in float32.
+    """
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    if half:
+        state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    about = {"network": type(network).__name__, "arguments": json.dumps(arguments), "note": json.dumps(note or {})}
+    return write_atomically(path, lambda temporary: save_file(state, temporary, metadata=about))
+
+
+def load_weights(path: str | Path, *kinds: type[nn.Module]) -> tuple[nn.Module, dict]:
+    """Build the network that a file describes, in eval mode, and return it with its note; its attribute `arguments` holds those of its constructor.
+
+    Args:
+        path: written by save_weights, or the name of a network of the package, see shipped.
+        kinds: the classes that are welcome.
+    Raises:
+        FileNotFoundError, ValueError: no such file; not a weights file; a network of another kind.
+    """
+    path = weights_path(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            about, state = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file ({error}); pickled checkpoints are not read.") from error
+    welcome = {kind.__name__: kind for kind in kinds}
+    if about.get("network") not in welcome:
+        raise ValueError(f"{path}: holds {about.get('network')!r}; expected one of {', '.join(welcome)}.")
+    arguments = json.loads(about["arguments"])
+    network = welcome[about["network"]](**arguments)
+    network.load_state_dict(state)
+    network.arguments = arguments
+    return network.eval(), json.loads(about["note"])

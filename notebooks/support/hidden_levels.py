@@ -1,0 +1,34 @@
+"""Noise levels that a set hides: one noisy copy of each image, each at a level of its own."""
+
+import torch
+from torch import Tensor
+
+from mptpn.noise.models import PoissonGaussian
+from mptpn.random import generator
+
+
+def hidden_levels(count: int, *, low: float, high: float, seed: int) -> list[float]:
+    """Noise levels for a set, one an image: spaced evenly in the logarithm between low and high, in random order.
+
+    Args:
+        count: how many images.
+        low, high: smallest and largest level, any unit.
+        seed: decides the order alone.
+    """
+    if not 0 < low <= high:
+        raise ValueError(f"levels from {low} to {high} make no range; give 0 < low <= high.")
+    spaced = [low * (high / low) ** (i / max(1, count - 1)) for i in range(count)]
+    return [spaced[i] for i in torch.randperm(count, generator=generator(seed, 101)).tolist()]
+
+
+def hidden_copies(clean: list[Tensor], *, low: float, high: float, seed: int) -> tuple[list[Tensor], list[float]]:
+    """One noisy copy of each image, white Gaussian, each at a level of its own (the `fixed` setting: a copy is never redrawn).
+
+    Args:
+        clean: images of any shapes.
+        low, high, seed: see hidden_levels; the levels are in the images' unit.
+    Returns:
+        the noisy copies, and their true levels, which no stage may see.
+    """
+    levels = hidden_levels(len(clean), low=low, high=high, seed=seed)
+    return [PoissonGaussian(level).sample(image, generator=generator(seed, 102, i)) for i, (image, level) in enumerate(zip(clean, levels, strict=True))], levels

@@ -1,0 +1,180 @@
+"""An interrupted write is gone on with, memory is that of slices, no target is lost."""
+
+import gzip
+import os
+import tracemalloc
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+
+from file_makers import copied, same, save_dicom, volume
+from mptpn.io.files import open_scan, open_scans
+
+
+def bytes_of(folder):
+    return {path.name: path.read_bytes() for path in sorted(Path(folder).rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("kind", ["npy", "nii", "nii.gz", "tif", "dcm", "series"])
+def test_an_interrupted_write_is_gone_on_with_and_equals_the_uninterrupted_one(tmp_path, kind):
+    def denoised(index):
+        return scan.read(index).pixels * 0.5
+
+    (scan,), _ = open_scans([volume(tmp_path, kind)])
+    with scan.writer(tmp_path / "whole", note="a") as writer:
+        for index in range(scan.slices):
+            writer.write(index, denoised(index))
+    with pytest.raises(KeyboardInterrupt), scan.writer(tmp_path / "out", note="a") as broken:
+        for index in range(3):
+            broken.write(index, denoised(index))
+        raise KeyboardInterrupt
+    assert not broken.target.exists()
+    part = next((tmp_path / "out").iterdir())
+    part.write_bytes(part.read_bytes()[:-5] if kind == "npy" else part.read_bytes() + b"half a sl")  # what a killed process leaves
+    (scan,), _ = open_scans([scan.path])
+    assert scan.writer(tmp_path / "out", note="b").done == 0
+    with scan.writer(tmp_path / "out", note="a") as writer:
+        assert writer.done == (2 if kind == "npy" else 3)
+        for index in range(writer.done, scan.slices):
+            writer.write(index, denoised(index))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [writer.target.name]  # no part file is left, not even of the other note
+    left, right = (bytes_of(tmp_path / name / writer.target.name) or {"": (tmp_path / name / writer.target.name).read_bytes()} for name in ("whole", "out"))
+    unzip = gzip.decompress if kind == "nii.gz" else bytes  # gzip keeps the time
+    assert {name: unzip(data) for name, data in left.items()} == {name: unzip(data) for name, data in right.items()}
+
+
+def test_a_changed_input_is_not_gone_on_with(tmp_path):
+    scan = open_scan(volume(tmp_path, "npy"))
+    scan.writer(tmp_path / "out").write(0, scan.read(0).pixels)
+    assert scan.writer(tmp_path / "out").done == 1
+    os.utime(scan.path, (0, 0))
+    assert open_scan(scan.path).writer(tmp_path / "out").done == 0
+
+
+def test_missing_slices_are_said_and_nothing_appears(tmp_path):
+    scan = open_scan(volume(tmp_path, "npy"))
+    with pytest.raises(ValueError, match="1 of 5 slices are written"), scan.writer(tmp_path / "out") as writer:
+        writer.write(0, scan.read(0).pixels)
+    assert not writer.target.exists()
+
+
+@pytest.mark.parametrize("kind", ["npy", "nii", "nii.gz", "tif", "dcm"])
+def test_memory_is_that_of_a_few_slices(tmp_path, kind):
+    array = np.random.default_rng(0).integers(0, 4, (60, 128, 130)).astype(np.int16)  # 60 slices of 33 kB, 266 kB as float64
+    if kind == "npy":
+        np.save(tmp_path / "v.npy", array)
+    elif kind == "tif":
+        tifffile.imwrite(tmp_path / "v.tif", array)
+    elif kind == "dcm":
+        save_dicom(tmp_path / "v.dcm", array, frames=True)
+    else:
+        nibabel.save(nibabel.Nifti1Image(array.transpose(1, 2, 0), np.eye(4)), tmp_path / f"v.{kind}")
+    scan = open_scan(tmp_path / f"v.{kind}")
+    scan.read(0)  # what libraries load once
+    tracemalloc.start()
+    copied(scan, tmp_path / "out")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    one = 128 * 130 * 8
+    assert peak < 12 * one, f"{peak / one:.1f} slices"  # the volume as stored is 15 of these slices, as float64 60
+
+
+def test_the_input_is_never_the_target(tmp_path):
+    path = volume(tmp_path, "npy")
+    with pytest.raises(ValueError, match="is the input itself"):
+        open_scan(path).writer(tmp_path)
+    (tmp_path / "link.npy").symlink_to(path)
+    with pytest.raises(ValueError, match="is the input itself"):
+        open_scan(path).writer(tmp_path, name="link.npy", overwrite=True)
+    os.link(path, tmp_path / "hard.npy")
+    with pytest.raises(ValueError, match="is the input itself"):
+        open_scan(path).writer(tmp_path, name="hard.npy", overwrite=True)
+    folder = volume(tmp_path, "series")
+    with pytest.raises(ValueError, match="is the input itself"):
+        open_scans([folder])[0][0].writer(tmp_path, overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["../x.npy", "/x.npy", "a/x.npy", "..", ".", "", "a\\x.npy", "x.tif", "x"])
+def test_a_name_that_leaves_the_folder_or_the_type_is_refused(tmp_path, name):
+    scan = open_scan(volume(tmp_path, "npy"))
+    with pytest.raises(ValueError, match="leaves the folder|another type's ending"):
+        scan.writer(tmp_path / "out", name=name)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_existing_target_is_replaced_on_purpose_only(tmp_path):
+    scan, target = open_scan(volume(tmp_path, "npy")), tmp_path / "out/v.npy"
+    target.parent.mkdir()
+    target.write_text("precious")
+    with pytest.raises(FileExistsError, match="exists already; choose"):
+        scan.writer(tmp_path / "out")
+    with scan.writer(tmp_path / "out", overwrite=True) as writer:
+        for index in range(5):
+            writer.write(index, scan.read(index).pixels)
+        assert target.read_text() == "precious"
+    same(np.load(target), np.load(scan.path))
+    assert list((tmp_path / "out").iterdir()) == [target]
+
+
+def test_a_folder_is_replaced_only_where_it_is_an_earlier_result(tmp_path):
+    (scan,), _ = open_scans([volume(tmp_path, "series")])
+    target = copied(scan, tmp_path / "out")
+    copied(scan, tmp_path / "out", overwrite=True)
+    assert len(list(target.iterdir())) == 5
+    (target / "0003.dcm").write_bytes((scan.path / "im0.dcm").read_bytes())
+    with pytest.raises(FileExistsError, match="not an earlier result"):
+        scan.writer(tmp_path / "out", overwrite=True)
+    assert len(list(target.iterdir())) == 5
+
+
+def test_a_folder_that_may_not_be_written_is_said(tmp_path, monkeypatch):
+    scan = open_scan(volume(tmp_path, "npy"))
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", refuse)  # root may write anywhere
+    with pytest.raises(PermissionError, match="out: may not be written; choose a folder"):
+        scan.writer(tmp_path / "out")
+
+
+def test_a_full_disk_is_said_and_the_slices_stay(tmp_path, monkeypatch):
+    scan = open_scan(volume(tmp_path, "npy"))
+    writer = scan.writer(tmp_path / "out")
+    writer.write(0, scan.read(0).pixels)
+    opened = Path.open
+
+    def full(path, mode="r", *rest):
+        if mode == "r+b":
+            raise OSError(28, "No space left on device")
+        return opened(path, mode, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(OSError, match="cannot be written .No space left on device.; free space"):
+            writer.write(1, scan.read(1).pixels)
+    assert scan.writer(tmp_path / "out").done == writer.done == 1
+
+
+WRONG = {
+    "out of order": (1, np.zeros((6, 7)), "out of order; write slice 0 of 5 next"),
+    "another shape": (0, np.zeros((7, 6)), "does not fit"),
+    "NaN": (0, np.full((6, 7), np.nan), "42 pixels of slice 0 are NaN"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_slice_is_refused_before_anything_is_written(tmp_path, case):
+    index, pixels, words = WRONG[case]
+    writer = open_scan(volume(tmp_path, "npy")).writer(tmp_path / "out")
+    with pytest.raises(ValueError, match=words):
+        writer.write(index, pixels)
+    assert writer.done == 0 and next((tmp_path / "out").iterdir()).stat().st_size == 0
+
+
+def test_a_slice_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(IndexError, match="slice 5 does not exist; choose 0 to 4"):
+        open_scan(volume(tmp_path, "npy")).read(5)

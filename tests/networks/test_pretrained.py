@@ -1,0 +1,100 @@
+"""The networks in the package: they load by name, say what they are, are as good as they say, and are refused where they do not belong."""
+
+import pytest
+import torch
+
+import mptpn
+from mptpn.networks.blind_spot import BlindSpotNetwork
+from mptpn.networks.pretrained import in_colour, load, mean_psnrs, psnrs
+from mptpn.networks.weights import load_weights, shipped, weights_path
+from mptpn.noise.models import PoissonGaussian
+from mptpn.random import generator
+from mptpn.stages import profound
+from support import datasets
+from support.photographs import white_copies
+
+DENOISERS = ("small", "base", "colour")
+
+
+@pytest.mark.parametrize("name, channels, sets", [("small", 1, ("bsd68", "set12")), ("base", 1, ("bsd68", "set12")), ("colour", 3, ("cbsd68",))])
+def test_a_network_says_what_it_learned_from(name, channels, sets):
+    network = mptpn.load(name)
+    assert not network.training and network.arguments["channels"] == channels
+    about = network.about
+    assert about["images"] == 478 and about["levels_gray"] == [2.5, 62.5] and about["parameters"]["photographs"] == "registry"
+    assert set(about["psnr_db"]) == {f"{s}_{level}" for s in sets for level in (15, 25, 50)}
+    assert weights_path(name).stat().st_size < 14e6
+
+
+def test_all_networks_together_are_small():
+    assert sum(weights_path(name).stat().st_size for name in DENOISERS) <= 24e6
+
+
+@pytest.mark.skipif(not datasets.available("set12"), reason="set12 is not on this machine (MPTPN_DATA)")
+def test_small_is_as_good_as_it_says_and_base_is_better():
+    clean = [image.pixels for image in datasets.awgn("set12")]
+    noisy = white_copies(clean, level=25 / 255, seed=0, purpose=912)  # the images that notebook 09 tests
+    found = psnrs(load("small"), noisy, clean)
+    assert sum(found) / 12 == pytest.approx(load("small").about["psnr_db"]["set12_25"], abs=0.02)
+    assert psnrs(load("base"), noisy[:1], clean[:1])[0] > found[0] + 0.05
+
+
+@pytest.mark.skipif(not datasets.available("cbsd68"), reason="cbsd68 is not on this machine (MPTPN_DATA)")
+def test_colour_is_as_good_as_when_it_was_trained_and_better_than_small_on_each_channel():
+    clean = [image.pixels for image in datasets.awgn("cbsd68")[:8]]  # of all 68, in the file, 31.152: two minutes
+    noisy = white_copies(clean, level=25 / 255, seed=0, purpose=912)  # the images that notebook 09 tests
+    found = psnrs(load("colour"), noisy, clean)
+    assert sum(found) / 8 == pytest.approx(31.104, abs=0.02)  # from the scores of the notebook that trained it
+    for colour, y, x in list(zip(found, noisy, clean, strict=True))[:3]:
+        alone = psnrs(load("small"), list(y.split(1, dim=1)), list(x.split(1, dim=1)))
+        assert colour > sum(alone) / 3 + 1.0
+
+
+class _Same(torch.nn.Module):
+    """Gives back its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return x
+
+
+def test_gain_and_offset_of_the_image_play_no_part():
+    clean = torch.rand(1, 1, 9, 9, generator=generator(4))
+    image = torch.nn.functional.interpolate(clean, size=(72, 90), mode="bicubic")
+    noisy = PoissonGaussian(0.1).sample(image, generator=generator(5))
+    network = load("small")
+    with torch.no_grad():
+        torch.testing.assert_close(profound.denoise(network, 300 * noisy - 1024), 300 * profound.denoise(network, noisy) - 1024, rtol=1e-4, atol=0.05)
+
+
+def test_a_colour_network_starts_by_denoising_the_mean_of_the_channels_as_the_gray_one_does():
+    """With noise of one level in each channel; differences between the channels pass as they are. Odd sizes, so that pixels are padded."""
+    gray = load("small")
+    network = in_colour(gray).eval()
+    noisy = PoissonGaussian(0.25).sample(torch.nn.functional.interpolate(torch.rand(1, 3, 7, 8, generator=generator(6)), size=(51, 70)), generator=generator(7))
+    mean, root = noisy.mean(1, keepdim=True), 3**0.5
+    with torch.no_grad():
+        found, expected = network(noisy), gray(mean * root) / root
+    torch.testing.assert_close(found - found.mean(1, keepdim=True), noisy - mean, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.mean(1, keepdim=True), expected, rtol=0, atol=1e-5)
+    assert network.arguments == gray.arguments | {"channels": 3} and (expected - mean).std() > 0.05
+    with pytest.raises(ValueError, match="for 3 channels cannot start one for colour"):
+        in_colour(network)
+
+
+def test_mean_psnrs_is_the_mean_of_each_level():
+    clean = [torch.rand(1, 1, 20, 20, generator=generator(i)) for i in range(2)]
+    noisy = {level: white_copies(clean, level=level / 255, seed=0, purpose=1) for level in (10, 30)}
+    found = mean_psnrs(_Same(), noisy=noisy, clean=clean)
+    assert found == {f"val_{level}": pytest.approx(sum(psnrs(_Same(), noisy[level], clean)) / 2) for level in noisy}
+
+
+def test_other_names_and_other_networks_are_refused():
+    with pytest.raises(ValueError, match="'large' is no denoiser of the package; choose one of small, base, colour"):
+        load("large")
+    with pytest.raises(ValueError, match="holds 'RetractableTransformer'; expected one of BlindSpotNetwork"):
+        load_weights("small", BlindSpotNetwork)
+    assert set(DENOISERS) <= set(shipped())

@@ -1,0 +1,122 @@
+"""Weights that describe themselves: what is saved is built again, and what is not ours is refused."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mptpn.inference.predictor import Denoiser
+from mptpn.networks.blind_spot import BlindSpotNetwork
+from mptpn.networks.noise_level import NoiseLevelNetwork
+from mptpn.networks.transformer import RetractableTransformer
+from mptpn.networks.weights import load_weights, save_weights
+from mptpn.random import generator
+
+KINDS = {
+    BlindSpotNetwork: {"width": 5, "depth": 1, "local_means": [3, 7]},
+    NoiseLevelNetwork: {"width": 4},
+    RetractableTransformer: {"channels": 1, "widths": [8, 16], "intervals": [[2], [3]], "blocks": 2, "head_dim": 8, "window": 4},
+}
+
+
+def trained(kind) -> nn.Module:
+    torch.manual_seed(0)
+    network = kind(**KINDS[kind])
+    for value in network.state_dict().values():
+        value.copy_(torch.randn(value.shape))
+    return network.eval()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_a_network_comes_back_as_it_was(tmp_path, kind):
+    network = trained(kind)
+    path = save_weights(tmp_path / "sub" / "w.safetensors", network, arguments=KINDS[kind], note={"steps": 3, "nested": {"a": [1, 2.5]}})
+    back, note = load_weights(path, *KINDS)
+    assert type(back) is kind and not back.training and note == {"steps": 3, "nested": {"a": [1, 2.5]}}
+    noisy = torch.rand(2, 1, 17, 21, generator=generator(0))
+    first, second = network(noisy), back(noisy)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert back.state_dict().keys() == network.state_dict().keys()
+
+
+def test_weights_in_another_memory_order_come_back_equal(tmp_path):
+    network = trained(BlindSpotNetwork).to(memory_format=torch.channels_last)
+    back, _ = load_weights(save_weights(tmp_path / "w.safetensors", network, arguments=KINDS[BlindSpotNetwork]), BlindSpotNetwork)
+    assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), back.state_dict().values(), strict=True))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.safetensors: no such weights file"):
+        load_weights(tmp_path / "nowhere.safetensors", BlindSpotNetwork)
+
+
+class Trap:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('a pickle was run')",))
+
+
+@pytest.mark.parametrize("content", [pickle.dumps(Trap()), b"", b"not weights", b"\xff" * 64], ids=["pickle", "empty", "text", "garbage"])
+def test_a_pickle_or_rubbish_in_weights_clothing_is_refused_and_not_run(tmp_path, content):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="w.safetensors: not a safetensors file"):
+        load_weights(path, BlindSpotNetwork)
+
+
+def test_a_torch_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "w.safetensors"
+    torch.save(trained(BlindSpotNetwork).state_dict(), path)
+    with pytest.raises(ValueError, match="pickled checkpoints are not read"):
+        load_weights(path, BlindSpotNetwork)
+
+
+def test_a_truncated_file_is_refused(tmp_path):
+    path = save_weights(tmp_path / "w.safetensors", trained(BlindSpotNetwork), arguments=KINDS[BlindSpotNetwork])
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        load_weights(path, BlindSpotNetwork)
+
+
+def test_another_kind_of_network_is_refused_by_name(tmp_path):
+    path = save_weights(tmp_path / "w.safetensors", trained(NoiseLevelNetwork), arguments=KINDS[NoiseLevelNetwork])
+    with pytest.raises(ValueError, match="'NoiseLevelNetwork'; expected one of BlindSpotNetwork, RetractableTransformer"):
+        load_weights(path, BlindSpotNetwork, RetractableTransformer)
+
+
+def test_foreign_safetensors_are_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(3)}, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match="holds None"):
+        load_weights(tmp_path / "w.safetensors", BlindSpotNetwork)
+
+
+def test_weights_of_another_shape_are_not_loaded_in_part(tmp_path):
+    path = save_weights(tmp_path / "w.safetensors", trained(BlindSpotNetwork), arguments=KINDS[BlindSpotNetwork] | {"width": 6})
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        load_weights(path, BlindSpotNetwork)
+
+
+def test_a_failed_write_keeps_the_old_weights(tmp_path):
+    path = save_weights(tmp_path / "w.safetensors", trained(NoiseLevelNetwork), arguments=KINDS[NoiseLevelNetwork])
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        save_weights(path, trained(NoiseLevelNetwork), arguments={"width": object()})
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_network_that_enlarges_is_refused_where_one_denoises(tmp_path, capsys):
+    import mptpn
+    from mptpn.__main__ import main
+
+    with pytest.raises(ValueError, match="network 'x2' is no denoiser of the package; choose one of small, base"):
+        mptpn.load("x2")
+    image = np.random.default_rng(0).normal(100, 10, (70, 80))
+    with pytest.raises(ValueError, match="holds 'SuperResolutionNetwork'; expected one of RetractableTransformer, BlindSpotNetwork"):
+        Denoiser.load("x2", [image])
+    np.save(tmp_path / "scan.npy", image)
+    assert main(["denoise", str(tmp_path / "scan.npy"), "--out", str(tmp_path / "out"), "--model", "x2"]) == 1
+    assert "holds 'SuperResolutionNetwork'; expected one of" in capsys.readouterr().err
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
