@@ -1,4 +1,6 @@
-"""The command mptpn: noise (a report on images), denoise (files in, files of the same type out), train (stages 1 to 3 on a folder of noisy images)."""
+"""The command mptpn: noise (a report on images), denoise (files in, files of the same type out), train (stages 1 to 3
+on a folder of noisy images).
+"""
 
 import argparse
 import json
@@ -25,30 +27,70 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mptpn", description="Denoise medical images without a clean truth.")
     commands = parser.add_subparsers(dest="command", required=True)
-    files = {"nargs": "+", "type": Path, "metavar": "IN", "help": "files or folders: DICOM (a series is one scan), NIfTI, TIFF, PNG, JPEG, BMP or .npy"}
+    files = {
+        "nargs": "+",
+        "type": Path,
+        "metavar": "IN",
+        "help": "files or folders: DICOM (a series is one scan), NIfTI, TIFF, PNG, JPEG, BMP or .npy",
+    }
     noise = commands.add_parser("noise", help="say what the noise of images is")
     noise.add_argument("images", **files)
-    noise.add_argument("--together", action="store_true", help="the images share one noise law: one report for all")
+    noise.add_argument(
+        "--together", action="store_true", help="the images share one noise noise model: one report for all"
+    )
     noise.add_argument("--json", action="store_true", help="print numbers, not sentences")
-    denoise = commands.add_parser("denoise", help="denoise files; the results have their type, and a report each says how far to trust it")
+    denoise = commands.add_parser(
+        "denoise", help="denoise files; the results have their type, and a report each says how far to trust it"
+    )
     denoise.add_argument("images", **files)
     denoise.add_argument("--out", type=Path, required=True, help="folder of the results")
     how = denoise.add_mutually_exclusive_group()
-    how.add_argument("--self", action="store_true", dest="on_itself", help="train on each scan itself and on nothing else (the default)")
-    how.add_argument("--model", type=Path, help="a network of the package (small, base: no training), or weights from mptpn train, .safetensors")
+    how.add_argument(
+        "--self",
+        action="store_true",
+        dest="on_itself",
+        help="train on each scan itself and on nothing else (the default)",
+    )
+    how.add_argument(
+        "--model",
+        type=Path,
+        help="a network of the package (small, base: no training), or weights from mptpn train, .safetensors",
+    )
     denoise.add_argument("--strength", type=_strength, default=1.0, help="0 (the input) to 1, default %(default)g")
     denoise.add_argument(
-        "--minutes", type=float, default=3.0, help="wall-clock budget of training on each scan, default %(default)g; the report tells if it was too short"
+        "--minutes",
+        type=float,
+        default=3.0,
+        help="wall-clock budget of training on each scan, default %(default)g; the report tells if it was too short",
     )
-    denoise.add_argument("--memory", type=_bytes, help="bytes that the process may hold in all, such as 1G; default: half of what is free more than now")
-    denoise.add_argument("--uncertainty", action="store_true", help="write NAME.uncertainty.npy too: the error's standard deviation at each pixel")
+    denoise.add_argument(
+        "--memory",
+        type=_bytes,
+        help="bytes that the process may hold in all, such as 1G; default: half of what is free more than now",
+    )
+    denoise.add_argument(
+        "--uncertainty",
+        action="store_true",
+        help="write NAME.uncertainty.npy too: the error's standard deviation at each pixel",
+    )
     denoise.add_argument("--overwrite", action="store_true", help="replace earlier results")
     denoise.add_argument("--seed", type=int, default=0)
-    train = commands.add_parser("train", help="learn a denoiser from a folder of noisy images alone; a stopped command goes on when it is given again")
-    train.add_argument("folder", type=Path, help="noisy images, in it and below, best of 64 x 64 pixels or more; of a series or volume up to 16 slices")
+    train = commands.add_parser(
+        "train",
+        help="learn a denoiser from a folder of noisy images alone; a stopped command goes on when it is given again",
+    )
+    train.add_argument(
+        "folder",
+        type=Path,
+        help="noisy images, in it and below, best of 64 x 64 pixels or more; of a series or volume up to 16 slices",
+    )
     train.add_argument("--out", type=Path, required=True, help="the denoiser's weights, .safetensors")
-    train.add_argument("--minutes", type=float, default=8.0, help="wall-clock budget of the trainings, default %(default)g")
-    train.add_argument("--photos", type=Path, help="folder of clean natural photographs; default: those inside the installed packages")
+    train.add_argument(
+        "--minutes", type=float, default=8.0, help="wall-clock budget of the trainings, default %(default)g"
+    )
+    train.add_argument(
+        "--photos", type=Path, help="folder of clean natural photographs; default: those inside the installed packages"
+    )
     train.add_argument("--accelerator", default="auto", choices=("cpu", "cuda", "auto"))
     train.add_argument("--seed", type=int, default=0)
     return parser
@@ -76,7 +118,7 @@ def _bytes(text: str) -> int:
 
 def _noise(options: argparse.Namespace) -> int:
     from mptpn.api import estimate_noise
-    from mptpn.batch import described, samples, sentence, whole_slices
+    from mptpn.batch import message, samples, to_dict, whole_slices
     from mptpn.io.files import open_scans
 
     scans, failures = open_scans(options.images)
@@ -91,9 +133,9 @@ def _noise(options: argparse.Namespace) -> int:
                 raise ValueError(f"{name}: no slice of at least 16 x 16 px holds noise.")
             found = estimate_noise(images, subjects=subjects)
         except (ValueError, OSError) as error:
-            failures[name] = sentence(name, error)
+            failures[name] = message(name, error)
             continue
-        reports.append({"file": name, "unit": group[0].unit} | described(found))
+        reports.append({"file": name, "unit": group[0].unit} | to_dict(found))
         if not options.json:
             print(f"{name}: {found}")
     if options.json:
@@ -132,10 +174,17 @@ def _train(options: argparse.Namespace) -> int:
 
     photos = api.read_folder(options.photos)[0] if options.photos else ()
     about = api.train(
-        options.folder, out=options.out, minutes=options.minutes, fabric=loop.launch(accelerator=options.accelerator), photos=photos, seed=options.seed
+        options.folder,
+        out=options.out,
+        minutes=options.minutes,
+        fabric=loop.launch(accelerator=options.accelerator),
+        photos=photos,
+        seed=options.seed,
     )
     steps = " and ".join(map(str, about["steps"]))
-    print(f"{options.out}: trained on {len(about['images'])} images, {steps} steps, {about['seconds']:.0f} s; report in {options.out.with_suffix('.json')}")
+    print(
+        f"{options.out}: trained on {len(about['images'])} images, {steps} steps, {about['seconds']:.0f} s; report in {options.out.with_suffix('.json')}"
+    )
     return 0
 
 

@@ -1,4 +1,6 @@
-"""Filters and crops of images: blurs, the second difference, a robust first guess of the noise level, and where an image is constant."""
+"""Filters and crops of images: blurs, the second difference, a robust first guess of the noise level, and where an
+image is constant.
+"""
 
 import math
 
@@ -26,25 +28,32 @@ def gaussian_blur(image: Tensor, *, sigma: float) -> Tensor:
     return F.conv2d(F.conv2d(padded, taps[..., None], groups=image.shape[1]), taps[:, :, None], groups=image.shape[1])
 
 
-def turned_square(pixels: Tensor, *, top: int, left: int, side: int, turn: int) -> Tensor:
-    """The square of [B, C, H, W] at (top, left), in one of the eight orientations of the square, turn 0 to 7; [B, C, side, side]."""
+def dihedral_crop(pixels: Tensor, *, top: int, left: int, side: int, turn: int) -> Tensor:
+    """The square of [B, C, H, W] at (top, left), in one of the eight orientations of the square, turn 0 to 7; [B, C,
+    side, side].
+    """
     cut = pixels[:, :, top : top + side, left : left + side].rot90(turn % 4, (2, 3))
     return (cut.flip(3) if turn > 3 else cut).contiguous()
 
 
-def middle(image: Tensor, *, side: int) -> Tensor:
+def center_crop(image: Tensor, *, side: int) -> Tensor:
     """The middle square of at most side px of [B, C, H, W]; all of it for side 0."""
-    (top, height), (left, width) = ((max(0, (n - side) // 2), min(n, side)) if side else (0, n) for n in image.shape[2:])
+    (top, height), (left, width) = (
+        (max(0, (n - side) // 2), min(n, side)) if side else (0, n) for n in image.shape[2:]
+    )
     return image[:, :, top : top + height, left : left + width].contiguous()
 
 
 def autocorrelation(kernel: Tensor) -> Tensor:
-    """Of a kernel [K, K] with itself at lags -(K - 1)..K - 1, [2 K - 1, 2 K - 1]: the covariance of white noise of variance 1 that was filtered by it."""
+    """Of a kernel [K, K] with itself at lags -(K - 1)..K - 1, [2 K - 1, 2 K - 1]: the covariance of white noise of
+    variance 1 that was filtered by it.
+    """
     return F.conv2d(F.pad(kernel, (len(kernel) - 1,) * 4)[None, None], kernel[None, None])[0, 0]
 
 
 def robust_level(noisy: Tensor) -> Tensor:
-    """A first guess of white noise's standard deviation, median |second difference| / 0.6745 (Donoho and Johnstone 1994), too high on texture.
+    """A first guess of white noise's standard deviation, median |second difference| / 0.6745 (Donoho and Johnstone
+    1994), too high on texture.
 
     Pixels in constant surroundings (zeroed background, padding, saturation) carry no noise and do not count.
 
@@ -65,13 +74,15 @@ def constant(noisy: Tensor) -> Tensor:
     return F.max_pool2d(padded, 3, 1) == -F.max_pool2d(-padded, 3, 1)
 
 
-def informative(noisy: Tensor) -> Tensor:
-    """Where noise is seen, [B, C, H, W] bool: not in constant surroundings (zeroed background, padding, saturation); everywhere in an all-constant image."""
+def has_noise(noisy: Tensor) -> Tensor:
+    """Where noise is seen, [B, C, H, W] bool: not in constant surroundings (zeroed background, padding, saturation);
+    everywhere in an all-constant image.
+    """
     inside = F.max_pool2d(constant(noisy).to(noisy), 3, 1, 1) < 0.5
     return inside | ~inside.flatten(1).any(1).view(-1, 1, 1, 1)
 
 
-def informative_mean(noisy: Tensor) -> Tensor:
+def mean_intensity(noisy: Tensor) -> Tensor:
     """Mean of each image over its informative pixels, [B, 1, 1, 1]."""
-    counts = informative(noisy).to(noisy)
+    counts = has_noise(noisy).to(noisy)
     return (noisy * counts).sum((1, 2, 3), keepdim=True) / counts.sum((1, 2, 3), keepdim=True)

@@ -1,4 +1,6 @@
-"""Try one method after the other on a scan, with noise added on purpose or not: what is shown of one slice, and what is saved of all."""
+"""Try one method after the other on a scan, with noise added on purpose or not: what is shown of one slice, and what is
+saved of all.
+"""
 
 import contextlib
 import hashlib
@@ -14,12 +16,12 @@ import torch
 from torch import Tensor
 
 from mptpn import batch
-from mptpn.denoised import gain_said, judged
+from mptpn.denoised import assess_prediction, gain_said
 from mptpn.filters import gaussian_blur
 from mptpn.inference.predictor import Denoiser, Solved
 from mptpn.inference.quality_control import Trust
 from mptpn.io.files import Scan, open_scan
-from mptpn.noise.models import Law, PoissonGaussian, Rician, Speckle
+from mptpn.noise.models import NoiseModel, PoissonGaussian, Rician, Speckle
 from mptpn.random import generator
 
 STAGE_1, MODEL, WIDTHS = "stage 1, learned here", "model file", (0.7, 1.0, 2.0)
@@ -29,7 +31,9 @@ KEPT = 6  # results that are held, so that going back to one costs nothing
 
 @dataclass(frozen=True)
 class Choice:
-    """What is tried: slice, channel of colour, method, kind of the noise that is added, and its level, share of the scan's brightest intensity."""
+    """What is tried: slice, channel of colour, method, kind of the noise that is added, and its level, share of the
+    scan's brightest intensity.
+    """
 
     method: str
     slice: int = 0
@@ -41,12 +45,14 @@ class Choice:
         if self.noise == "none":
             object.__setattr__(self, "level", 0.0)  # so that equal trials are equal
         elif not 0 < self.level <= 1:
-            raise ValueError(f"level {self.level}: give the added {self.noise} noise a share of the brightest intensity, above 0, at most 1.")
+            raise ValueError(
+                f"level {self.level}: give the added {self.noise} noise a share of the brightest intensity, above 0, at most 1."
+            )
 
 
 @dataclass(frozen=True, eq=False)
 class Filtered(Denoiser):
-    """A filter in the network's place, (noisy [1, 1, H, W], law) -> denoised; it states no uncertainty, NaN."""
+    """A filter in the network's place, (noisy [1, 1, H, W], noise model) -> denoised; it states no uncertainty, NaN."""
 
     @property
     def geometry(self) -> tuple[int, int]:
@@ -55,9 +61,11 @@ class Filtered(Denoiser):
 
     @torch.no_grad()
     def mean(self, noisy: Tensor) -> Tensor:
-        return torch.cat([self.network(one[None], law=self.law) for one in noisy])
+        return torch.cat([self.network(one[None], noise_model=self.noise_model) for one in noisy])
 
-    def in_tiles(self, function: Callable, pixels: Tensor, *, memory: int | None, progress: Callable[[float], None] | None = None):
+    def in_tiles(
+        self, function: Callable, pixels: Tensor, *, memory: int | None, progress: Callable[[float], None] | None = None
+    ):
         return function(pixels)
 
     def _posterior(self, noisy: Tensor, random: torch.Generator | None) -> dict[str, Tensor]:
@@ -65,7 +73,7 @@ class Filtered(Denoiser):
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
+class Result:
     """One slice, denoised by one method.
 
     Attributes:
@@ -85,22 +93,28 @@ class Trial:
     reason: str
 
     def at(self, strength: float) -> tuple[np.ndarray, np.ndarray]:
-        """Denoised image and standard deviation of its error at a strength, 0 (the input) to 1; instant, nothing is denoised again."""
+        """Denoised image and standard deviation of its error at a strength, 0 (the input) to 1; instant, nothing is
+        denoised again.
+        """
         solved = replace(self.solved, sigma=self.solved.sigma.clone())
-        return self.denoiser.blended(self.noisy, solved, strength, np.empty(self.noisy.shape)), solved.sigma[0, 0].numpy()
+        return self.denoiser.blended(self.noisy, solved, strength, np.empty(self.noisy.shape)), solved.sigma[
+            0, 0
+        ].numpy()
 
     @property
-    def report(self) -> str:
+    def estimate(self) -> str:
         """The noise, the gain and every check, a line each."""
         gain = gain_said(self.gain, self.reason)
         if self.noisy is not self.before:
-            errors = [np.sqrt(np.mean((image - self.before)[self.valid] ** 2)) for image in (self.noisy, self.at(1.0)[0])]
+            errors = [
+                np.sqrt(np.mean((image - self.before)[self.valid] ** 2)) for image in (self.noisy, self.at(1.0)[0])
+            ]
             said = f"{errors[0]:.4g} noisy, {errors[1]:.4g} denoised ({20 * np.log10(errors[0] / errors[1]):+.1f} dB)"
             gain += f"\nerror against the image before noise was added: {said}"
         return f"{self.denoiser.noise}\n{gain}\n{self.trust}"
 
 
-class Trials:
+class Session:
     """The methods that can run on a scan, and their last results.
 
     Attributes:
@@ -109,8 +123,18 @@ class Trials:
         span: (darkest, brightest but for 0.2 % at either end) of the sampled slices, in the scan's unit.
     """
 
-    def __init__(self, scan: Scan | str | Path | np.ndarray, *, minutes: float = 1.0, model: str | Path = "", baselines: Mapping[str, Callable[..., Tensor]] = {}, seed: int = 0):
-        """minutes: budget of stage 1's training. model: .safetensors, from mptpn train; empty: none. baselines: name -> filter (noisy, law=) -> denoised. An array, [H, W] or [N, H, W], is saved as .npy."""
+    def __init__(
+        self,
+        scan: Scan | str | Path | np.ndarray,
+        *,
+        minutes: float = 1.0,
+        model: str | Path = "",
+        baselines: Mapping[str, Callable[..., Tensor]] = {},
+        seed: int = 0,
+    ):
+        """minutes: budget of stage 1's training. model: .safetensors, from mptpn train; empty: none. baselines: name ->
+        filter (noisy, noise model=) -> denoised. An array, [H, W] or [N, H, W], is saved as .npy.
+        """
         if isinstance(scan, np.ndarray):
             self._folder = tempfile.TemporaryDirectory()  # goes with this object
             path = Path(self._folder.name) / "array.npy"
@@ -124,23 +148,27 @@ class Trials:
         self.samples = batch.samples(self.scan)
         if not self.samples:
             raise ValueError(f"{self.scan.path}: no slice holds noise; there is nothing to explore.")
-        inside = np.concatenate([own[valid] for index in self.samples for own, valid in batch.channels(self.scan.read(index))])
+        inside = np.concatenate(
+            [own[valid] for index in self.samples for own, valid in batch.channels(self.scan.read(index))]
+        )
         self.span = tuple(map(float, np.quantile(inside, [0.002, 0.998])))
         self.black = min(0.0, float(inside.min()))  # intensity without signal: CT is below 0 there
         self._denoisers: dict[tuple, list[Denoiser]] = {}
-        self._trials: dict[Choice, Trial] = {}
+        self._trials: dict[Choice, Result] = {}
 
-    def run(self, choice: Choice) -> Trial:
+    def run(self, choice: Choice) -> Result:
         """Denoise one slice and judge it; from memory where it was done before.
 
         Raises:
             ValueError: no such method or noise, or a slice that holds no noise.
         """
         if choice.method not in self.methods or choice.noise not in NOISES:
-            raise ValueError(f"method {choice.method!r} with noise {choice.noise!r}: choose one of {', '.join(self.methods)}, and of {', '.join(NOISES)}.")
+            raise ValueError(
+                f"method {choice.method!r} with noise {choice.noise!r}: choose one of {', '.join(self.methods)}, and of {', '.join(NOISES)}."
+            )
         return _recalled(self._trials, choice, self._run)
 
-    def _run(self, choice: Choice) -> Trial:
+    def _run(self, choice: Choice) -> Result:
         plain = self._channels(choice.slice, replace(choice, noise="none"))
         if not plain:
             raise ValueError(f"slice {choice.slice} is constant, masked or too small; it holds no noise.")
@@ -148,7 +176,9 @@ class Trials:
         denoiser = self.denoisers(choice)[choice.channel]
         solved = denoiser.solve(noisy, valid, memory=None)
         noisy = before if choice.noise == "none" else noisy
-        return Trial(noisy, before, valid, denoiser.level_at(solved), denoiser, solved, *judged(denoiser, solved))
+        return Result(
+            noisy, before, valid, denoiser.level_at(solved), denoiser, solved, *assess_prediction(denoiser, solved)
+        )
 
     def shown(self, choice: Choice) -> tuple[np.ndarray, np.ndarray]:
         """Noisy image of the choice, [H, W], and mask, whether or not it can be denoised."""
@@ -160,7 +190,9 @@ class Trials:
         return (own if own.ndim == 2 else own[..., choice.channel]), slice.valid
 
     def denoisers(self, choice: Choice) -> list[Denoiser]:
-        """One for each channel, all with one network, learned or measured on the sampled slices; slice and channel of the choice do not matter."""
+        """One for each channel, all with one network, learned or measured on the sampled slices; slice and channel of
+        the choice do not matter.
+        """
         return _recalled(self._denoisers, replace(choice, slice=0, channel=0), self._prepared)
 
     def _prepared(self, choice: Choice) -> list[Denoiser]:
@@ -174,7 +206,11 @@ class Trials:
             first = Denoiser.load(self.model, pixels, valid=valid)
         else:
             first = Denoiser.around(self._filters[choice.method], pixels, valid=valid)
-        each = [first] if len(apart) == 1 else [Denoiser.around(first.network, *channel[:1], valid=channel[1]) for channel in apart]
+        each = (
+            [first]
+            if len(apart) == 1
+            else [Denoiser.around(first.network, *channel[:1], valid=channel[1]) for channel in apart]
+        )
         return [Filtered(**vars(one)) for one in each] if choice.method in self._filters else each
 
     def _channels(self, index: int, choice: Choice) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -182,15 +218,28 @@ class Trials:
         found = batch.channels(self.scan.read(index))
         if choice.noise == "none":
             return found
-        law = added_law(choice.noise, sigma=choice.level * (self.span[1] - self.black), brightest=self.span[1] - self.black)
+        noise_model = added_noise_model(
+            choice.noise, sigma=choice.level * (self.span[1] - self.black), brightest=self.span[1] - self.black
+        )
         noisy = []
         for channel, (own, valid) in enumerate(found):
             clean = torch.from_numpy(own - self.black)[None, None]
-            drawn = law.sample(clean, generator=generator(self.seed, 501, index, channel))[0, 0].numpy() + self.black
+            drawn = (
+                noise_model.sample(clean, generator=generator(self.seed, "added noise", index, channel))[0, 0].numpy()
+                + self.black
+            )
             noisy.append((np.where(valid, drawn, own), valid))
         return noisy
 
-    def save(self, choice: Choice, *, strength: float, folder: str | Path, overwrite: bool = False, tell: Callable[[int], None] | None = None) -> Path:
+    def save(
+        self,
+        choice: Choice,
+        *,
+        strength: float,
+        folder: str | Path,
+        overwrite: bool = False,
+        tell: Callable[[int], None] | None = None,
+    ) -> Path:
         """Denoise every slice and write the scan in its own type; tell: called with the number of slices that are done.
 
         Raises:
@@ -210,21 +259,29 @@ class Trials:
         return writer.target
 
 
-def added_law(kind: str, *, sigma: float, brightest: float) -> Law:
-    """Noise whose standard deviation is sigma at the brightest intensity; Poisson-Gaussian has half of that variance from the signal."""
+def added_noise_model(kind: str, *, sigma: float, brightest: float) -> NoiseModel:
+    """Noise whose standard deviation is sigma at the brightest intensity; Poisson-Gaussian has half of that variance
+    from the signal.
+    """
     if kind == "Rician":
         return Rician(sigma)
     if kind == "speckle":
         return Speckle((brightest / sigma) ** 2)
-    return PoissonGaussian(sigma) if kind == "Gaussian" else PoissonGaussian(sigma / 2**0.5, gain=sigma**2 / (2 * brightest))
+    return (
+        PoissonGaussian(sigma)
+        if kind == "Gaussian"
+        else PoissonGaussian(sigma / 2**0.5, gain=sigma**2 / (2 * brightest))
+    )
 
 
-def _blur(noisy: Tensor, *, law: Law, width: float) -> Tensor:
+def _blur(noisy: Tensor, *, noise_model: NoiseModel, width: float) -> Tensor:
     return gaussian_blur(noisy, sigma=width)
 
 
 def _digest(denoiser: Denoiser) -> str:
-    """Of a network's weights: two trainings of a minute differ, and an interrupted result of the one is not gone on with by the other."""
+    """Of a network's weights: two trainings of a minute differ, and an interrupted result of the one is not gone on
+    with by the other.
+    """
     if isinstance(denoiser, Filtered):
         return ""
     weights = b"".join(tensor.detach().cpu().numpy().tobytes() for tensor in denoiser.network.state_dict().values())

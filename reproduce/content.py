@@ -1,4 +1,6 @@
-"""The content hash of a notebook: its code and that of every mptpn module it stands on. Results with another hash are stale."""
+"""The content hash of a notebook: its code and that of every mptpn module it stands on. Results with another hash are
+stale.
+"""
 
 import ast
 import hashlib
@@ -14,14 +16,19 @@ NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tok
 
 
 def code_hash(notebook: str) -> str:
-    """16 hex digits of the sha256 over the JSON of [code cells, [module name, module source, hash of its weights]], stripped.
+    """16 hex digits of the sha256 over the JSON of [code cells, [module name, module source, hash of its weights]],
+    stripped.
 
     The modules come in alphabetical order, the weights that the cells name come last.
 
-    Outputs, metadata, texts, comments, docstrings and file dates do not enter, so that opening a notebook or wording a docstring reruns nothing.
+    Outputs, metadata, texts, comments, docstrings and file dates do not enter, so that opening a notebook or wording a
+    docstring reruns nothing.
     """
     cells = ["".join(cell["source"]) for cell in notebook_cells(notebook) if cell["cell_type"] == "code"]
-    library = [[name, stripped(module_source(name)), weights_hash(module_source(name), name=name)] for name in sorted(modules_behind(cells))]
+    library = [
+        [name, stripped(module_source(name)), weights_hash(module_source(name), name=name)]
+        for name in sorted(modules_behind(cells))
+    ]
     library += [["", "", weights_hash(without_magics("\n".join(cells)))]]
     return hashlib.sha256(json.dumps([[stripped(cell) for cell in cells], library]).encode()).hexdigest()[:16]
 
@@ -31,11 +38,17 @@ def module_source(name: str) -> str:
 
 
 def weights_hash(source: str, *, name: str = "") -> str:
-    """Sha256 of the weights that ship beside a module under its name, and of each whose name is a string in the source; empty if there are none.
+    """Sha256 of the weights that ship beside a module under its name, and of each whose name is a string in the source;
+    empty if there are none.
 
-    The catalogue of all weights asks for none of them: a notebook that trains weights stands on it and must not go stale by what it has made.
+    The catalogue of all weights asks for none of them: a notebook that trains weights stands on it and must not go
+    stale by what it has made.
     """
-    strings = {node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    strings = {
+        node.value
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
     wanted = {name} if name == CATALOGUE else {name, *strings}
     paths = sorted(path for path in (ROOT / "mptpn").glob("*.safetensors") if path.stem in wanted)
     return " ".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
@@ -52,7 +65,9 @@ def modules_behind(sources: list[str]) -> set[str]:
 
 
 def imported_modules(source: str) -> set[str]:
-    """Names of the modules of mptpn that a piece of code imports, at its top or within a function; `__init__` is one of them."""
+    """Names of the modules of mptpn that a piece of code imports, at its top or within a function; `__init__` is one of
+    them.
+    """
     names = []
     for node in ast.walk(ast.parse(without_magics(source))):
         if isinstance(node, ast.Import):
@@ -72,7 +87,8 @@ def without_magics(source: str) -> str:
 def stripped(source: str) -> str:
     """The source without comments, docstrings and blank lines.
 
-    Lines are cut out of the text rather than printed from a syntax tree, so that every Python version gives the same hash.
+    Lines are cut out of the text rather than printed from a syntax tree, so that every Python version gives the same
+    hash.
     """
     if without_magics(source) != source:
         return source
@@ -84,7 +100,10 @@ def stripped(source: str) -> str:
         elif token.type not in NO_CODE:
             code |= set(range(token.start[0], token.end[0] + 1))
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node) is not None:
+        if (
+            isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+            and ast.get_docstring(node) is not None
+        ):
             text = node.body[0]
             if text.lineno > getattr(node, "lineno", 0):  # not on the line of its own def
                 code -= set(range(text.lineno, text.end_lineno + 1))

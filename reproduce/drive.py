@@ -1,7 +1,8 @@
 """Runs a preset's notebooks through Snakemake and papermill, shows their progress, and prints the table of results.
 
-Stopped by Ctrl-C or killed, the same command goes on where it stopped; with nothing changed it does nothing. A notebook runs again when its
-code cells, a module that it uses or its parameters changed, or when a notebook whose results it reads ran again.
+Stopped by Ctrl-C or killed, the same command goes on where it stopped; with nothing changed it does nothing. A notebook
+runs again when its code cells, a module that it uses or its parameters changed, or when a notebook whose results it
+reads ran again.
 """
 
 import argparse
@@ -25,7 +26,11 @@ import show
 HERE = Path(__file__).resolve().parent
 MARK = "MPTPN_RUN"  # environment variable that every process of a run carries: the run folder
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-WHY = {"missing": "not done yet", "params changed": "its code or parameters changed", "updated input files": "an earlier notebook ran again"}
+WHY = {
+    "missing": "not done yet",
+    "params changed": "its code or parameters changed",
+    "updated input files": "an earlier notebook ran again",
+}
 
 
 class Interrupted(Exception):
@@ -33,7 +38,9 @@ class Interrupted(Exception):
 
 
 def main() -> int:
-    """Exit code: 0 done, 1 a notebook failed or the preset is running already, 2 wrong input, 128 + signal when stopped."""
+    """Exit code: 0 done, 1 a notebook failed or the preset is running already, 2 wrong input, 128 + signal when
+    stopped.
+    """
     try:
         return run_alone(read_arguments())
     except plan.Mistake as mistake:
@@ -46,14 +53,19 @@ def run_alone(arguments) -> int:
     tasks = plan.tasks(arguments.preset)
     profiles = sorted(profile.name for profile in (HERE / "profile").iterdir())
     if arguments.executor not in [None, *profiles]:
-        raise plan.Mistake(f"there is no profile for the executor {arguments.executor!r}: reproduce/profile has {', '.join(profiles)}.")
+        raise plan.Mistake(
+            f"there is no profile for the executor {arguments.executor!r}: reproduce/profile has {', '.join(profiles)}."
+        )
     folder = arguments.runs.resolve() / arguments.preset
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:  # Python's files are not inherited: this process alone holds the lock
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"reproduce: preset {arguments.preset} is running already in {show.path(folder)}: wait for that run or stop it.", file=sys.stderr)
+            print(
+                f"reproduce: preset {arguments.preset} is running already in {show.path(folder)}: wait for that run or stop it.",
+                file=sys.stderr,
+            )
             return 1
         for number in STOPPING:
             signal.signal(number, interrupt)
@@ -63,7 +75,10 @@ def run_alone(arguments) -> int:
             for number in STOPPING:
                 signal.signal(number, signal.SIG_IGN)
             stop_processes(folder)
-            print(f"\nStopped. The same command goes on from here: ./reproduce/run --preset {arguments.preset}", flush=True)
+            print(
+                f"\nStopped. The same command goes on from here: ./reproduce/run --preset {arguments.preset}",
+                flush=True,
+            )
             return 128 + stopped.args[0]
 
 
@@ -83,9 +98,20 @@ def read_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--preset", default="quick", help="which notebooks and parameters, default: quick")
     parser.add_argument("--dry-run", action="store_true", help="say what would run and why, and run nothing")
-    parser.add_argument("--jobs", type=int, metavar="N", help="processor cores to use, or jobs at once on a cluster; default: the preset's or profile's")
-    parser.add_argument("--executor", metavar="NAME", help="run on a cluster as reproduce/profile/NAME says, e.g. slurm; default: on this machine")
-    parser.add_argument("--runs", type=Path, default=plan.ROOT / "runs", metavar="FOLDER", help="where runs are written, default: runs/")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="processor cores to use, or jobs at once on a cluster; default: the preset's or profile's",
+    )
+    parser.add_argument(
+        "--executor",
+        metavar="NAME",
+        help="run on a cluster as reproduce/profile/NAME says, e.g. slurm; default: on this machine",
+    )
+    parser.add_argument(
+        "--runs", type=Path, default=plan.ROOT / "runs", metavar="FOLDER", help="where runs are written, default: runs/"
+    )
     return parser.parse_args()
 
 
@@ -98,13 +124,16 @@ def reproduce(arguments, tasks: dict, folder: Path) -> int:
         snakemake.call("--unlock")
     pending = snakemake.pending()
     if arguments.dry_run:
-        print("\n".join(f"would run {name}: {why}" for name, why in pending.items()) or f"Nothing to do: all {len(tasks)} runs are up to date.")
+        print(
+            "\n".join(f"would run {name}: {why}" for name, why in pending.items())
+            or f"Nothing to do: all {len(tasks)} runs are up to date."
+        )
         if arguments.executor:
             print(snakemake.call(*snakemake.where, "--dry-run", "--quiet", "rules"))
         return 0
     if not pending:
         print(f"Nothing to do: all {len(tasks)} notebook runs of preset {arguments.preset} are up to date.\n")
-        return report(tasks, folder)
+        return estimate(tasks, folder)
     wanted = max(tasks[name].gpus() for name in pending)
     if wanted > len(visible_gpus()) and not arguments.executor:
         raise plan.Mistake(
@@ -112,9 +141,12 @@ def reproduce(arguments, tasks: dict, folder: Path) -> int:
             "run it where there is one, on a cluster (--executor slurm), or take a preset for the CPU (quick)."
         )
     if not watch(snakemake, pending):
-        print(f"What is done is kept; the same command goes on from here: ./reproduce/run --preset {arguments.preset}", file=sys.stderr)
+        print(
+            f"What is done is kept; the same command goes on from here: ./reproduce/run --preset {arguments.preset}",
+            file=sys.stderr,
+        )
         return 1
-    return report(tasks, folder)
+    return estimate(tasks, folder)
 
 
 class Snakemake:
@@ -123,8 +155,19 @@ class Snakemake:
     def __init__(self, arguments, folder: Path):
         cores = arguments.jobs or min(plan.load_preset(arguments.preset)["cores"], os.cpu_count())
         self.folder, self.executor = folder, arguments.executor
-        self.environment = os.environ | {MARK: str(folder), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        self.command = [sys.executable, "-m", "snakemake", "--snakefile", str(HERE / "Snakefile"), "--directory", str(folder)]
+        self.environment = os.environ | {
+            MARK: str(folder),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
+        self.command = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--snakefile",
+            str(HERE / "Snakefile"),
+            "--directory",
+            str(folder),
+        ]
         self.command += ["--config", f"preset={arguments.preset}", "--rerun-triggers", "params", "input", "mtime"]
         self.command += ["--rerun-incomplete", "--keep-going", "--scheduler", "greedy", "--nocolor"]
         gpus = visible_gpus()
@@ -132,18 +175,27 @@ class Snakemake:
         if not arguments.executor:
             self.environment["MPTPN_GPUS"] = ",".join(gpus)
         else:
-            self.where = ["--workflow-profile", str(HERE / "profile" / arguments.executor)] + ["--jobs", str(arguments.jobs)] * bool(arguments.jobs)
+            self.where = ["--workflow-profile", str(HERE / "profile" / arguments.executor)] + [
+                "--jobs",
+                str(arguments.jobs),
+            ] * bool(arguments.jobs)
 
     def call(self, *options: str) -> str:
         """What Snakemake prints when it only looks; Mistake with its last words if it fails."""
-        done = subprocess.run([*self.command, *options], env=self.environment, capture_output=True, text=True, start_new_session=True)
+        done = subprocess.run(
+            [*self.command, *options], env=self.environment, capture_output=True, text=True, start_new_session=True
+        )
         if done.returncode:
             raise plan.Mistake(f"snakemake {' '.join(options)} failed: {done.stderr.strip()[-1000:]}")
         return done.stdout
 
     def pending(self) -> dict[str, str]:
         """Names of the runs to do, with the reason for each."""
-        rows = [row for row in csv.DictReader(self.call("--summary").splitlines(), delimiter="\t") if row["plan"] == "update pending"]
+        rows = [
+            row
+            for row in csv.DictReader(self.call("--summary").splitlines(), delimiter="\t")
+            if row["plan"] == "update pending"
+        ]
         return {Path(row["output_file"]).stem: WHY.get(row["status"], "an earlier notebook runs again") for row in rows}
 
     def start(self) -> subprocess.Popen:
@@ -168,11 +220,16 @@ def watch(snakemake: Snakemake, pending: dict[str, str]) -> bool:
     stop_processes(snakemake.folder)  # if Snakemake was killed, its notebooks still run
     progress.close(failed=process.returncode > 0)
     if process.returncode < 0:
-        print(f"Snakemake was killed by signal {-process.returncode}; the notebooks that ran were stopped.", file=sys.stderr)
+        print(
+            f"Snakemake was killed by signal {-process.returncode}; the notebooks that ran were stopped.",
+            file=sys.stderr,
+        )
     elif process.returncode and not progress.failed:
         words = (snakemake.folder / "logs/snakemake.log").read_text()
         print(f"Snakemake failed, see its log {show.path(snakemake.folder / 'logs/snakemake.log')}:", file=sys.stderr)
-        print(words[words.find("Error in rule") :][:1500] if "Error in rule" in words else words[-1500:], file=sys.stderr)
+        print(
+            words[words.find("Error in rule") :][:1500] if "Error in rule" in words else words[-1500:], file=sys.stderr
+        )
     return process.returncode == 0
 
 
@@ -217,11 +274,14 @@ def forget_lost_results(folder: Path) -> None:
             record.unlink()
 
 
-def report(tasks: dict, folder: Path) -> int:
+def estimate(tasks: dict, folder: Path) -> int:
     """Print the results of the run and where its files are; returns the exit code 0."""
     if "04_ablation_figures" in tasks:
         print(show.results_table(folder))
-    for title, files in (("executed notebooks", [folder / f"notebooks/{name}.ipynb" for name in tasks]), ("figures", sorted(folder.glob("figures/*.png")))):
+    for title, files in (
+        ("executed notebooks", [folder / f"notebooks/{name}.ipynb" for name in tasks]),
+        ("figures", sorted(folder.glob("figures/*.png"))),
+    ):
         print(f"\n{title}:")
         for path in files:
             print(f"  {show.path(path)}")

@@ -1,10 +1,13 @@
-"""The full method on the standard test: noise learned from noisy photographs alone, put on other photographs, a student from random weights, BSD68.
+"""The full method on the standard test: noise learned from noisy photographs alone, put on other photographs, a student
+from random weights, BSD68.
 
 python reproduce/full_method_on_photographs.py OUT --steps 600                                     # CPU, a beginning
-python reproduce/full_method_on_photographs.py OUT --accelerator cuda --precision bf16-mixed --seconds 240 --images 478 --batch 32
+python reproduce/full_method_on_photographs.py OUT --accelerator cuda --precision bf16-mixed --seconds 240 --images 478
+--batch 32
 
-Half of the photographs are seen noisy alone, once each, at 15, 25 or 50 gray levels of 255; the other half clean alone. `learned` is told nothing of the
-noise; the supervised `ceiling`, the same network for as many steps, has the true laws and levels, and clean versions of the noisy half in half of its pairs.
+Half of the photographs are seen noisy alone, once each, at 15, 25 or 50 gray levels of 255; the other half clean alone.
+`learned` is told nothing of the noise; the supervised `ceiling`, the same network for as many steps, has the true noise
+models and levels, and clean versions of the noisy half in half of its pairs.
 """
 
 import argparse
@@ -48,19 +51,39 @@ def main() -> None:
     chosen = [image.pixels for image in pool[:: max(1, len(pool) // given.images)]][: given.images]
     hidden, photos = chosen[::2], chosen[1::2]
     true = [PoissonGaussian(LEVELS[i % 3] / 255) for i in range(len(hidden))]
-    noisy = [law.sample(clean, generator=generator(given.seed, 931, i)) for i, (law, clean) in enumerate(zip(true, hidden, strict=True))]
+    noisy = [
+        noise_model.sample(clean, generator=generator(given.seed, "method check", i))
+        for i, (noise_model, clean) in enumerate(zip(true, hidden, strict=True))
+    ]
     fabric = loop.launch(accelerator=given.accelerator, precision=given.precision, threads=given.threads)
-    noise = pipeline.noise_of(noisy)
+    noise = pipeline.estimate_set(noisy)
     middle = torch.tensor(0.5)
-    ratios = [float(law.variance(middle) / told.variance(middle)) ** 0.5 for law, told in zip(noise.laws, true, strict=True)]
+    ratios = [
+        float(noise_model.variance(middle) / told.variance(middle)) ** 0.5
+        for noise_model, told in zip(noise.noise_models, true, strict=True)
+    ]
     print(f"{noise.whole}\nlevel found over the true one: {min(ratios):.3f} to {max(ratios):.3f}")
     drawn = {"batch": given.batch, "patch": given.patch, "seed": given.seed}
     learned = pipeline.stage_2(noisy, photos, noise=noise, **drawn)
-    looks = [synthesis.look_of(y, law=law) for y, law in zip(noisy, true, strict=True)]
+    targets = [
+        synthesis.target_statistics(y, noise_model=noise_model) for y, noise_model in zip(noisy, true, strict=True)
+    ]
     both = list(zip(noisy, hidden, strict=True))
-    ceiling = synthesis.PairSynthesis(photos, looks, pairs_a=both, share_a=0.5, weight_a=1.0, levels=(1.0, 1.0), **drawn)
-    common = {"steps": given.steps, "seconds": given.seconds, "fabric": fabric, "network": pipeline.STUDENT, "ema": 0.99, "seed": given.seed}
-    students = {name: pipeline.stage_3(pairs, title=name, **common) for name, pairs in {"learned": learned, "ceiling": ceiling}.items()}
+    ceiling = synthesis.PairSynthesis(
+        photos, targets, pairs_a=both, share_a=0.5, weight_a=1.0, levels=(1.0, 1.0), **drawn
+    )
+    common = {
+        "steps": given.steps,
+        "seconds": given.seconds,
+        "fabric": fabric,
+        "network": pipeline.STUDENT,
+        "ema": 0.99,
+        "seed": given.seed,
+    }
+    students = {
+        name: pipeline.stage_3(pairs, title=name, **common)
+        for name, pairs in {"learned": learned, "ceiling": ceiling}.items()
+    }
     students = {name: student.to(fabric.device) for name, student in students.items()}
     rows = []
     for level in LEVELS:
@@ -72,7 +95,15 @@ def main() -> None:
             psnr[name] = [metrics.psnr_db(x, image.pixels) for x, image in zip(denoised, tests, strict=True)]
         gaps = [a - b for a, b in zip(psnr["learned"], psnr["ceiling"], strict=True)]
         mean, low, high = metrics.paired_interval(gaps, [image.name for image in tests])
-        rows.append({"level": level, **{name: sum(x) / len(x) for name, x in psnr.items()}, "difference": mean, "low": low, "high": high})
+        rows.append(
+            {
+                "level": level,
+                **{name: sum(x) / len(x) for name, x in psnr.items()},
+                "difference": mean,
+                "low": low,
+                "high": high,
+            }
+        )
         print({key: round(value, 3) for key, value in rows[-1].items()}, flush=True)
     settings = {name: value for name, value in vars(given).items() if name != "out" and value != math.inf}
     about = {"rows": rows, "level_ratios": ratios, "noise": noise.whole.kind, **settings}

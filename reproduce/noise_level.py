@@ -1,4 +1,6 @@
-"""Train the noise-level network that ships with the package: .venv/bin/python reproduce/noise_level.py OUT [STEPS]; about 15 minutes on one core."""
+"""Train the noise-level network that ships with the package: .venv/bin/python reproduce/noise_level.py OUT [STEPS];
+about 15 minutes on one core.
+"""
 
 import hashlib
 import sys
@@ -17,11 +19,22 @@ def main(out: str, steps: int = 7000) -> None:
     fabric = loop.launch(threads=1)
     torch.manual_seed(0)
     network = noise_level.NoiseLevelNetwork()
-    noise_level.train(network, photos["train"], steps=steps, fabric=fabric, checkpoint=Path(out) / "noise_level.checkpoint.pt")
+    noise_level.train(
+        network, photos["train"], steps=steps, fabric=fabric, checkpoint=Path(out) / "noise_level.checkpoint.pt"
+    )
     calibration = noise_level.calibrate(network.eval(), photos["val"])
-    seen = hashlib.sha256("".join(image.sha256 for split in ("train", "val") for image in datasets.natural(split)).encode()).hexdigest()
-    note = {"photos": "BSDS500 train and test, DIV2K 0801-0880; calibrated on DIV2K 0881-0890", "sha256_of_photos": seen, "steps": steps, "seed": 0}
-    print(save_weights(Path(out) / "noise_level.safetensors", network, arguments={}, note=note | calibration), calibration)
+    seen = hashlib.sha256(
+        "".join(image.sha256 for split in ("train", "val") for image in datasets.natural(split)).encode()
+    ).hexdigest()
+    note = {
+        "photos": "BSDS500 train and test, DIV2K 0801-0880; calibrated on DIV2K 0881-0890",
+        "sha256_of_photos": seen,
+        "steps": steps,
+        "seed": 0,
+    }
+    print(
+        save_weights(Path(out) / "noise_level.safetensors", network, arguments={}, note=note | calibration), calibration
+    )
 
 
 if __name__ == "__main__":

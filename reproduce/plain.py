@@ -1,8 +1,10 @@
-"""Runs one notebook of a preset as a plain Python program, for a machine that has PyTorch but neither papermill nor Jupyter.
+"""Runs one notebook of a preset as a plain Python program, for a machine that has PyTorch but neither papermill nor
+Jupyter.
 
     python reproduce/plain.py 03_profound_training --preset paper --variant both
 
-The results go to the same folder as those of ./reproduce/run; figures are written, not shown; the value of a cell's last line is printed.
+The results go to the same folder as those of ./reproduce/run; figures are written, not shown; the value of a cell's
+last line is printed.
 """
 
 import argparse
@@ -18,11 +20,15 @@ import plan
 
 def main() -> int:
     """Exit code: 0 done, 2 wrong input."""
-    parser = argparse.ArgumentParser(prog="python reproduce/plain.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python reproduce/plain.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("notebook", help="name without its ending")
     parser.add_argument("--preset", default="quick", help="whose parameters, default: quick")
     parser.add_argument("--variant", help="which of the preset's variants, where the notebook runs once a variant")
-    parser.add_argument("--runs", type=Path, default=plan.ROOT / "runs", metavar="FOLDER", help="where runs are written, default: runs/")
+    parser.add_argument(
+        "--runs", type=Path, default=plan.ROOT / "runs", metavar="FOLDER", help="where runs are written, default: runs/"
+    )
     arguments = parser.parse_args()
     name = f"{arguments.notebook}-{arguments.variant}" if arguments.variant else arguments.notebook
     try:

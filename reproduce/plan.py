@@ -52,7 +52,8 @@ def load_preset(name: str) -> dict:
 def tasks(preset_name: str) -> dict[str, Task]:
     """Every run that the preset asks for, by name.
 
-    A notebook with the parameter `variant` runs once for each of the preset's variants, once where it has none; one with `variants` is given their names.
+    A notebook with the parameter `variant` runs once for each of the preset's variants, once where it has none; one
+    with `variants` is given their names.
     Mistake: an unknown notebook, an unknown parameter (naming the nearest known one) or a value of another type.
     """
     preset = load_preset(preset_name)
@@ -67,7 +68,15 @@ def tasks(preset_name: str) -> dict[str, Task]:
             continue
         for variant, own in preset["variants"].items():
             mine = given | own | {"variant": variant}
-            found.append(Task(f"{notebook}-{variant}", notebook, variant, mine, full_parameters(mine, declared, f"{where}, variant {variant}")))
+            found.append(
+                Task(
+                    f"{notebook}-{variant}",
+                    notebook,
+                    variant,
+                    mine,
+                    full_parameters(mine, declared, f"{where}, variant {variant}"),
+                )
+            )
     return {task.name: task for task in found}
 
 
@@ -75,12 +84,16 @@ def full_parameters(given: dict, declared: dict, where: str) -> dict:
     """The notebook's defaults with the given values over them; Mistake if a given one is unknown or ill-typed."""
     for name, value in given.items():
         if name not in declared:
-            raise Mistake(f"{where}: the notebook has no parameter {name!r} (given {value!r}){nearest(name, declared)}.")
+            raise Mistake(
+                f"{where}: the notebook has no parameter {name!r} (given {value!r}){nearest(name, declared)}."
+            )
         annotation = declared[name][0]
         if not fits(value, annotation):
             kind = ast.unparse(annotation)
             hint = f": write {float(value)!r}" if kind == "float" and is_number_without_dot(value) else ""
-            raise Mistake(f"{where}: {name} = {value!r} is {type(value).__name__}, but the notebook wants {kind}{hint}.")
+            raise Mistake(
+                f"{where}: {name} = {value!r} is {type(value).__name__}, but the notebook wants {kind}{hint}."
+            )
     return {name: default for name, (_, default) in declared.items()} | given
 
 
@@ -99,7 +112,9 @@ def fits(value, annotation: ast.expr) -> bool:
             return isinstance(value, list) and all(fits(v, item) for v in value)
     kind = ast.unparse(annotation)
     if kind not in TYPES:
-        raise Mistake(f"a notebook's parameter is annotated with the type {kind!r}: use {', '.join(TYPES)}, list[...] or A | B.")
+        raise Mistake(
+            f"a notebook's parameter is annotated with the type {kind!r}: use {', '.join(TYPES)}, list[...] or A | B."
+        )
     return isinstance(value, TYPES[kind]) and not (isinstance(value, bool) and kind in ("int", "float"))
 
 
@@ -112,7 +127,9 @@ def notebook_cells(notebook: str) -> list[dict]:
     """The notebook's cells; Mistake if there is no such notebook."""
     path = ROOT / f"notebooks/{notebook}.ipynb"
     if not path.exists():
-        raise Mistake(f"there is no notebooks/{notebook}.ipynb{nearest(notebook, [p.stem for p in path.parent.glob('*.ipynb')])}.")
+        raise Mistake(
+            f"there is no notebooks/{notebook}.ipynb{nearest(notebook, [p.stem for p in path.parent.glob('*.ipynb')])}."
+        )
     return json.loads(path.read_text())["cells"]
 
 
@@ -124,6 +141,8 @@ def declared_parameters(notebook: str) -> dict[str, tuple[ast.expr, object]]:
     found = {}
     for line in ast.parse("".join(cell["source"])).body:
         if not isinstance(line, ast.AnnAssign):
-            raise Mistake(f"notebook {notebook} has {ast.unparse(line)!r} in its parameters cell: write name: type = literal.")
+            raise Mistake(
+                f"notebook {notebook} has {ast.unparse(line)!r} in its parameters cell: write name: type = literal."
+            )
         found[line.target.id] = (line.annotation, ast.literal_eval(line.value))
     return found

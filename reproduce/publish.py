@@ -1,6 +1,8 @@
-"""Publishes figures: copies those that figures.yaml declares from a finished run into figures/, after checking that they are that run's.
+"""Publishes figures: copies those that figures.yaml declares from a finished run into figures/, after checking that
+they are that run's.
 
-It stamps each figure's json with the preset, the notebook's content hash and all parameters, by which `--check` later tells a stale figure.
+It stamps each figure's json with the preset, the notebook's content hash and all parameters, by which `--check` later
+tells a stale figure.
 """
 
 import argparse
@@ -20,15 +22,25 @@ ENDS = (".png", ".csv", ".json")
 
 def main() -> int:
     """Exit code: 0 published (or nothing wrong), 1 something is missing or stale, 2 wrong input."""
-    parser = argparse.ArgumentParser(prog="./reproduce/publish", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="quick", help="publish the figures that are declared with this preset, default: quick")
-    parser.add_argument("--runs", type=Path, default=plan.ROOT / "runs", metavar="FOLDER", help="where the runs are, default: runs/")
+    parser = argparse.ArgumentParser(
+        prog="./reproduce/publish", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--preset", default="quick", help="publish the figures that are declared with this preset, default: quick"
+    )
+    parser.add_argument(
+        "--runs", type=Path, default=plan.ROOT / "runs", metavar="FOLDER", help="where the runs are, default: runs/"
+    )
     parser.add_argument("--check", action="store_true", help="only tell what is wrong in figures/")
     arguments = parser.parse_args()
     try:
         plan.load_preset(arguments.preset)
         declared = declared_figures()
-        wrong = faults(declared) if arguments.check else publish(declared, arguments.preset, arguments.runs / arguments.preset)
+        wrong = (
+            faults(declared)
+            if arguments.check
+            else publish(declared, arguments.preset, arguments.runs / arguments.preset)
+        )
     except plan.Mistake as mistake:
         print(f"publish: {mistake}", file=sys.stderr)
         return 2
@@ -44,7 +56,9 @@ def declared_figures() -> dict[str, tuple[str, plan.Task]]:
         known[preset] = known.get(preset) or plan.tasks(preset)
         task = f"{entry['notebook']}-{entry['variant']}" if "variant" in entry else entry["notebook"]
         if task not in known[preset]:
-            raise plan.Mistake(f"figures.yaml, {name}: preset {preset} has no run {task!r}{plan.nearest(task, known[preset])}.")
+            raise plan.Mistake(
+                f"figures.yaml, {name}: preset {preset} has no run {task!r}{plan.nearest(task, known[preset])}."
+            )
         declared[name] = (preset, known[preset][task])
     return declared
 
@@ -80,7 +94,8 @@ def not_of_this_run(name: str, task: plan.Task, folder: Path) -> list[str]:
     return [
         f"{name}: {file} is not what {task.name} wrote in its last run."
         for file in files
-        if not (folder / file).exists() or ran["files"].get(file) != hashlib.sha256((folder / file).read_bytes()).hexdigest()
+        if not (folder / file).exists()
+        or ran["files"].get(file) != hashlib.sha256((folder / file).read_bytes()).hexdigest()
     ]
 
 
@@ -110,7 +125,9 @@ def faults(declared: dict) -> list[str]:
         if about.get("code") != content.code_hash(task.notebook):
             wrong.append(f"{name}: stale, notebook {task.notebook} or a module it uses has changed since it was drawn.")
         if (about.get("preset"), about.get("parameters")) != (preset, published_parameters(task)):
-            wrong.append(f"{name}: stale, the parameters of {task.name} in preset {preset} have changed since it was drawn.")
+            wrong.append(
+                f"{name}: stale, the parameters of {task.name} in preset {preset} have changed since it was drawn."
+            )
     return wrong
 
 

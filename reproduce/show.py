@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-BAR = re.compile(r"^(?P<label>.*?)(?P<percent>\d+%)\|.*\|\s*(?P<rest>\d+/\d+ \[.*)$")  # tqdm: the drawn bar between the percent and the count
+# tqdm: the drawn bar between the percent and the count
+BAR = re.compile(r"^(?P<label>.*?)(?P<percent>\d+%)\|.*\|\s*(?P<rest>\d+/\d+ \[.*)$")
 RATE = re.compile(r",\s*[\d.?]+\s?(it/s|s/it)")  # left out, so that time left and loss fit on a line of 80
 
 
@@ -22,7 +23,9 @@ class Progress:
         self.began, self.ended, self.failed = {}, set(), set()  # name -> time; names; names
         self.start = time.time() - 1  # file systems may keep whole seconds
         self.live = LiveLines()
-        self.live.say(f"{len(pending)} notebook runs to do:\n" + "\n".join(f"  {name:<40} {why}" for name, why in pending.items()))
+        self.live.say(
+            f"{len(pending)} notebook runs to do:\n" + "\n".join(f"  {name:<40} {why}" for name, why in pending.items())
+        )
 
     def look(self) -> None:
         """Tell what began, ended or failed since the last look, and repaint the lines of the running notebooks."""
@@ -32,13 +35,19 @@ class Progress:
                 self.live.say(f"{self.step(name)} started")
             if name in self.running() and self.is_new(f"done/{name}.json"):
                 self.ended.add(name)
-                self.live.say(f"{self.step(name)} done in {clock(time.time() - self.began[name])}, {len(self.pending) - len(self.ended)} runs to go")
+                self.live.say(
+                    f"{self.step(name)} done in {clock(time.time() - self.began[name])}, {len(self.pending) - len(self.ended)} runs to go"
+                )
             if name in self.running() and self.is_new(f"logs/{name}.failed"):
                 self.fail(name)
-        self.live.paint([f"{self.step(n)} {clock(time.time() - self.began[n])} {position(self.folder, n)}" for n in self.running()])
+        self.live.paint(
+            [f"{self.step(n)} {clock(time.time() - self.began[n])} {position(self.folder, n)}" for n in self.running()]
+        )
 
     def close(self, *, failed: bool) -> None:
-        """The last look; a notebook that is running still, though nothing runs any more, counts as failed if Snakemake says so."""
+        """The last look; a notebook that is running still, though nothing runs any more, counts as failed if Snakemake
+        says so.
+        """
         self.look()
         self.live.wipe()
         for name in self.running() if failed else []:
@@ -49,13 +58,24 @@ class Progress:
 
     def fail(self, name: str) -> None:
         self.failed.add(name)
-        log, unfinished = path(self.folder / f"logs/{name}.log"), path(self.folder / f"notebooks/{name}.unfinished.ipynb")
-        self.live.say(f"{self.step(name)} FAILED:\n{error_of(self.folder, name)}\n  log: {log}\n  notebook as far as it came: {unfinished}")
+        log, unfinished = (
+            path(self.folder / f"logs/{name}.log"),
+            path(self.folder / f"notebooks/{name}.unfinished.ipynb"),
+        )
+        self.live.say(
+            f"{self.step(name)} FAILED:\n{error_of(self.folder, name)}\n  log: {log}\n  notebook as far as it came: {unfinished}"
+        )
 
     def is_new(self, file: str) -> bool:
-        """Whether the file has been written during this run; an empty log is that of a job that waits in a cluster's queue."""
+        """Whether the file has been written during this run; an empty log is that of a job that waits in a cluster's
+        queue.
+        """
         found = self.folder / file
-        return found.exists() and found.stat().st_mtime >= self.start and (found.stat().st_size > 0 or found.suffix == ".failed")
+        return (
+            found.exists()
+            and found.stat().st_mtime >= self.start
+            and (found.stat().st_size > 0 or found.suffix == ".failed")
+        )
 
     def step(self, name: str) -> str:
         return f"[{list(self.began).index(name) + 1}/{len(self.pending)}] {name}"
@@ -109,7 +129,9 @@ def position(folder: Path, name: str) -> str:
 
 
 def error_of(folder: Path, name: str, lines: int = 12) -> str:
-    """The end of the traceback of a failed notebook's cell, or of its log if no cell raised anything (its kernel was killed, the disk is full)."""
+    """The end of the traceback of a failed notebook's cell, or of its log if no cell raised anything (its kernel was
+    killed, the disk is full).
+    """
     try:
         cells = json.loads((folder / f"notebooks/{name}.unfinished.ipynb").read_text())["cells"]
     except (OSError, ValueError):  # killed before papermill saved it
@@ -131,7 +153,9 @@ def results_table(folder: Path) -> str:
     lines.append(f"\n{'noise level (sigma of 255)':<28}{'true':>10}{'estimated':>12}{'error, %':>12}")
     with open(folder / "04_ablation_figures/levels.csv", newline="") as file:
         for row in csv.DictReader(file):
-            true, estimated, error = (float(row[key]) for key in ("true_sigma_255", "estimated_sigma_255", "error_percent"))
+            true, estimated, error = (
+                float(row[key]) for key in ("true_sigma_255", "estimated_sigma_255", "error_percent")
+            )
             lines.append(f"{row['image']:<28}{true:>10.2f}{estimated:>12.2f}{error:>+12.1f}")
     return "\n".join(lines)
 

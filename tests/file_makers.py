@@ -37,11 +37,18 @@ def dataset(pixels, *, bits=None, series="1.2.3", number=1, place=None, syntax=E
         data.NumberOfFrames = len(pixels)
     colour = pixels.shape[-1] == 3 and not frames
     data.Rows, data.Columns = pixels.shape[:2] if colour else pixels.shape[-2:]
-    data.SamplesPerPixel, data.PhotometricInterpretation = (3, "RGB") if colour else (1, tags.pop("photometric", "MONOCHROME2"))
+    data.SamplesPerPixel, data.PhotometricInterpretation = (
+        (3, "RGB") if colour else (1, tags.pop("photometric", "MONOCHROME2"))
+    )
     if colour:
         data.PlanarConfiguration = 0
     size = 8 * pixels.dtype.itemsize
-    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = size, bits or size, (bits or size) - 1, int(pixels.dtype.kind == "i")
+    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = (
+        size,
+        bits or size,
+        (bits or size) - 1,
+        int(pixels.dtype.kind == "i"),
+    )
     stored = pixels.astype(pixels.dtype.newbyteorder(">" if syntax == ExplicitVRBigEndian else "<")).tobytes()
     data.add_new(0x7FE00010, "OB" if size == 8 else "OW", stored + b"\0" * (len(stored) % 2))
     for keyword, value in tags.items():

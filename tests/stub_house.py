@@ -1,4 +1,6 @@
-"""A small house for the tests of the reproduction: a copy of reproduce/ with stub modules and with notebooks that take a second each."""
+"""A small house for the tests of the reproduction: a copy of reproduce/ with stub modules and with notebooks that take
+a second each.
+"""
 
 import shutil
 import subprocess
@@ -43,10 +45,19 @@ variants:
 """
 
 
-def write_notebook(house: Path, name: str, imports: str, *, folder: str, knobs: str = "", body: str = "value = seed") -> None:
+def write_notebook(
+    house: Path, name: str, imports: str, *, folder: str, knobs: str = "", body: str = "value = seed"
+) -> None:
     new = nbformat.v4.new_code_cell
     parameters = new((KNOBS + knobs).strip(), metadata={"tags": ["parameters"]})
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(f"# {name}"), parameters, new(imports), new(WRITE.format(folder=folder, body=body))])
+    book = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_markdown_cell(f"# {name}"),
+            parameters,
+            new(imports),
+            new(WRITE.format(folder=folder, body=body)),
+        ]
+    )
     book.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(book, house / f"notebooks/{name}.ipynb")
 
@@ -56,20 +67,37 @@ def write_second_notebook(house: Path, body: str = "value = seed") -> None:
 
 
 def make_house(house: Path) -> Path:
-    """A copy of reproduce/ with stub notebooks and modules: 01 stands on noise by way of blind_spot, 02 on synthesis, 03 on transformer."""
+    """A copy of reproduce/ with stub notebooks and modules: 01 stands on noise by way of blind_spot, 02 on synthesis,
+    03 on transformer.
+    """
     shutil.copytree(ROOT / "reproduce", house / "reproduce", ignore=shutil.ignore_patterns("__pycache__", "presets"))
     for folder in ("reproduce/presets", "notebooks", "mptpn"):
         (house / folder).mkdir()
     (house / "reproduce/presets/quick.yaml").write_text(PRESET)
-    (house / "reproduce/presets/single.yaml").write_text("description: one notebook\nnotebooks: {02_pair_synthesis: {}}\n")
-    modules = {"__init__": "", "noise": "A = 1", "blind_spot": "def f():\n    from .noise import A", "synthesis": "B = 1", "transformer": "C = 1"}
+    (house / "reproduce/presets/single.yaml").write_text(
+        "description: one notebook\nnotebooks: {02_pair_synthesis: {}}\n"
+    )
+    modules = {
+        "__init__": "",
+        "noise": "A = 1",
+        "blind_spot": "def f():\n    from .noise import A",
+        "synthesis": "B = 1",
+        "transformer": "C = 1",
+    }
     for name, source in modules.items():
         (house / f"mptpn/{name}.py").write_text(source + "\n")
     write_notebook(house, "01_noise_estimation", "import mptpn.blind_spot", folder='"01_noise_estimation"')
     write_second_notebook(house)
     knobs = 'variant: str = "both"  # name of the experiment\naccelerator: str = "cpu"  # or cuda'
     body = "assert seed != 13, 'planted'\nvalue = seed"
-    write_notebook(house, "03_profound_training", "from mptpn.transformer import C", folder='"03_profound_training/" + variant', knobs=knobs, body=body)
+    write_notebook(
+        house,
+        "03_profound_training",
+        "from mptpn.transformer import C",
+        folder='"03_profound_training/" + variant',
+        knobs=knobs,
+        body=body,
+    )
     return house
 
 

@@ -1,4 +1,6 @@
-"""The explorer in a real JupyterLab in a real browser: a slider is moved and the picture changes, moved back and it is restored, Save writes a file."""
+"""The explorer in a real JupyterLab in a real browser: a slider is moved and the picture changes, moved back and it is
+restored, Save writes a file.
+"""
 
 import base64
 import os
@@ -36,19 +38,30 @@ pytestmark = pytest.mark.slow
 
 
 def program(*names: str) -> str | None:
-    return next((found for name in names if (found := shutil.which(name, path=f"{os.environ['PATH']}:/usr/bin:/usr/lib/chromium"))), None)
+    return next(
+        (
+            found
+            for name in names
+            if (found := shutil.which(name, path=f"{os.environ['PATH']}:/usr/bin:/usr/lib/chromium"))
+        ),
+        None,
+    )
 
 
 @pytest.fixture(scope="module")
 def chromium() -> tuple[str, str]:
-    """Paths of browser and driver; Debian's are installed where that is possible, and the test is skipped where it is not."""
+    """Paths of browser and driver; Debian's are installed where that is possible, and the test is skipped where it is
+    not.
+    """
     why = "not root, so they cannot be installed"
     if not (program("chromium") and program("chromedriver")) and os.geteuid() == 0 and shutil.which("apt-get"):
         environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
         why = ""
         for step in (["update"], ["install", "-y", "--no-install-recommends", "chromium", "chromium-driver"]):
             try:
-                asked = subprocess.run(["apt-get", "-q", *step], env=environment, capture_output=True, text=True, timeout=300)
+                asked = subprocess.run(
+                    ["apt-get", "-q", *step], env=environment, capture_output=True, text=True, timeout=300
+                )
                 why = "" if asked.returncode == 0 else f"apt-get {step[0]}: {asked.stderr.strip().splitlines()[-1:]}"
             except subprocess.TimeoutExpired:
                 why = f"apt-get {step[0]} took more than five minutes"
@@ -60,7 +73,9 @@ def chromium() -> tuple[str, str]:
 
 @pytest.fixture
 def lab(chromium, tmp_path) -> Iterator[str]:
-    """Address of a JupyterLab of its own in tmp_path/house, with the notebook; nothing of the user's settings is read or written."""
+    """Address of a JupyterLab of its own in tmp_path/house, with the notebook; nothing of the user's settings is read
+    or written.
+    """
     notebooks = tmp_path / "house/notebooks"
     notebooks.mkdir(parents=True)
     book = nbformat.read(ROOT / "notebooks/00_explore.ipynb", as_version=4)
@@ -76,12 +91,31 @@ def lab(chromium, tmp_path) -> Iterator[str]:
         "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces"),
         "IPYTHONDIR": str(tmp_path / "ipython"),
     }
-    options = ["--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
-    options += ["--IdentityProvider.token=explore", f"--ServerApp.root_dir={tmp_path / 'house'}", "--expose-app-in-browser"]
-    options += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.extension_manager=readonly"]
+    options = [
+        "--no-browser",
+        "--allow-root",
+        "--ServerApp.ip=127.0.0.1",
+        f"--ServerApp.port={port}",
+        "--ServerApp.port_retries=0",
+    ]
+    options += [
+        "--IdentityProvider.token=explore",
+        f"--ServerApp.root_dir={tmp_path / 'house'}",
+        "--expose-app-in-browser",
+    ]
+    options += [
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--LabApp.extension_manager=readonly",
+    ]
     environment = os.environ | own | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with (tmp_path / "lab.log").open("w") as log:
-        server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], stdout=log, stderr=log, env=environment, start_new_session=True)
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", *options],
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+        )
     try:
         end = time.time() + 60
         while True:
@@ -105,11 +139,24 @@ def lab(chromium, tmp_path) -> Iterator[str]:
 def browser(chromium, tmp_path) -> Iterator["webdriver.Chrome"]:
     options = webdriver.ChromeOptions()
     options.binary_location = chromium[0]
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-sync"):
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        "--disable-sync",
+    ):
         options.add_argument(argument)
-    for argument in ("--no-first-run", "--disable-component-update", "--window-size=1500,1400", f"--user-data-dir={tmp_path / 'chromium'}"):
+    for argument in (
+        "--no-first-run",
+        "--disable-component-update",
+        "--window-size=1500,1400",
+        f"--user-data-dir={tmp_path / 'chromium'}",
+    ):
         options.add_argument(argument)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromium[1]))  # with a path, selenium fetches none
+    # with a path, selenium fetches none
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromium[1]))
     driver.set_script_timeout(150)
     try:
         yield driver
@@ -126,27 +173,49 @@ def panels(browser) -> list[bytes]:
 
 def control(browser, name: str, css: str):
     """The element of a control that carries this description."""
-    return browser.find_element(By.XPATH, f"//div[contains(@class, 'jupyter-widgets')][label[text()='{name}']]").find_element(By.CSS_SELECTOR, css)
+    return browser.find_element(
+        By.XPATH, f"//div[contains(@class, 'jupyter-widgets')][label[text()='{name}']]"
+    ).find_element(By.CSS_SELECTOR, css)
 
 
 def waited(browser, seconds: float, condition, what: str):
-    return WebDriverWait(browser, seconds, ignored_exceptions=(Exception,)).until(lambda _: condition(), f"{what}; {browser.execute_script(ERRORS)}")
+    return WebDriverWait(browser, seconds, ignored_exceptions=(Exception,)).until(
+        lambda _: condition(), f"{what}; {browser.execute_script(ERRORS)}"
+    )
 
 
 def test_slider_changes_the_picture_and_save_writes_the_file(lab, browser, tmp_path):
     browser.get(lab)
-    waited(browser, 60, lambda: browser.execute_script("return !!(window.jupyterapp && document.querySelector('.jp-NotebookPanel .jp-Cell'))"), "no notebook")
+    waited(
+        browser,
+        60,
+        lambda: browser.execute_script(
+            "return !!(window.jupyterapp && document.querySelector('.jp-NotebookPanel .jp-Cell'))"
+        ),
+        "no notebook",
+    )
     assert browser.execute_async_script(RUN_ALL) == "ok"
-    waited(browser, 60, lambda: len(panels(browser)) == PANELS and all(one.startswith(b"\x89PNG") for one in panels(browser)), "no pictures")
+    waited(
+        browser,
+        60,
+        lambda: len(panels(browser)) == PANELS and all(one.startswith(b"\x89PNG") for one in panels(browser)),
+        "no pictures",
+    )
     before = panels(browser)
     handle = control(browser, "strength", ".noUi-handle")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", handle)
     for _ in range(3):
         handle.send_keys(Keys.ARROW_LEFT)
     readout = control(browser, "strength", ".widget-readout")
-    waited(browser, 30, lambda: float(readout.text) < 1 and panels(browser)[1] != before[1] and settled(browser), "strength changed no picture")
+    waited(
+        browser,
+        30,
+        lambda: float(readout.text) < 1 and panels(browser)[1] != before[1] and settled(browser),
+        "strength changed no picture",
+    )
     weaker = panels(browser)
-    assert weaker[0] == before[0] and weaker[2] != before[2] and weaker[3] != before[3]  # the noisy image stays; residual and uncertainty follow
+    # the noisy image stays; residual and uncertainty follow
+    assert weaker[0] == before[0] and weaker[2] != before[2] and weaker[3] != before[3]
     browser.save_screenshot(str(tmp_path / "weaker.png"))
     for _ in range(3):
         handle.send_keys(Keys.ARROW_RIGHT)
@@ -156,7 +225,9 @@ def test_slider_changes_the_picture_and_save_writes_the_file(lab, browser, tmp_p
     browser.find_element(By.XPATH, "//button[contains(., 'Save')][contains(@class, 'widget-button')]").click()
     waited(browser, 30, saved.exists, "Save wrote no file")
     said = "//div[contains(@class, 'widget-html-content')][starts-with(normalize-space(.), 'saved ')]"
-    waited(browser, 10, lambda: "head_mr.tif" in browser.find_element(By.XPATH, said).text, "the status does not say where")
+    waited(
+        browser, 10, lambda: "head_mr.tif" in browser.find_element(By.XPATH, said).text, "the status does not say where"
+    )
     browser.save_screenshot(str(tmp_path / "saved.png"))
 
 

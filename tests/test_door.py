@@ -1,4 +1,6 @@
-"""The public door and the command: images come in any unit and leave in it, a folder becomes three files, what is wrong is said in one sentence."""
+"""The public door and the command: images come in any unit and leave in it, a folder becomes three files, what is wrong
+is said in one sentence.
+"""
 
 import json
 import os
@@ -25,7 +27,7 @@ from mptpn.io.image import image_from_array, write_image
 from mptpn.networks.blind_spot import BlindSpotNetwork
 from mptpn.networks.transformer import RetractableTransformer
 from mptpn.networks.weights import load_weights
-from mptpn.noise.estimate import NoiseReport
+from mptpn.noise.estimate import NoiseEstimate
 from mptpn.noise.models import CorrelatedGaussian, NoiseLevelFunction, PoissonGaussian, Rician, Speckle
 from mptpn.random import generator
 from mptpn.stages import pipeline
@@ -50,26 +52,47 @@ def waves(height: int, width: int) -> torch.Tensor:
 def noisy(height: int = 90, width: int = 111, *, key: int = 2) -> np.ndarray:
     """Whole gray levels of 255 under white noise of 10, none of them cut off."""
     clean = 255 * (0.3 + 0.4 * waves(height, width))
-    return (clean + 10 * torch.randn(clean.shape, generator=generator(key, height, width)))[0, 0].round().clamp(1, 254).numpy().astype(np.float64)
+    return (
+        (clean + 10 * torch.randn(clean.shape, generator=generator(key, height, width)))[0, 0]
+        .round()
+        .clamp(1, 254)
+        .numpy()
+        .astype(np.float64)
+    )
 
 
-def numbers(found: NoiseReport) -> list[float]:
-    return [found.sigma, *found.sigma_interval, found.mean, *found.level, *found.intensity, *(x for pair in found.parameters.values() for x in pair)]
+def numbers(found: NoiseEstimate) -> list[float]:
+    return [
+        found.sigma,
+        *found.sigma_interval,
+        found.mean,
+        *found.level,
+        *found.intensity,
+        *(x for pair in found.parameters.values() for x in pair),
+    ]
 
 
-def same(found: NoiseReport, wanted: NoiseReport, *, rel: float = 1e-6) -> bool:
-    return (found.kind, found.hole, found.findings) == (wanted.kind, wanted.hole, wanted.findings) and numbers(found) == pytest.approx(numbers(wanted), rel=rel)
+def same(found: NoiseEstimate, wanted: NoiseEstimate, *, rel: float = 1e-6) -> bool:
+    return (found.kind, found.half_size, found.findings) == (
+        wanted.kind,
+        wanted.half_size,
+        wanted.findings,
+    ) and numbers(found) == pytest.approx(numbers(wanted), rel=rel)
 
 
 @pytest.fixture(scope="module")
-def wanted() -> NoiseReport:
+def wanted() -> NoiseEstimate:
     return estimate_noise(noisy())
 
 
 def test_the_level_of_an_array_is_found_in_its_own_unit(wanted):
     """Errors of the level are 3 % on 10 000 pixels; whole gray levels add 1/12 to a variance of 100."""
     assert wanted.sigma == pytest.approx(10, rel=0.08) and wanted.sigma_interval[0] < 10 < wanted.sigma_interval[1]
-    assert wanted.mean == pytest.approx(noisy().mean(), rel=0.02) and wanted.kind == "gaussian" and wanted.law == PoissonGaussian(wanted.sigma)
+    assert (
+        wanted.mean == pytest.approx(noisy().mean(), rel=0.02)
+        and wanted.kind == "gaussian"
+        and wanted.noise_model == PoissonGaussian(wanted.sigma)
+    )
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.int64, np.float16, np.float32, np.float64])
@@ -77,9 +100,12 @@ def test_every_type_of_number_gives_the_same_report(wanted, kind):
     assert same(estimate_noise(noisy().astype(kind)), wanted)
 
 
-@pytest.mark.parametrize("kind", [torch.uint8, torch.int32, torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "kind", [torch.uint8, torch.int32, torch.float16, torch.bfloat16, torch.float32, torch.float64]
+)
 def test_every_type_of_tensor_gives_the_same_report(wanted, kind):
-    assert same(estimate_noise(torch.from_numpy(noisy()).to(kind).requires_grad_(kind.is_floating_point)), wanted)  # 255 levels are whole in bfloat16
+    # 255 levels are whole in bfloat16
+    assert same(estimate_noise(torch.from_numpy(noisy()).to(kind).requires_grad_(kind.is_floating_point)), wanted)
 
 
 def test_paths_and_images_give_the_same_report(wanted, tmp_path):
@@ -87,7 +113,9 @@ def test_paths_and_images_give_the_same_report(wanted, tmp_path):
     Picture.fromarray(noisy().astype(np.uint8)).save(tmp_path / "a.png")
     image = image_from_array(noisy(), name="a", value_range=(-40.0, 300.0))
     # float32 pixels over a range of 340: steps of 2e-5, a millionth of the noise
-    assert same(estimate_noise(image), wanted, rel=1e-4) and same(estimate_noise(write_image(tmp_path / "a.tif", image)), wanted, rel=1e-4)
+    assert same(estimate_noise(image), wanted, rel=1e-4) and same(
+        estimate_noise(write_image(tmp_path / "a.tif", image)), wanted, rel=1e-4
+    )
     for path in (tmp_path / "a.npy", str(tmp_path / "a.npy"), tmp_path / "a.png"):
         assert same(estimate_noise(path), wanted, rel=1e-4)
 
@@ -123,17 +151,32 @@ def test_the_estimate_of_a_multiple_is_the_multiple_of_the_estimate(kind, factor
         assert scaled.parameters[name] == pytest.approx(np.array(pair) * (1 if name == "looks" else factor), rel=1e-4)
     at = np.array(plain.intensity)
     np.testing.assert_allclose(scaled.variance(factor * at), factor**2 * plain.variance(at), rtol=1e-4)
-    assert scaled.error == pytest.approx(plain.error, rel=1e-5) and torch.allclose(scaled.correlation, plain.correlation, atol=1e-5)
+    assert scaled.error == pytest.approx(plain.error, rel=1e-5) and torch.allclose(
+        scaled.correlation, plain.correlation, atol=1e-5
+    )
 
 
-@pytest.mark.parametrize("law", [law for law in LAWS.values() if not isinstance(law, Rician | Speckle)], ids=str)
-def test_a_law_in_another_unit_has_the_same_noise_at_the_same_place(law):
+@pytest.mark.parametrize(
+    "noise_model",
+    [noise_model for noise_model in LAWS.values() if not isinstance(noise_model, Rician | Speckle)],
+    ids=str,
+)
+def test_a_law_in_another_unit_has_the_same_noise_at_the_same_place(noise_model):
     """Unit 40 and zero -1000, as from 0..1 to Hounsfield units."""
     at = torch.linspace(0, 1, 50, dtype=torch.float64)
-    blank = NoiseReport(0.1, (0.05, 0.2), 0.5, "free", law, {}, (0.1,), (0.2,), (0.3,), torch.ones(7, 7), (0, 0), ())
+    blank = NoiseEstimate(
+        0.1, (0.05, 0.2), 0.5, "free", noise_model, {}, (0.1,), (0.2,), (0.3,), torch.ones(7, 7), (0, 0), ()
+    )
     moved = in_unit(blank, 40.0, zero=-1000.0)
-    np.testing.assert_allclose(moved.law.variance(40 * at - 1000), 1600 * law.variance(at), rtol=1e-9)
-    assert (moved.sigma, moved.sigma_interval, moved.mean, moved.intensity, moved.level, moved.error) == (4, (2, 8), -980, (-996,), (8,), (0.3,))
+    np.testing.assert_allclose(moved.noise_model.variance(40 * at - 1000), 1600 * noise_model.variance(at), rtol=1e-9)
+    assert (moved.sigma, moved.sigma_interval, moved.mean, moved.intensity, moved.level, moved.error) == (
+        4,
+        (2, 8),
+        -980,
+        (-996,),
+        (8,),
+        (0.3,),
+    )
 
 
 @pytest.mark.parametrize("shift", [-1024.0, 1e3, 3e4])
@@ -231,7 +274,9 @@ FILES = {
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_is_no_image_is_refused_by_its_name(shelf, name):
     for path in (name, Path(name), [shelf / "a.npy", name]):
-        with pytest.raises(FileNotFoundError if name == "nowhere.png" else ValueError, match=f"^{FILES[name]}") as caught:
+        with pytest.raises(
+            FileNotFoundError if name == "nowhere.png" else ValueError, match=f"^{FILES[name]}"
+        ) as caught:
             estimate_noise(path)
         assert "\n" not in str(caught.value)
 
@@ -268,7 +313,16 @@ def test_the_module_runs_as_a_command(shelf, capsys, monkeypatch):
     assert out.startswith("a.npy: ") and err.startswith("mptpn noise: b.txt")
 
 
-@pytest.mark.parametrize("arguments", [[], ["noise"], ["train", "folder"], ["train", "folder", "--out", "x.safetensors", "--minutes", "soon"], ["denoise"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["noise"],
+        ["train", "folder"],
+        ["train", "folder", "--out", "x.safetensors", "--minutes", "soon"],
+        ["denoise"],
+    ],
+)
 def test_a_command_that_lacks_something_is_explained_before_torch_is_loaded(arguments, capsys):
     with pytest.raises(SystemExit, match="^2$"):
         main(arguments)
@@ -278,14 +332,17 @@ def test_a_command_that_lacks_something_is_explained_before_torch_is_loaded(argu
 def test_help_needs_no_torch():
     """The answer comes at once: nothing heavy is imported for it."""
     code = "import sys; from mptpn.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: print(sorted({'torch', 'numpy'} & set(sys.modules)))"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+    )
     assert "noise" in answer.stdout and "train" in answer.stdout and answer.stdout.endswith("[]\n")
 
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory) -> Path:
-    """A folder of three small noisy images of level 20 in units of their own, others that teach nothing (one of them smaller, of another range) and other files
-    among them, and two photographs."""
+    """A folder of three small noisy images of level 20 in units of their own, others that teach nothing (one of them
+    smaller, of another range) and other files among them, and two photographs.
+    """
     torch.set_num_threads(1)
     box = tmp_path_factory.mktemp("box")
     (box / "noisy/inside").mkdir(parents=True)
@@ -304,7 +361,18 @@ def box(tmp_path_factory) -> Path:
 
 def command(box: Path, name: str = "net", *, minutes: str = "0.04", folder: str = "noisy") -> list[str]:
     out = str(box / f"{name}/denoiser.safetensors")
-    return ["train", str(box / folder), "--out", out, "--minutes", minutes, "--photos", str(box / "photos"), "--accelerator", "cpu"]
+    return [
+        "train",
+        str(box / folder),
+        "--out",
+        out,
+        "--minutes",
+        minutes,
+        "--photos",
+        str(box / "photos"),
+        "--accelerator",
+        "cpu",
+    ]
 
 
 def interrupted(*_, **__):
@@ -317,7 +385,9 @@ def is_no_number(text: str):
 
 @pytest.fixture(scope="module")
 def trained(box) -> tuple[dict, str, str, str]:
-    """The report of a training that was stopped between stages 1 and 3 and went on; what the first and the second call said; what is printed at the end."""
+    """The report of a training that was stopped between stages 1 and 3 and went on; what the first and the second call
+    said; what is printed at the end.
+    """
     said = [StringIO(), StringIO()]
     out = StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stderr(said[0]):
@@ -334,28 +404,55 @@ def trained(box) -> tuple[dict, str, str, str]:
 
 def test_a_stopped_training_goes_on_when_it_is_given_again(trained):
     about, first, second, _ = trained
-    assert first.endswith("mptpn train: stopped; give the same command again and it goes on\n") and "going on" not in first
+    assert (
+        first.endswith("mptpn train: stopped; give the same command again and it goes on\n") and "going on" not in first
+    )
     assert f"going on from step {about['steps'][0]} of denoiser.stage1.checkpoint.pt" in second
 
 
 def test_a_training_leaves_three_files_and_no_checkpoint(trained, box):
-    assert sorted(path.name for path in (box / "net").iterdir()) == ["denoiser.json", "denoiser.safetensors", "denoiser.stage1.safetensors"]
+    assert sorted(path.name for path in (box / "net").iterdir()) == [
+        "denoiser.json",
+        "denoiser.safetensors",
+        "denoiser.stage1.safetensors",
+    ]
 
 
 def test_the_report_says_what_was_trained_on_and_what_was_left_out(trained):
     about, _, said, out = trained
-    assert about["images"] == ["0.npy", "1.npy", "2.npy"] and set(about["left_out"]) == {"notes.txt", "stamp.npy", "black.npy", "inside/0.npy"}
-    assert about["left_out"]["notes.txt"].startswith("is no image of a known type") and "smaller than 16 x 16" in about["left_out"]["stamp.npy"]
-    assert "every pixel is 0.0" in about["left_out"]["black.npy"] and "all is constant or clipped" in about["left_out"]["inside/0.npy"]
+    assert about["images"] == ["0.npy", "1.npy", "2.npy"] and set(about["left_out"]) == {
+        "notes.txt",
+        "stamp.npy",
+        "black.npy",
+        "inside/0.npy",
+    }
+    assert (
+        about["left_out"]["notes.txt"].startswith("is no image of a known type")
+        and "smaller than 16 x 16" in about["left_out"]["stamp.npy"]
+    )
+    assert (
+        "every pixel is 0.0" in about["left_out"]["black.npy"]
+        and "all is constant or clipped" in about["left_out"]["inside/0.npy"]
+    )
     assert all(f"left out {name}: {reason}" in said for name, reason in about["left_out"].items())
-    assert about["minutes"] == 0.04 and about["seed"] == 0 and about["seconds"] > 0 and len(about["steps"]) == 2 and min(about["steps"]) > 0
+    assert (
+        about["minutes"] == 0.04
+        and about["seed"] == 0
+        and about["seconds"] > 0
+        and len(about["steps"]) == 2
+        and min(about["steps"]) > 0
+    )
     assert f"trained on 3 images, {about['steps'][0]} and {about['steps'][1]} steps" in out
 
 
 def test_the_noise_in_the_report_is_in_the_images_own_unit(trained):
     """Level 20 at intensities about -750; images of 2300 pixels at least, errors of 5 %."""
     about = trained[0]
-    assert about["sigma"] == pytest.approx([20, 20, 20], rel=0.15) and len(about["correlation"]) == 7 and about["blind_spot"] == [1, 1]
+    assert (
+        about["sigma"] == pytest.approx([20, 20, 20], rel=0.15)
+        and len(about["correlation"]) == 7
+        and about["blind_spot"] == [1, 1]
+    )
     assert about["levels"][0] <= 0.9 and about["levels"][1] >= 1.1
     assert "Gaussian noise, sigma " in about["noise"] and about["noise"] in trained[2]
     assert float(about["noise"].split("sigma ")[1].split()[0]) == pytest.approx(20, rel=0.1)
@@ -365,7 +462,7 @@ def test_the_noise_in_the_report_is_in_the_images_own_unit(trained):
 def test_both_networks_load_and_carry_what_they_are(trained, box):
     student, note = load_weights(box / "net/denoiser.safetensors", RetractableTransformer)
     blind, _ = load_weights(box / "net/denoiser.stage1.safetensors", BlindSpotNetwork)
-    assert note == trained[0] and blind.hole == (0, 0) and not blind.training
+    assert note == trained[0] and blind.half_size == (0, 0) and not blind.training
     with torch.no_grad():
         image = torch.from_numpy(noisy(37, 51)).float()[None, None]
         assert denoise(student, image).isfinite().all() and all(x.isfinite().all() for x in blind(image / 255))
@@ -374,7 +471,9 @@ def test_both_networks_load_and_carry_what_they_are(trained, box):
 def test_a_training_without_photographs_takes_those_in_the_box(box, monkeypatch, capsys):
     """Up to the point where stage 2 has them."""
     seen = []
-    monkeypatch.setattr(pipeline, "stage_2", lambda noisy, photos, *, patch, **_: seen.append((len(photos), patch)) or interrupted())
+    monkeypatch.setattr(
+        pipeline, "stage_2", lambda noisy, photos, *, patch, **_: seen.append((len(photos), patch)) or interrupted()
+    )
     arguments = command(box, "boxed", minutes="0.001")
     del arguments[arguments.index("--photos") : arguments.index("--photos") + 2]
     assert main(arguments) == 130 and seen == [(len(api.embedded.natural("train")), 33)]  # the smallest that is kept
@@ -392,12 +491,18 @@ def test_a_folder_gives_the_slices_of_all_that_lies_in_it_and_below(tmp_path):
         save_dicom(tmp_path / f"below/void/{number}.dcm", 0 * slices[number], number=number + 1, series="1.9")
         save_dicom(tmp_path / f"below/sizes/{number}.dcm", slices[number][number:], number=number + 1, series="1.8")
     images, left_out = api.read_folder(tmp_path)
-    assert [image.name for image in images] == ["lzw.tif", *(f"v.npy slice {n}" for n in range(1, 6)), *(f"below/ct slice {n}" for n in range(1, 4))]
+    assert [image.name for image in images] == [
+        "lzw.tif",
+        *(f"v.npy slice {n}" for n in range(1, 6)),
+        *(f"below/ct slice {n}" for n in range(1, 4)),
+    ]
     np.testing.assert_allclose([image.array for image in images[1:6]], volume, atol=1e-6)
     np.testing.assert_allclose([image.array for image in images[6:]], slices, atol=1e-3)
     assert [image.name for image in api.read_folder(tmp_path / "below/ct")[0]] == [f"ct slice {n}" for n in range(1, 4)]
     none = "none of its 3 slices can be learned from: every pixel is"
-    assert sorted(left_out) == ["below/sizes/0.dcm", "below/void/0.dcm", "flat.npy"] and left_out["below/sizes/0.dcm"].startswith("one series holds slices of")
+    assert sorted(left_out) == ["below/sizes/0.dcm", "below/void/0.dcm", "flat.npy"] and left_out[
+        "below/sizes/0.dcm"
+    ].startswith("one series holds slices of")
     assert all(left_out[name].startswith(none) for name in ("below/void/0.dcm", "flat.npy"))
 
 
@@ -462,8 +567,12 @@ def test_a_folder_of_clipped_images_alone_trains_nothing(box, capsys):
     assert said.endswith("clipped: no image says anything of its noise, all are constant or clipped; give others.")
 
 
-def test_correlated_noise_is_told_again_by_a_first_network_and_a_stopped_training_goes_on_from_there(box, capsys, monkeypatch):
-    """Means over three pixels of a row: a correlation of 2 / 3, a blind spot of 3 px or more; stopped after the first network."""
+def test_correlated_noise_is_told_again_by_a_first_network_and_a_stopped_training_goes_on_from_there(
+    box, capsys, monkeypatch
+):
+    """Means over three pixels of a row: a correlation of 2 / 3, a blind spot of 3 px or more; stopped after the first
+    network.
+    """
     (box / "rows").mkdir()
     for i in range(3):
         rough = noisy(96, 100, key=20 + i)
@@ -471,20 +580,31 @@ def test_correlated_noise_is_told_again_by_a_first_network_and_a_stopped_trainin
     stage_3, calls = pipeline.stage_3, []
 
     def stopped_at_the_second(pairs, **settings):
-        calls.append(pairs.looks)
+        calls.append(pairs.targets)
         return stage_3(pairs, **settings) if len(calls) == 1 else interrupted()
 
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "stage_3", stopped_at_the_second)
         assert main(command(box, "again", folder="rows")) == 130
-    assert calls[0][0].law != calls[1][0].law and "correlation told again from residuals: changed by up to" in capsys.readouterr().err
-    assert sorted(path.name for path in (box / "again").iterdir()) == ["denoiser.first.checkpoint.pt", "denoiser.stage1.checkpoint.pt"]
+    assert (
+        calls[0][0].noise_model != calls[1][0].noise_model
+        and "correlation told again from residuals: changed by up to" in capsys.readouterr().err
+    )
+    assert sorted(path.name for path in (box / "again").iterdir()) == [
+        "denoiser.first.checkpoint.pt",
+        "denoiser.stage1.checkpoint.pt",
+    ]
     assert main(command(box, "again", folder="rows")) == 0
     assert re.search(r"going on from step [1-9]\d* of denoiser\.first\.checkpoint\.pt", capsys.readouterr().err)
-    assert sorted(path.name for path in (box / "again").iterdir()) == ["denoiser.json", "denoiser.safetensors", "denoiser.stage1.safetensors"]
+    assert sorted(path.name for path in (box / "again").iterdir()) == [
+        "denoiser.json",
+        "denoiser.safetensors",
+        "denoiser.stage1.safetensors",
+    ]
     about = json.loads((box / "again/denoiser.json").read_text(), parse_constant=is_no_number)
     assert np.array(about["correlation"]).shape == (7, 7) and max(about["blind_spot"]) > 1
-    assert about["correlation"] == [list(row) for row in calls[1][0].law.correlation]  # the same noise was found again
+    # the same noise was found again
+    assert about["correlation"] == [list(row) for row in calls[1][0].noise_model.correlation]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

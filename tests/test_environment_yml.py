@@ -23,7 +23,9 @@ ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONDA = [entry for entry in ENVIRONMENT["dependencies"] if isinstance(entry, str)]
 PIP = [line for entry in ENVIRONMENT["dependencies"] if isinstance(entry, dict) for line in entry["pip"]]
-REQUIREMENTS = [Requirement(text) for text in PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), [])]
+REQUIREMENTS = [
+    Requirement(text) for text in PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), [])
+]
 PINS = dict(line.split("==") for line in (ROOT / "reproduce/constraints.txt").read_text().split())
 IMPORT_ALL = "import ipywidgets, jupyterlab, lightning.fabric, matplotlib.pyplot, mptpn, nbval, papermill, seaborn, skimage.metrics, snakemake, torch"
 
@@ -36,7 +38,9 @@ def imported_packages() -> set[str]:
     """Top-level names that the project's own code imports, notebooks included."""
     sources = [path.read_text() for room in ("mptpn", "reproduce", "tests") for path in (ROOT / room).glob("*.py")]
     for path in (ROOT / "notebooks").glob("*.ipynb"):
-        sources += ["".join(cell["source"]) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+        sources += [
+            "".join(cell["source"]) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"
+        ]
     nodes = [node for source in sources for node in ast.walk(ast.parse(source))]
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
@@ -56,7 +60,9 @@ def test_pip_part_is_the_project_itself():
 
 
 def test_named_packages_are_declared():
-    assert {"torch", "jupyterlab", "ipywidgets", "matplotlib", "seaborn", "papermill", "nbval"} <= {r.name for r in REQUIREMENTS}
+    assert {"torch", "jupyterlab", "ipywidgets", "matplotlib", "seaborn", "papermill", "nbval"} <= {
+        r.name for r in REQUIREMENTS
+    }
 
 
 def test_every_imported_package_is_declared_with_a_lower_bound():
@@ -73,7 +79,8 @@ def test_every_imported_package_is_declared_with_a_lower_bound():
 def test_constraints_pin_every_dependency_within_its_bounds_and_name_no_address():
     assert not re.search(r"://|--|@", (ROOT / "reproduce/constraints.txt").read_text())
     pins = {canonical(name): version for name, version in PINS.items()}
-    kernels = {Requirement(text).name for text in PROJECT["optional-dependencies"].get("kernels", [])}  # torch's CUDA build pins a triton of its own
+    # torch's CUDA build pins a triton of its own
+    kernels = {Requirement(text).name for text in PROJECT["optional-dependencies"].get("kernels", [])}
     for requirement in REQUIREMENTS:
         if requirement.name not in kernels:
             assert pins[canonical(requirement.name)] in requirement.specifier, requirement
@@ -95,8 +102,15 @@ def uv_install(checkout: Path, *options: str) -> Path:
     if "PIP_FIND_LINKS" in environment:  # uv does not read pip's settings
         environment["UV_FIND_LINKS"] = environment["PIP_FIND_LINKS"].replace(" ", ",")
     python = checkout / "scratch/bin/python"
-    subprocess.run([sys.executable, "-m", "uv", "venv", "-q", "--python", sys.executable, checkout / "scratch"], check=True)
-    subprocess.run([sys.executable, "-m", "uv", "pip", "install", "-q", "--python", python, *options], cwd=checkout, env=environment, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "uv", "venv", "-q", "--python", sys.executable, checkout / "scratch"], check=True
+    )
+    subprocess.run(
+        [sys.executable, "-m", "uv", "pip", "install", "-q", "--python", python, *options],
+        cwd=checkout,
+        env=environment,
+        check=True,
+    )
     return python
 
 
@@ -109,12 +123,19 @@ def test_pip_part_installs(checkout):
 
 @pytest.mark.slow
 def test_lower_bounds_install_and_work(checkout):
-    """All direct dependencies at their lower bounds, but torch: index pages carry its old versions with CUDA only, so it is the one in use."""
+    """All direct dependencies at their lower bounds, but torch: index pages carry its old versions with CUDA only, so
+    it is the one in use.
+    """
     (checkout / "torch.txt").write_text(f"torch=={importlib.metadata.version('torch')}\n")
     python = uv_install(checkout, "--resolution", "lowest-direct", "-c", "torch.txt", "-e", ".[dev]")
     subprocess.run([python, "-c", IMPORT_ALL], cwd=checkout / "notebooks", check=True)
-    quick = [f"tests/test_{name}.py" for name in ("images", "embedded", "noise", "metrics", "posterior", "figures", "synthesis", "content")]
-    quick = [name for name in quick if (checkout / name).exists()] + ["tests/test_resume.py::test_killed_run_goes_on_with_the_same_command[ipykernel]"]
+    quick = [
+        f"tests/test_{name}.py"
+        for name in ("images", "embedded", "noise", "metrics", "posterior", "figures", "synthesis", "content")
+    ]
+    quick = [name for name in quick if (checkout / name).exists()] + [
+        "tests/test_resume.py::test_killed_run_goes_on_with_the_same_command[ipykernel]"
+    ]
     subprocess.run([python, "-m", "pytest", "-q", "-x", "-m", "not slow", *quick], cwd=checkout, check=True)
 
 

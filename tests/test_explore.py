@@ -1,4 +1,6 @@
-"""The explorer without a browser: each control changes the pictures it should and nothing else, and what fails is a sentence."""
+"""The explorer without a browser: each control changes the pictures it should and nothing else, and what fails is a
+sentence.
+"""
 
 import html
 import re
@@ -12,11 +14,23 @@ from mptpn.explore import Explorer, explore
 from mptpn.inference.quality_figure import PANELS
 from mptpn.noise.models import PoissonGaussian
 from mptpn.random import generator
-from mptpn.trials import Trials
+from mptpn.trials import Session
 from support import embedded
 
 BLUR, WIDER = "Gaussian blur, 1 px", "Gaussian blur, 2 px"
-CONTROLS = ("method", "strength", "noise", "level", "slice", "channel", "window", "centre_row", "centre_col", "size", "row")
+CONTROLS = (
+    "method",
+    "strength",
+    "noise",
+    "level",
+    "slice",
+    "channel",
+    "window",
+    "centre_row",
+    "centre_col",
+    "size",
+    "row",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,10 +46,10 @@ def head(rows: slice = slice(60, 157), columns: slice = slice(70, 151)) -> np.nd
 
 
 @pytest.fixture(scope="module")
-def trials(tmp_path_factory) -> Trials:
+def trials(tmp_path_factory) -> Session:
     path = tmp_path_factory.mktemp("scan") / "head.tif"
     tifffile.imwrite(path, head())
-    return Trials(path, minutes=0.02)
+    return Session(path, minutes=0.02)
 
 
 @pytest.fixture
@@ -52,7 +66,9 @@ def changed(explorer: Explorer, control: str, value) -> set[str]:
     before, settings = shown(explorer), {name: getattr(explorer, name).value for name in CONTROLS}
     getattr(explorer, control).value = value
     after = shown(explorer)
-    assert {name: getattr(explorer, name).value for name in CONTROLS if name != control} == {k: v for k, v in settings.items() if k != control}
+    assert {name: getattr(explorer, name).value for name in CONTROLS if name != control} == {
+        k: v for k, v in settings.items() if k != control
+    }
     return {name for name in PANELS if before[name] != after[name]}
 
 
@@ -100,13 +116,22 @@ def test_strength_0_shows_the_input_and_1_the_full_removal(explorer):
     explorer.strength.value = 0.0
     assert (explorer.view.denoised == explorer.view.noisy).all() and (explorer.view.noisy == head()).all()
     explorer.strength.value = 1.0
-    assert (explorer.view.denoised == explorer.trial.at(1.0)[0]).all() and (explorer.view.denoised != explorer.view.noisy).any()
+    assert (explorer.view.denoised == explorer.trial.at(1.0)[0]).all() and (
+        explorer.view.denoised != explorer.view.noisy
+    ).any()
 
 
 def test_expensive_steps_run_only_when_what_is_tried_changes(explorer, monkeypatch):
     runs = []
     monkeypatch.setattr(explorer.trials, "_run", lambda choice: runs.append(choice) or explorer.trial)
-    for control, value in (("strength", 0.3), ("window", (1500.0, 3000.0)), ("row", 3), ("size", 20), ("centre_row", 30), ("centre_col", 30)):
+    for control, value in (
+        ("strength", 0.3),
+        ("window", (1500.0, 3000.0)),
+        ("row", 3),
+        ("size", 20),
+        ("centre_row", 30),
+        ("centre_col", 30),
+    ):
         getattr(explorer, control).value = value
     assert runs == []
     explorer.noise.value = "speckle"
@@ -122,7 +147,11 @@ def test_status_says_that_it_works_while_it_works(explorer, monkeypatch):
 
 def test_report_names_the_noise_and_marks_doubts(explorer):
     explorer.method.value = WIDER
-    assert "noise, sigma" in explorer.report.value and "#c00000" in explorer.report.value and "DOUBT" in explorer.report.value
+    assert (
+        "noise, sigma" in explorer.report.value
+        and "#c00000" in explorer.report.value
+        and "DOUBT" in explorer.report.value
+    )
 
 
 def test_stage_1_states_an_uncertainty_that_grows_as_strength_falls(trials):
@@ -143,17 +172,24 @@ def test_save_at_strength_0_is_lossless_and_the_status_says_where(explorer, tria
 def test_save_writes_what_is_shown(explorer, tmp_path):
     explorer.strength.value = 0.7
     explorer.save.click()
-    assert (tifffile.imread(tmp_path / "saved/head.tif") == np.rint(explorer.view.denoised)).mean() > 0.999  # float32 in between, halves to even
+    # float32 in between, halves to even
+    assert (tifffile.imread(tmp_path / "saved/head.tif") == np.rint(explorer.view.denoised)).mean() > 0.999
 
 
 @pytest.mark.parametrize(
     ("control", "value", "sentence"),
-    [("folder", "  ", "no folder is given"), ("folder", "/proc/nowhere", "/proc/nowhere"), ("noise", "Rician", "Rician noise was added")],
+    [
+        ("folder", "  ", "no folder is given"),
+        ("folder", "/proc/nowhere", "/proc/nowhere"),
+        ("noise", "Rician", "Rician noise was added"),
+    ],
 )
 def test_what_cannot_be_saved_is_a_sentence_in_the_status(explorer, control, value, sentence, capsys):
     getattr(explorer, control).value = value
     explorer.save.click()
-    assert sentence in status(explorer) and "Traceback" not in "".join(capsys.readouterr()) and not explorer.save.disabled
+    assert (
+        sentence in status(explorer) and "Traceback" not in "".join(capsys.readouterr()) and not explorer.save.disabled
+    )
 
 
 def test_earlier_result_is_kept_unless_overwriting_is_asked_for(explorer, tmp_path):
@@ -168,11 +204,15 @@ def test_earlier_result_is_kept_unless_overwriting_is_asked_for(explorer, tmp_pa
 
 
 def test_method_that_fails_leaves_the_noisy_image_and_a_sentence(explorer, monkeypatch, capsys):
-    monkeypatch.setattr(explorer.trials, "_prepared", lambda choice: (_ for _ in ()).throw(ValueError(f"{choice.method} <fails>.")))
+    monkeypatch.setattr(
+        explorer.trials, "_prepared", lambda choice: (_ for _ in ()).throw(ValueError(f"{choice.method} <fails>."))
+    )
     monkeypatch.setattr(explorer.trials, "_trials", {})
     monkeypatch.setattr(explorer.trials, "_denoisers", {})
     explorer.method.value = WIDER
-    assert status(explorer) == f"{WIDER} <fails>." and explorer.trial is None and explorer.report.value.count("<br>") == 0
+    assert (
+        status(explorer) == f"{WIDER} <fails>." and explorer.trial is None and explorer.report.value.count("<br>") == 0
+    )
     assert explorer.view.denoised is None and (explorer.view.noisy == head()).all()
     explorer.strength.value = 0.5  # still draws
     assert "Traceback" not in "".join(capsys.readouterr())
@@ -182,12 +222,19 @@ def test_slices_of_a_volume_are_shown_one_by_one_and_saved_all(tmp_path):
     volume = np.stack([head(), head(slice(40, 137)), np.full((97, 81), 7, np.uint16)])
     explorer = explore(volume, method=BLUR, folder=tmp_path)
     explorer.slice.value = 0
-    assert {"noisy", "denoised", "residual", "profile"} <= changed(explorer, "slice", 1) and (explorer.view.noisy == volume[1]).all()
+    assert {"noisy", "denoised", "residual", "profile"} <= changed(explorer, "slice", 1) and (
+        explorer.view.noisy == volume[1]
+    ).all()
     explorer.slice.value = 2
     assert "holds no noise" in status(explorer) and explorer.view.denoised is None
     explorer.save.click()
     saved = np.load(tmp_path / "array.npy")
-    assert saved.shape == volume.shape and saved.dtype == volume.dtype and (saved[2] == 7).all() and (saved[:2] != volume[:2]).any()
+    assert (
+        saved.shape == volume.shape
+        and saved.dtype == volume.dtype
+        and (saved[2] == 7).all()
+        and (saved[:2] != volume[:2]).any()
+    )
 
 
 def test_colour_is_shown_channel_by_channel(tmp_path):

@@ -28,7 +28,10 @@ def scene(height=41, width=60, channels=1):
     return (0.5 + 0.4 * torch.sin(rows) * torch.cos(cols)).expand(1, channels, -1, -1).contiguous()
 
 
-@pytest.mark.parametrize("error, peak, expected", [(0.1, 1.0, 20.0), (0.001, 1.0, 60.0), (0.1, 2.0, 20 + 20 * math.log10(2)), (25.5, 255.0, 20.0)])
+@pytest.mark.parametrize(
+    "error, peak, expected",
+    [(0.1, 1.0, 20.0), (0.001, 1.0, 60.0), (0.1, 2.0, 20 + 20 * math.log10(2)), (25.5, 255.0, 20.0)],
+)
 def test_psnr_of_a_known_error(error, peak, expected):
     clean = peak * scene(5, 7)
     # float32 keeps an error of 0.001 on 0.9 to 6e-8 / 1e-3, that is 5e-4 dB
@@ -49,25 +52,35 @@ def test_ssim_of_gray_images_is_scikit_image_s(size):
     clean = scene(*size)
     noisy = PoissonGaussian(0.1).sample(clean, generator=generator(0))
     settings = {"data_range": 1.0, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    assert ssim(noisy, clean) == pytest.approx(structural_similarity(noisy[0, 0].double().numpy(), clean[0, 0].double().numpy(), **settings), abs=1e-12)
+    assert ssim(noisy, clean) == pytest.approx(
+        structural_similarity(noisy[0, 0].double().numpy(), clean[0, 0].double().numpy(), **settings), abs=1e-12
+    )
 
 
 def test_ssim_of_colour_is_the_mean_over_channels():
     clean = scene(channels=3)
     noisy = PoissonGaussian(0.1).sample(clean, generator=generator(0))
-    assert ssim(noisy, clean) == pytest.approx(np.mean([ssim(noisy[:, i : i + 1], clean[:, i : i + 1]) for i in range(3)]), abs=1e-12)
+    assert ssim(noisy, clean) == pytest.approx(
+        np.mean([ssim(noisy[:, i : i + 1], clean[:, i : i + 1]) for i in range(3)]), abs=1e-12
+    )
 
 
 def test_ssim_of_equal_images_is_one_and_falls_with_noise():
     clean = scene()
-    values = [ssim(clean + level * torch.randn(clean.shape, generator=generator(1)), clean) for level in (0.0, 0.02, 0.1, 0.5)]
+    values = [
+        ssim(clean + level * torch.randn(clean.shape, generator=generator(1)), clean) for level in (0.0, 0.02, 0.1, 0.5)
+    ]
     assert values[0] == pytest.approx(1, abs=1e-12) and values == sorted(values, reverse=True) and values[-1] < 0.2
 
 
 def test_ssim_follows_its_peak():
     clean = scene()
     noisy = PoissonGaussian(0.1).sample(clean, generator=generator(0))
-    assert ssim(255 * noisy, 255 * clean, peak=255.0) == pytest.approx(ssim(noisy, clean), abs=1e-6) != pytest.approx(ssim(noisy, clean, peak=2.0), abs=0.01)
+    assert (
+        ssim(255 * noisy, 255 * clean, peak=255.0)
+        == pytest.approx(ssim(noisy, clean), abs=1e-6)
+        != pytest.approx(ssim(noisy, clean, peak=2.0), abs=0.01)
+    )
 
 
 @pytest.mark.parametrize("metric", [psnr_db, ssim])
@@ -89,7 +102,10 @@ def test_the_gaussian_oracle_is_at_least_as_good_as_each_width(level):
 
 def test_more_noise_asks_for_a_wider_blur():
     clean = scene(120, 101)
-    widths = [gaussian_oracle(PoissonGaussian(level).sample(clean, generator=generator(3)), clean)[1] for level in (0.02, 0.1, 0.5)]
+    widths = [
+        gaussian_oracle(PoissonGaussian(level).sample(clean, generator=generator(3)), clean)[1]
+        for level in (0.02, 0.1, 0.5)
+    ]
     assert widths == sorted(widths) and widths[0] < widths[-1]
 
 
@@ -109,9 +125,13 @@ def test_the_mean_is_no_correlation():
     assert max(map(abs, residual_correlation(residual))) < 5 / (201 * 160) ** 0.5
 
 
-@pytest.mark.parametrize("box, expected", [((3, 1), (2 / 3, 0)), ((1, 3), (0, 2 / 3)), ((5, 3), (4 / 5, 2 / 3))], ids=str)
+@pytest.mark.parametrize(
+    "box, expected", [((3, 1), (2 / 3, 0)), ((1, 3), (0, 2 / 3)), ((5, 3), (4 / 5, 2 / 3))], ids=str
+)
 def test_box_filtered_noise_correlates_as_computed_along_each_axis(box, expected):
-    """A box of n leaves n - 1 of n terms common to neighbours. 600 x 501 px, at least 1 / 15 independent: standard error under 0.7 %; five of them."""
+    """A box of n leaves n - 1 of n terms common to neighbours. 600 x 501 px, at least 1 / 15 independent: standard
+    error under 0.7 %; five of them.
+    """
     residual = uniform_filter(np.random.default_rng(5).standard_normal((600, 501)), box, mode="wrap")
     assert residual_correlation(torch.from_numpy(residual)[None, None]) == pytest.approx(expected, abs=0.035)
 
@@ -122,7 +142,9 @@ def test_a_checkerboard_correlates_negatively():
 
 
 def smooth(seed, *size):
-    return torch.from_numpy(gaussian_filter(torch.rand(1, 1, *size, generator=generator(seed)).numpy(), (0, 0, 2, 2))) * 4
+    return (
+        torch.from_numpy(gaussian_filter(torch.rand(1, 1, *size, generator=generator(seed)).numpy(), (0, 0, 2, 2))) * 4
+    )
 
 
 def test_gain_and_offset_are_fitted_away_and_nothing_else():
@@ -157,5 +179,6 @@ def test_the_interval_is_over_subjects_not_over_images():
     """Ten images of each of two subjects that differ: the interval spans both; as ten thousand images it would not."""
     differences, subjects = [0.0] * 10 + [1.0] * 10, ["a"] * 10 + ["b"] * 10
     assert paired_interval(differences, subjects) == (0.5, 0.0, 1.0)
-    assert paired_interval(differences, [str(i) for i in range(20)])[1:] == pytest.approx((0.28, 0.72), abs=0.08)  # 0.5 -+ 1.96 * 0.5 / sqrt(20)
+    # 0.5 -+ 1.96 * 0.5 / sqrt(20)
+    assert paired_interval(differences, [str(i) for i in range(20)])[1:] == pytest.approx((0.28, 0.72), abs=0.08)
     assert paired_interval([0.2, 0.4], ["a", "a"]) == pytest.approx((0.3, 0.3, 0.3))

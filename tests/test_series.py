@@ -1,4 +1,6 @@
-"""The command denoises files and folders: the same type comes out, one file's fault is its own, an interrupted call goes on, a report is beside the result."""
+"""The command denoises files and folders: the same type comes out, one file's fault is its own, an interrupted call
+goes on, a report is beside the result.
+"""
 
 import json
 import os
@@ -24,7 +26,16 @@ from mptpn.networks.transformer import RetractableTransformer
 from mptpn.networks.weights import save_weights
 from mptpn.random import generator
 
-SMALL = {"channels": 1, "widths": (8, 8), "intervals": ((2,), (2,)), "blocks": 1, "head_dim": 8, "unshuffle": 2, "mlp_ratio": 1.0, "bias": "relative"}
+SMALL = {
+    "channels": 1,
+    "widths": (8, 8),
+    "intervals": ((2,), (2,)),
+    "blocks": 1,
+    "head_dim": 8,
+    "unshuffle": 2,
+    "mlp_ratio": 1.0,
+    "bias": "relative",
+}
 pytestmark = pytest.mark.filterwarnings("ignore")  # an untrained network is loudly doubted
 
 
@@ -54,7 +65,14 @@ def make(folder, kind: str):
     folder.mkdir(parents=True, exist_ok=True)
     volume = noisy((3, 65, 70))
     if kind == "dicom, signed 12 bit":
-        return save_dicom(folder / "a.dcm", rounded(volume[0], "i2"), bits=12, RescaleSlope=2, RescaleIntercept=-1024, RescaleType="HU")
+        return save_dicom(
+            folder / "a.dcm",
+            rounded(volume[0], "i2"),
+            bits=12,
+            RescaleSlope=2,
+            RescaleIntercept=-1024,
+            RescaleType="HU",
+        )
     if kind == "dicom series":
         for number, pixels in enumerate(volume):
             save_dicom(folder / f"s/{number}.dcm", rounded(pixels, "u2"), number=number + 1, place=2.0 * number)
@@ -78,7 +96,18 @@ def make(folder, kind: str):
     return folder / "a.npy"
 
 
-KINDS = ("dicom, signed 12 bit", "dicom series", "nifti", "tiff, 16 bit pages", "tiff, float", "png, 8 bit", "png, 16 bit", "png, colour", "npy f8", "npy i4")
+KINDS = (
+    "dicom, signed 12 bit",
+    "dicom series",
+    "nifti",
+    "tiff, 16 bit pages",
+    "tiff, float",
+    "png, 8 bit",
+    "png, 16 bit",
+    "png, colour",
+    "npy f8",
+    "npy i4",
+)
 
 
 def stored(path) -> list[np.ndarray]:
@@ -143,7 +172,11 @@ def test_a_failure_half_way_keeps_what_is_done_and_the_next_call_goes_on(model, 
     monkeypatch.setattr(batch, "denoised", failing)
     settings = Settings(tmp_path / "out", model=model)
     written, failures = denoise_files([path], settings)
-    assert not written and failures == {str(path): f"{path}: the third slice is a bad one"} and not (tmp_path / "out/a.tif").exists()
+    assert (
+        not written
+        and failures == {str(path): f"{path}: the third slice is a bad one"}
+        and not (tmp_path / "out/a.tif").exists()
+    )
     asked.append("and only the third is asked for again")
     written, failures = denoise_files([path], settings)
     assert not failures and len(asked) == 5
@@ -155,10 +188,20 @@ def test_an_interrupted_scan_keeps_the_network_that_it_learned(tmp_path, monkeyp
     """Learned again, the slices after the interruption would not match those before."""
     path = make(tmp_path / "in", "tiff, 16 bit pages")
     learned, real = [], batch.Denoiser.learn
-    monkeypatch.setattr(batch.Denoiser, "learn", lambda *a, minutes, valid, seed: learned.append(1) or real(*a, minutes=0.03, valid=valid, seed=seed))
+    monkeypatch.setattr(
+        batch.Denoiser,
+        "learn",
+        lambda *a, minutes, valid, seed: learned.append(1) or real(*a, minutes=0.03, valid=valid, seed=seed),
+    )
     own, count = batch.denoised, []
-    monkeypatch.setattr(batch, "denoised", lambda *a: own(*a) if count.append(1) or len(count) != 2 else (_ for _ in ()).throw(OSError("disk")))
-    assert denoise_files([path], Settings(tmp_path / "out"))[1] and (tmp_path / "out/.a.tif.network.safetensors").exists()
+    monkeypatch.setattr(
+        batch,
+        "denoised",
+        lambda *a: own(*a) if count.append(1) or len(count) != 2 else (_ for _ in ()).throw(OSError("disk")),
+    )
+    assert (
+        denoise_files([path], Settings(tmp_path / "out"))[1] and (tmp_path / "out/.a.tif.network.safetensors").exists()
+    )
     assert not denoise_files([path], Settings(tmp_path / "out"))[1] and learned == [1]
     assert not (tmp_path / "out/.a.tif.network.safetensors").exists()
 
@@ -172,7 +215,11 @@ def test_one_bad_file_does_not_stop_the_others(model, tmp_path, capsys):
     assert code == 1 and f"{tmp_path / 'out/a.png'}; report in a.png.trust.json and .trust.png" in said.out
     lines = [line for line in said.err.replace("\r", "\n").splitlines() if line.startswith("mptpn denoise:")]
     assert len(lines) == 2 and "b.png" in lines[0] and "c.npy: no slice of at least 16 x 16 px holds noise" in lines[1]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "a.png.trust.json", "a.png.trust.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "a.png",
+        "a.png.trust.json",
+        "a.png.trust.png",
+    ]
 
 
 def pickle_as_weights(folder):
@@ -190,7 +237,10 @@ WRONG = {
         lambda folder, image, model: ["--model", pickle_as_weights(folder)],
         r"w.safetensors: not a safetensors file .*pickled",
     ),
-    "the input's own folder": (lambda folder, image, model: ["--model", model, "--out", image.parent], r"a.png: is the input itself; choose another"),
+    "the input's own folder": (
+        lambda folder, image, model: ["--model", model, "--out", image.parent],
+        r"a.png: is the input itself; choose another",
+    ),
     "too little memory": (
         lambda folder, image, model: ["--model", model, "--memory", "20M"],
         r"memory of 20 MiB is too little, .* holds [0-9]+ MiB already",
@@ -206,7 +256,9 @@ def test_what_is_wrong_is_said_in_one_sentence(name, model, tmp_path, capsys):
     given, said = WRONG[name]
     before = image.read_bytes(), model.read_bytes()
     code = main([str(x) for x in ("denoise", image, "--out", tmp_path / "out", *given(tmp_path, image, model))])
-    lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("mptpn denoise:")]
+    lines = [
+        line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("mptpn denoise:")
+    ]
     import re
 
     assert code == 1 and len(lines) == 1 and re.search(said, lines[0]), lines
@@ -214,7 +266,17 @@ def test_what_is_wrong_is_said_in_one_sentence(name, model, tmp_path, capsys):
     assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
 
 
-@pytest.mark.parametrize("given", [("--strength", "1.1"), ("--strength", "nan"), ("--memory", "much"), ("--memory", "0"), ("--self", "--model", "a"), ()])
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--strength", "1.1"),
+        ("--strength", "nan"),
+        ("--memory", "much"),
+        ("--memory", "0"),
+        ("--self", "--model", "a"),
+        (),
+    ],
+)
 def test_options_that_make_no_sense_are_refused_before_anything_is_done(given, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["denoise", str(tmp_path), *([] if not given else ["--out", str(tmp_path / "o")]), *given])
@@ -240,13 +302,17 @@ def test_slices_of_nothing_stay_as_they_are(model, tmp_path):
 
 
 def test_a_series_does_not_flicker(tmp_path, monkeypatch):
-    """Six slices of one scene under fresh noise: their means, and their distances from the scene, stay alike. A law for each slice alone would move them."""
+    """Six slices of one scene under fresh noise: their means, and their distances from the scene, stay alike. A noise
+    model for each slice alone would move them.
+    """
     monkeypatch.setattr("mptpn.inference.predictor.STEPS", 40)
     volume = np.stack([noisy(seed=i) for i in range(6)])
     np.save(tmp_path / "v.npy", volume.astype("f4"))
     (path,), _ = denoise_files([tmp_path / "v.npy"], Settings(tmp_path / "out", minutes=9.0))
     after = np.load(path).astype("f8")
-    assert np.ptp((after - volume).mean((1, 2))) < 0.05 * 6 and after.mean((1, 2)) == pytest.approx(volume.mean((1, 2)), abs=0.5)
+    assert np.ptp((after - volume).mean((1, 2))) < 0.05 * 6 and after.mean((1, 2)) == pytest.approx(
+        volume.mean((1, 2)), abs=0.5
+    )
     errors = np.square(after - noisy(level=0.0)).mean((1, 2)) ** 0.5
     assert np.ptp(errors) < 0.35 * errors.mean()
 
@@ -254,11 +320,24 @@ def test_a_series_does_not_flicker(tmp_path, monkeypatch):
 def test_ctrl_c_leaves_no_half_written_file_and_the_next_call_goes_on(model, tmp_path):
     shot = noisy((200, 220))
     np.save(tmp_path / "v.npy", np.stack([shot + i for i in range(400)]).astype("f4"))
-    command = [sys.executable, "-m", "mptpn", "denoise", str(tmp_path / "v.npy"), "--out", str(tmp_path / "out"), "--model", str(model)]
-    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # a job in the background inherits that it is ignored
+    command = [
+        sys.executable,
+        "-m",
+        "mptpn",
+        "denoise",
+        str(tmp_path / "v.npy"),
+        "--out",
+        str(tmp_path / "out"),
+        "--model",
+        str(model),
+    ]
+    # a job in the background inherits that it is ignored
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **heard)
     part, until = None, time.monotonic() + 120
-    while time.monotonic() < until and not (part and part.stat().st_size > 5 * 4 * 200 * 220) and process.poll() is None:
+    while (
+        time.monotonic() < until and not (part and part.stat().st_size > 5 * 4 * 200 * 220) and process.poll() is None
+    ):
         part = next((tmp_path / "out").glob(".v.npy.*.part"), None)
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGINT)
@@ -266,7 +345,9 @@ def test_ctrl_c_leaves_no_half_written_file_and_the_next_call_goes_on(model, tmp
     assert process.returncode == 130 and "stopped; give the same command again and it goes on" in said
     assert not (tmp_path / "out/v.npy").exists() and part.stat().st_size > 0
     done = part.stat().st_size // (4 * 200 * 220)
-    with open_scan(tmp_path / "v.npy").writer(tmp_path / "out", note=Settings(tmp_path / "out", model=model).note) as writer:
+    with open_scan(tmp_path / "v.npy").writer(
+        tmp_path / "out", note=Settings(tmp_path / "out", model=model).note
+    ) as writer:
         assert writer.done == done > 0
         for i in range(done, 400):
             writer.write(i, np.zeros((200, 220)))

@@ -11,9 +11,26 @@ import pytest
 import content
 
 ROOT = Path(__file__).parents[1]
-STAGE_1 = {"noise_level", "noise_bands", "noise_law", "noise_correlation", "noise_report", "blind_spot", "posterior", "preliminary"}
+STAGE_1 = {
+    "noise_level",
+    "noise_bands",
+    "noise_law",
+    "noise_correlation",
+    "noise_report",
+    "blind_spot",
+    "posterior",
+    "preliminary",
+}
 STAGE_2 = {"synthesis"}
-STAGE_3 = {"attention", "attention_triton", "attention_kernels", "attention_operator", "attention_whole", "transformer", "profound"}
+STAGE_3 = {
+    "attention",
+    "attention_triton",
+    "attention_kernels",
+    "attention_operator",
+    "attention_whole",
+    "transformer",
+    "profound",
+}
 ALLOWED = {  # module: the modules of mptpn that it may import
     "__init__": set(),
     "images": set(),
@@ -38,7 +55,17 @@ ALLOWED = {  # module: the modules of mptpn that it may import
     "figures": {"images", "metrics"},
     "quality": {"metrics", "noise", "noise_models"},
     "peers": {"noise_models"},
-    "comparison": {"datasets", "images", "metrics", "noise_models", "noise_report", "peers", "profound", "stages", "whitened"},
+    "comparison": {
+        "datasets",
+        "images",
+        "metrics",
+        "noise_models",
+        "noise_report",
+        "peers",
+        "profound",
+        "stages",
+        "whitened",
+    },
     "whitened": {"noise", "noise_models", "profound"},
     "safety": {"noise"},
     "refinement": {"images", "noise", "noise_level", "noise_models"},
@@ -66,13 +93,25 @@ ALLOWED = {  # module: the modules of mptpn that it may import
             "profound",
             "training",
             "weights",
-        ),
+        )
     },
     "tiling": {"blind_spot", "transformer"},
     "trust": {"noise_bands", "noise_correlation", "noise_models", "noise_report"},
     "validity": {"noise", "noise_level", "noise_models", "tiling"},
     "denoiser": {
-        *("stages", "preliminary", "profound", "noise_report", "door", "tiling", "training", "weights", "validity", "noise", "noise_models"),
+        *(
+            "stages",
+            "preliminary",
+            "profound",
+            "noise_report",
+            "door",
+            "tiling",
+            "training",
+            "weights",
+            "validity",
+            "noise",
+            "noise_models",
+        ),
         *("blind_spot", "transformer", "noise_bands", "noise_level", "whitened"),
     },
     "denoised": {"denoiser", "trust", "quality", "metrics", "validity", "noise", "noise_models", "noise_report"},
@@ -81,7 +120,19 @@ ALLOWED = {  # module: the modules of mptpn that it may import
         *("files", "images", "embedded", "weights"),
     },
     "public": {"door", "denoised", "pretrained"},
-    "series": {"noise_level", "validity", "figures_explore", "denoised", "tiling", "denoiser", "files", "images", "noise_report", "stages", "weights"},
+    "series": {
+        "noise_level",
+        "validity",
+        "figures_explore",
+        "denoised",
+        "tiling",
+        "denoiser",
+        "files",
+        "images",
+        "noise_report",
+        "stages",
+        "weights",
+    },
     "figures_explore": {"figures"},
     "trials": {"peers", "series", "denoised", "denoiser", "files", "images", "noise", "noise_models", "trust"},
     "explore": {"figures_explore", "scans", "trials"},
@@ -144,15 +195,21 @@ def test_networks_know_no_figure_and_figures_no_network():
 
 def test_planted_import_between_stages_is_found():
     source = "def f():\n    from .synthesis import pairs\n    import mptpn.transformer\n"
-    assert forbidden_imports("preliminary", content.imported_modules(source) - {"__init__"}) == {"synthesis", "transformer"}
+    assert forbidden_imports("preliminary", content.imported_modules(source) - {"__init__"}) == {
+        "synthesis",
+        "transformer",
+    }
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_only_figures_draws(module):
     nodes = list(ast.walk(ast.parse((ROOT / f"mptpn/{module}.py").read_text())))
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    names |= {f"{node.module}.{alias.name}" for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
-    drawing = {name for name in names if name.split(".")[0] in ("matplotlib", "seaborn")} - {"matplotlib.cbook"}  # its sample images
+    names |= {
+        f"{node.module}.{alias.name}" for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    # its sample images
+    drawing = {name for name in names if name.split(".")[0] in ("matplotlib", "seaborn")} - {"matplotlib.cbook"}
     assert module.startswith("figures") or not drawing
 
 
@@ -160,21 +217,38 @@ def test_no_module_takes_any_keyword_and_none_is_a_drawer_of_odds_and_ends():
     assert not set(MODULES) & {"util", "utils", "helper", "helpers", "misc", "common", "config", "registry"}
     for module in MODULES:
         nodes = ast.walk(ast.parse((ROOT / f"mptpn/{module}.py").read_text()))
-        assert not [node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.args.kwarg], module
+        assert not [
+            node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.args.kwarg
+        ], module
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_defines_nothing(path):
     for cell in code_cells(path):
-        assert not [n for n in ast.walk(ast.parse(content.without_magics("".join(cell["source"])))) if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+        assert not [
+            n
+            for n in ast.walk(ast.parse(content.without_magics("".join(cell["source"]))))
+            if isinstance(n, (ast.FunctionDef, ast.ClassDef))
+        ]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_is_stripped_but_for_the_outputs_that_nbval_compares(path):
     keys = "metadata.papermill metadata.widgets cell.metadata.papermill metadata.language_info.version"
-    command = [sys.executable, "-m", "nbstripout", "--verify", "--keep-id", "--keep-count", "--extra-keys", keys, str(path)]
+    command = [
+        sys.executable,
+        "-m",
+        "nbstripout",
+        "--verify",
+        "--keep-id",
+        "--keep-count",
+        "--extra-keys",
+        keys,
+        str(path),
+    ]
     subprocess.run(command, check=True)
     for cell in code_cells(path):
         compared = "NBVAL_CHECK_OUTPUT" in "".join(cell["source"])
         assert compared == ("keep_output" in cell["metadata"].get("tags", []))
-        assert compared == bool(cell["outputs"]) == (cell["execution_count"] is not None)  # nbval compares nothing in a cell without a count
+        # nbval compares nothing in a cell without a count
+        assert compared == bool(cell["outputs"]) == (cell["execution_count"] is not None)

@@ -10,7 +10,7 @@ from mptpn.networks.blind_spot import BlindSpotNetwork
 from mptpn.networks.weights import save_weights
 from mptpn.random import generator
 from mptpn.stages import pipeline
-from mptpn.trials import KEPT, MODEL, NOISES, STAGE_1, Choice, Trials, added_law
+from mptpn.trials import KEPT, MODEL, NOISES, STAGE_1, Choice, Session, added_noise_model
 
 BLUR = "Gaussian blur, 1 px"
 
@@ -22,24 +22,29 @@ def image(*, low: float = 100.0) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def trials() -> Trials:
+def trials() -> Session:
     torch.set_num_threads(1)
-    return Trials(image(), minutes=0.02)
+    return Session(image(), minutes=0.02)
 
 
 @pytest.mark.parametrize("kind", NOISES[1:])
 def test_added_noise_has_its_level_at_the_brightest_intensity(kind):
-    law, clean = added_law(kind, sigma=20.0, brightest=400.0), torch.full((1, 1, 300, 301), 400.0, dtype=torch.float64)
-    drawn = law.sample(clean, generator=generator(0))
-    spread = float((drawn - law.mean(clean)).std())
-    assert abs(spread / 20 - 1) < 5 / math.sqrt(2 * clean.numel()) + 0.002  # five standard errors; Rice's spread is 0.1 % smaller here
-    assert abs(float(added_law(kind, sigma=24.0, brightest=400.0).variance(clean).mean()) ** 0.5 / 20 - 1) > 0.1  # a planted one is seen
+    noise_model, clean = (
+        added_noise_model(kind, sigma=20.0, brightest=400.0),
+        torch.full((1, 1, 300, 301), 400.0, dtype=torch.float64),
+    )
+    drawn = noise_model.sample(clean, generator=generator(0))
+    spread = float((drawn - noise_model.mean(clean)).std())
+    # five standard errors; Rice's spread is 0.1 % smaller here
+    assert abs(spread / 20 - 1) < 5 / math.sqrt(2 * clean.numel()) + 0.002
+    # a planted one is seen
+    assert abs(float(added_noise_model(kind, sigma=24.0, brightest=400.0).variance(clean).mean()) ** 0.5 / 20 - 1) > 0.1
 
 
 @pytest.mark.parametrize("kind", NOISES[1:])
 @pytest.mark.parametrize("low", [100.0, -1000.0])
 def test_noise_is_added_to_any_scan_and_its_error_is_told(kind, low):
-    trial = Trials(image(low=low)).run(Choice(BLUR, noise=kind, level=0.1))
+    trial = Session(image(low=low)).run(Choice(BLUR, noise=kind, level=0.1))
     assert (trial.noisy != trial.before).mean() > 0.99 and "before noise was added" in trial.report
     assert abs(np.corrcoef(trial.noisy.flat, trial.before.flat)[0, 1]) > 0.7
 
@@ -88,26 +93,26 @@ def test_level_outside_its_range_is_refused(level):
 
 def test_model_file_is_one_more_method_and_comes_first(tmp_path):
     torch.manual_seed(0)
-    arguments = pipeline.BLIND | {"width": 8, "depth": 1, "hole": (0, 0)}
+    arguments = pipeline.BLIND | {"width": 8, "depth": 1, "half_size": (0, 0)}
     path = save_weights(tmp_path / "tiny.safetensors", BlindSpotNetwork(**arguments), arguments=arguments)
-    trials = Trials(image(), model=path)
+    trials = Session(image(), model=path)
     assert trials.methods[0] == MODEL and np.isfinite(trials.run(Choice(MODEL)).at(1.0)[0]).all()
 
 
 def test_missing_model_is_one_sentence(tmp_path):
     with pytest.raises(FileNotFoundError):
-        Trials(image(), model=tmp_path / "none.safetensors").run(Choice(MODEL))
+        Session(image(), model=tmp_path / "none.safetensors").run(Choice(MODEL))
 
 
 def test_constant_scan_is_refused():
     with pytest.raises(ValueError, match="nothing to explore"):
-        Trials(np.full((40, 41), 3.0))
+        Session(np.full((40, 41), 3.0))
 
 
 def test_padding_stays_as_it_is_and_counts_for_nothing(tmp_path):
     padded = image()
     padded[:20] = np.nan
-    trials = Trials(padded)
+    trials = Session(padded)
     trial = trials.run(Choice(BLUR, noise="Gaussian", level=0.1))
     assert not trial.valid[:20].any() and trial.valid[20:].all() and (trial.noisy[:20] == 0).all()
     saved = np.load(trials.save(Choice(BLUR), strength=1.0, folder=tmp_path))
@@ -117,7 +122,11 @@ def test_padding_stays_as_it_is_and_counts_for_nothing(tmp_path):
 def test_note_of_a_learned_result_names_its_weights(trials, tmp_path, monkeypatch):
     notes = []
     writer = trials.scan.writer
-    monkeypatch.setattr(trials.scan, "writer", lambda folder, note, overwrite: notes.append(note) or writer(folder, note=note, overwrite=overwrite))
+    monkeypatch.setattr(
+        trials.scan,
+        "writer",
+        lambda folder, note, overwrite: notes.append(note) or writer(folder, note=note, overwrite=overwrite),
+    )
     trials.save(Choice(STAGE_1), strength=0.5, folder=tmp_path / "a")
     trials.save(Choice(BLUR), strength=0.5, folder=tmp_path / "b")
     assert "weights" in notes[0] and notes[1] == f"({BLUR}, strength 0.5)"

@@ -1,4 +1,6 @@
-"""What the tests of all Triton kernels share: where they run, how they are run in Triton's interpreter, and what a kernel takes of an H100."""
+"""What the tests of all Triton kernels share: where they run, how they are run in Triton's interpreter, and what a
+kernel takes of an H100.
+"""
 
 import os
 import re
@@ -43,12 +45,17 @@ def passes_in_the_interpreter(file):
 
 
 def code_for_an_h100(kernel, *, pointers, options, launch):
-    """Compile a kernel for an H100 without one: bytes of shared memory, bytes of spilled stores, and what the assembler says.
+    """Compile a kernel for an H100 without one: bytes of shared memory, bytes of spilled stores, and what the assembler
+    says.
 
     Args:
-        pointers: argument: dtype that it points to, aligned to 16 bytes. options: compile-time arguments. launch: num_warps and num_stages.
+        pointers: argument: dtype that it points to, aligned to 16 bytes. options: compile-time arguments. launch:
+            num_warps and num_stages.
     """
-    signature = {name: KINDS[pointers[name]] if name in pointers else "constexpr" if name in options else "i32" for name in kernel.arg_names}
+    signature = {
+        name: KINDS[pointers[name]] if name in pointers else "constexpr" if name in options else "i32"
+        for name in kernel.arg_names
+    }
     aligned = {(place,): [["tt.divisibility", 16]] for place, name in enumerate(kernel.arg_names) if name in pointers}
     source = triton.compiler.ASTSource(kernel, signature, options, aligned)
     compiled = triton.compile(source, target=triton.backends.compiler.GPUTarget("cuda", 90, 32), options=launch)

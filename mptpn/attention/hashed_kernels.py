@@ -1,19 +1,25 @@
-"""Triton kernels of the hashed attention: rows of tokens are gathered through the sorted order, weights never leave the chip.
+"""Triton kernels of the hashed attention: rows of tokens are gathered through the sorted order, weights never leave the
+chip.
 
 Reasons for the shape of these kernels (one H100, bfloat16, C 64, D 256, chunks of 144 in mind):
-- A program takes a block of sorted queries of one image and round, and walks over the ranks of their three chunks as FlashAttention does (Dao et al.,
-  2022, Algorithm 1), but without a running maximum: no logit q_i . k_j / |k_j| exceeds |q_i|, and i itself, which i sees in each round, has it. So
-  weights are exp(logit - |q_i|), their sum is about 1 at least, and the sums of all rounds have one unit.
-- A token's row is contiguous (128 and 512 bytes), so a gather reads whole sectors, and match and values of 256 x 256 tokens, 42 MB, stay in the L2
+- A program takes a block of sorted queries of one image and round, and walks over the ranks of their three chunks as
+FlashAttention does (Dao et al.,
+  2022, Algorithm 1), but without a running maximum: no logit q_i . k_j / |k_j| exceeds |q_i|, and i itself, which i
+  sees in each round, has it. So weights are exp(logit - |q_i|), their sum is about 1 at least, and the sums of all
+  rounds have one unit.
+- A token's row is contiguous (128 and 512 bytes), so a gather reads whole sectors, and match and values of 256 x 256
+tokens, 42 MB, stay in the L2
   cache: nothing is copied into sorted order.
-- Blocks are not cut at chunks: 144 is no power of two. A block of 64 meets 432 or 576 keys, and a mask leaves the neighbours.
-- All rounds run at once, for enough programs in a small image; each writes its result where the token lies, and `merge` joins them.
-- The merged rounds are one softmax over all pairs (round, key). So the backward pass needs one sum of weights and one mean of slopes a token, and computes
+- Blocks are not cut at chunks: 144 is no power of two. A block of 64 meets 432 or 576 keys, and a mask leaves the
+neighbours. - All rounds run at once, for enough programs in a small image; each writes its result where the token lies,
+and `merge` joins them. - The merged rounds are one softmax over all pairs (round, key). So the backward pass needs one
+sum of weights and one mean of slopes a token, and computes
   the weights again.
 - The keys' length divides the logits, and not the keys: no copy of the keys, and none rounded to 16 bits.
 - Each program writes rows that are its own, in a fixed order of summation: no atomics, the same bits in every run.
 
-Token numbers b * N + n and offsets are 64-bit. All sums are float32, exponents in units of log 2. Names in capitals are compile-time.
+Token numbers b * N + n and offsets are 64-bit. All sums are float32, exponents in units of log 2. Names in capitals are
+compile-time.
 """
 
 import triton
@@ -33,14 +39,18 @@ def _program(blocks, batch):
 
 @triton.jit
 def _span(block, tokens, chunk, BLOCK: tl.constexpr):
-    """Ranks, first and one past the last, of the chunks that hold a block's ranks, and of one chunk before and after: who it sees is who sees it."""
+    """Ranks, first and one past the last, of the chunks that hold a block's ranks, and of one chunk before and after:
+    who it sees is who sees it.
+    """
     last = tl.minimum(block * BLOCK + BLOCK, tokens) - 1
     return tl.maximum(block * BLOCK // chunk - 1, 0) * chunk, tl.minimum(last // chunk * chunk + 2 * chunk, tokens)
 
 
 @triton.jit
 def _tokens(order, row, start, stop, tokens, batch, chunk, BLOCK: tl.constexpr):
-    """Token number b * N + n of ranks start, start + 1, .. of a row of order; their chunks, NOWHERE from rank stop on; and whether they come before stop."""
+    """Token number b * N + n of ranks start, start + 1, .. of a row of order; their chunks, NOWHERE from rank stop on;
+    and whether they come before stop.
+    """
     rank = start + tl.arange(0, BLOCK)
     exists = rank < stop
     token = tl.load(order + row.to(tl.int64) * tokens + rank, mask=exists, other=0)
@@ -66,7 +76,9 @@ def _write(base, token, numbers, exists, WIDTH: tl.constexpr, BLOCK_WIDTH: tl.co
 
 @triton.jit
 def _length(x):
-    """max(|x|, SHORT) of each row, as F.normalize has it; exact to the last bit where x is float32, since logits are multiples of it."""
+    """max(|x|, SHORT) of each row, as F.normalize has it; exact to the last bit where x is float32, since logits are
+    multiples of it.
+    """
     square = tl.sum(x.to(tl.float32) * x.to(tl.float32), 1)
     return tl.maximum(tl.sqrt_rn(square) if x.dtype == tl.float32 else tl.sqrt(square), SHORT)
 
@@ -107,7 +119,9 @@ def forward(match, values, order, outs, sums, tokens, batch, chunk, blocks,
 
 @triton.jit
 def merge(outs, sums, out, total, everything, rounds, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr):
-    """out [B, N, D], the rounds weighted by the sums of their exponentials (Kitaev et al. 2020, Eq. 14); total [B, N], the sum of all weights."""
+    """out [B, N, D], the rounds weighted by the sums of their exponentials (Kitaev et al. 2020, Eq. 14); total [B, N],
+    the sum of all weights.
+    """
     token = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     exists = token < everything
     place, share, merged = token, tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK, BLOCK_D], tl.float32)
@@ -124,7 +138,9 @@ def merge(outs, sums, out, total, everything, rounds, D: tl.constexpr, BLOCK_D: 
 def backward_queries(match, values, order, grad, out, total, means, lengths, grad_queries, tokens, batch, chunk, blocks,
                      C: tl.constexpr, D: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr,
                      QUERIES: tl.constexpr, KEYS: tl.constexpr):  # fmt: skip
-    """Of one round and a block of queries: gradients as queries, grad_queries [rounds, B, N, C]; in round 0 mean slopes and lengths, [B, N]."""
+    """Of one round and a block of queries: gradients as queries, grad_queries [rounds, B, N, C]; in round 0 mean slopes
+    and lengths, [B, N].
+    """
     block, row, round = _program(blocks, batch)
     token, chunks, exists = _tokens(order, row, block * QUERIES, tokens, tokens, batch, chunk, QUERIES)
     q, above = _read(match, token, exists, C, BLOCK_C), _read(grad, token, exists, D, BLOCK_D)
@@ -148,7 +164,9 @@ def backward_queries(match, values, order, grad, out, total, means, lengths, gra
 @triton.jit
 def backward_keys(match, values, order, grad, total, means, lengths, grad_keys, grad_values, tokens, batch, chunk, blocks,
                   C: tl.constexpr, D: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr):  # fmt: skip
-    """Of one round and a block of keys, after backward_queries: gradients of values [rounds, B, N, D], and as keys, through their length [rounds, B, N, C]."""
+    """Of one round and a block of keys, after backward_queries: gradients of values [rounds, B, N, D], and as keys,
+    through their length [rounds, B, N, C].
+    """
     block, row, round = _program(blocks, batch)
     token, chunks, exists = _tokens(order, row, block * KEYS, tokens, tokens, batch, chunk, KEYS)
     k, v = _read(match, token, exists, C, BLOCK_C), _read(values, token, exists, D, BLOCK_D)

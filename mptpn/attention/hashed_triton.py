@@ -11,7 +11,8 @@ TOKENS = 16  # of a program of merge
 
 @torch.library.custom_op("mptpn::hashed_attention", mutates_args=())
 def hashed(match: Tensor, values: Tensor, order: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
-    """Attention as `mptpn.hashed_attention.attend` defines it, [B, N, D], and each token's sum of weights exp(logit - |token|) over all rounds, [B, N].
+    """Attention as `mptpn.hashed_attention.attend` defines it, [B, N, D], and each token's sum of weights exp(logit -
+    |token|) over all rounds, [B, N].
 
     Args:
         match, values: [B, N, C] and [B, N, D] of one dtype, copied if they are not contiguous.
@@ -27,23 +28,54 @@ def hashed(match: Tensor, values: Tensor, order: Tensor, chunk: int) -> tuple[Te
         grid, sizes = _grid(order, chunk, options["forward"]["QUERIES"])
         kernels.forward[grid](match, values, order, outs, sums, *sizes, **widths, **options["forward"])
         grid = (triton.cdiv(everything, TOKENS),)
-        kernels.merge[grid](outs, sums, out, total, everything, rounds, D=widths["D"], BLOCK_D=widths["BLOCK_D"], BLOCK=TOKENS)
+        kernels.merge[grid](
+            outs, sums, out, total, everything, rounds, D=widths["D"], BLOCK_D=widths["BLOCK_D"], BLOCK=TOKENS
+        )
     return out, total
 
 
 @torch.library.custom_op("mptpn::hashed_attention_backward", mutates_args=())
-def hashed_backward(grad: Tensor, match: Tensor, values: Tensor, order: Tensor, out: Tensor, total: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+def hashed_backward(
+    grad: Tensor, match: Tensor, values: Tensor, order: Tensor, out: Tensor, total: Tensor, chunk: int
+) -> tuple[Tensor, Tensor]:
     """Gradients of match and values; each round's are kept until they are summed, 2 rounds (C + D / 2) numbers a token."""
     grad, match, values, order = grad.contiguous(), match.contiguous(), values.contiguous(), order.contiguous()
     rounds = len(order)
-    of_match, of_values = match.new_empty(2, rounds, *match.shape), values.new_empty(rounds, *values.shape)  # as queries, as keys
+    # as queries, as keys
+    of_match, of_values = match.new_empty(2, rounds, *match.shape), values.new_empty(rounds, *values.shape)
     means, lengths = torch.empty_like(total), torch.empty_like(total)
     widths, options = _options(match, values)
     with torch.cuda.device_of(match):
         grid, sizes = _grid(order, chunk, options["backward_queries"]["QUERIES"])
-        kernels.backward_queries[grid](match, values, order, grad, out, total, means, lengths, of_match[0], *sizes, **widths, **options["backward_queries"])
+        kernels.backward_queries[grid](
+            match,
+            values,
+            order,
+            grad,
+            out,
+            total,
+            means,
+            lengths,
+            of_match[0],
+            *sizes,
+            **widths,
+            **options["backward_queries"],
+        )
         grid, sizes = _grid(order, chunk, options["backward_keys"]["KEYS"])
-        kernels.backward_keys[grid](match, values, order, grad, total, means, lengths, of_match[1], of_values, *sizes, **widths, **options["backward_keys"])
+        kernels.backward_keys[grid](
+            match,
+            values,
+            order,
+            grad,
+            total,
+            means,
+            lengths,
+            of_match[1],
+            of_values,
+            *sizes,
+            **widths,
+            **options["backward_keys"],
+        )
     # with a dtype, or autocast would widen them
     return of_match.flatten(0, 1).sum(0, dtype=match.dtype), of_values.sum(0, dtype=values.dtype)
 
@@ -58,8 +90,9 @@ def _grid(order: Tensor, chunk: int, block: int) -> tuple[tuple[int], tuple[int,
 def _options(match: Tensor, values: Tensor) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
     """Widths of a token's rows, and each kernel's blocks and launch options.
 
-    Blocks of 64 are for the tensor cores of an H100 or H200 (wgmma) and their shared memory; at C 64 and D 256 two programs fit on a multiprocessor and
-    hide each other's waiting, and what registers spill, they spill outside the loops, but for two numbers in backward_keys. Smaller ones go elsewhere.
+    Blocks of 64 are for the tensor cores of an H100 or H200 (wgmma) and their shared memory; at C 64 and D 256 two
+    programs fit on a multiprocessor and hide each other's waiting, and what registers spill, they spill outside the
+    loops, but for two numbers in backward_keys. Smaller ones go elsewhere.
     """
     c, d = match.shape[-1], values.shape[-1]
     block_c, block_d = (max(16, triton.next_power_of_2(width)) for width in (c, d))
@@ -68,8 +101,13 @@ def _options(match: Tensor, values: Tensor) -> tuple[dict[str, int], dict[str, d
     warps = 8 if wide or match.dtype == torch.float32 else 4
     if match.dtype == torch.float32 or not hopper:  # float32 products go without tensor cores
         side = 16 if wide and match.dtype == torch.float32 else 32
-        return widths, dict.fromkeys(("forward", "backward_queries", "backward_keys"), {"QUERIES": side, "KEYS": side, "num_warps": warps, "num_stages": 1})
-    return widths, {  # with a third stage the order is read ahead of the rows; in backward_queries it would leave room for one program alone
+        return widths, dict.fromkeys(
+            ("forward", "backward_queries", "backward_keys"),
+            {"QUERIES": side, "KEYS": side, "num_warps": warps, "num_stages": 1},
+        )
+    # with a third stage the order is read ahead of the rows; in backward_queries it would leave room for one program
+    # alone
+    return widths, {
         "forward": {"QUERIES": 64, "KEYS": 64, "num_warps": warps, "num_stages": 3},
         "backward_queries": {"QUERIES": 64, "KEYS": 64, "num_warps": warps, "num_stages": 2},
         "backward_keys": {"QUERIES": 32, "KEYS": 64, "num_warps": warps, "num_stages": 3},
@@ -86,6 +124,13 @@ def _gradients(ctx, grad, _):
     return *hashed_backward(grad, *ctx.saved_tensors, ctx.chunk), None, None
 
 
-hashed.register_fake(lambda match, values, order, chunk: (values.new_empty(values.shape), values.new_empty(values.shape[:2], dtype=torch.float32)))
-hashed_backward.register_fake(lambda grad, match, values, *_: (match.new_empty(match.shape), values.new_empty(values.shape)))
+hashed.register_fake(
+    lambda match, values, order, chunk: (
+        values.new_empty(values.shape),
+        values.new_empty(values.shape[:2], dtype=torch.float32),
+    )
+)
+hashed_backward.register_fake(
+    lambda grad, match, values, *_: (match.new_empty(match.shape), values.new_empty(values.shape))
+)
 hashed.register_autograd(_gradients, setup_context=_keep)

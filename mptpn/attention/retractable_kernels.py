@@ -1,28 +1,38 @@
-"""Triton kernels of the retractable attention: tokens are read and written where they lie in the image, nothing is partitioned.
+"""Triton kernels of the retractable attention: tokens are read and written where they lie in the image, nothing is
+partitioned.
 
 Reasons for the shape of these kernels (one H100, bfloat16, window 8, head_dim 32 in mind):
-- A program takes one head of one group, 64 tokens. A token's row in qkv is contiguous over heads, so a program reads runs of head_dim
-  numbers; programs are numbered head first, then the phase along w, so that those in flight together read whole rows of neighbouring
-  pixels, and every DRAM page and 32-byte sector that is opened is used up, whatever the interval.
-- The bias of a head (16 KiB) is as large as all that one group moves. Reading it for each group would load the L2 cache as much as the
-  tokens do, so a program keeps it in registers and walks over several groups; the next group's loads overlap this one's arithmetic.
-- The backward pass computes the weights again (64 x 64 numbers from 64 x head_dim): nothing is saved but the inputs. The gradient of the
+- A program takes one head of one group, 64 tokens. A token's row in qkv is contiguous over heads, so a program reads
+runs of head_dim
+  numbers; programs are numbered head first, then the phase along w, so that those in flight together read whole rows of
+  neighbouring pixels, and every DRAM page and 32-byte sector that is opened is used up, whatever the interval.
+- The bias of a head (16 KiB) is as large as all that one group moves. Reading it for each group would load the L2 cache
+as much as the
+  tokens do, so a program keeps it in registers and walks over several groups; the next group's loads overlap this one's
+  arithmetic.
+- The backward pass computes the weights again (64 x 64 numbers from 64 x head_dim): nothing is saved but the inputs.
+The gradient of the
   bias is summed in registers over the program's groups, in a fixed order, and written once: no atomics.
-- Groups of more than BLOCK tokens (window > 8) go by tiles with a running softmax (Dao et al., FlashAttention, 2022, Algorithm 1).
+- Groups of more than BLOCK tokens (window > 8) go by tiles with a running softmax (Dao et al., FlashAttention, 2022,
+Algorithm 1).
 
-Pixel numbers are 64-bit: qkv passes 2**31 numbers from 2048 x 2048 pixels on. All sums are float32. Names in capitals are compile-time.
+Pixel numbers are 64-bit: qkv passes 2**31 numbers from 2048 x 2048 pixels on. All sums are float32. Names in capitals
+are compile-time.
 """
 
 import triton
 import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
-FAR = tl.constexpr(-1e30)  # logit of a key that does not exist: finite, since a group that lies wholly outside would be NaN
+# logit of a key that does not exist: finite, since a group that lies wholly outside would be NaN
+FAR = tl.constexpr(-1e30)
 
 
 @triton.jit
 def _pixels(group, block, height, width, interval, WINDOW: tl.constexpr, BLOCK: tl.constexpr):
-    """Pixel number b * H * W + h * W + w of a block of a group's tokens, and whether each exists; groups are numbered phase first."""
+    """Pixel number b * H * W + h * W + w of a block of a group's tokens, and whether each exists; groups are numbered
+    phase first.
+    """
     token = block * BLOCK + tl.arange(0, BLOCK)
     cols, rows = tl.cdiv(width, WINDOW * interval), tl.cdiv(height, WINDOW * interval)
     w = (group // interval % cols * WINDOW + token % WINDOW) * interval + group % interval
@@ -71,7 +81,11 @@ def forward(qkv, bias, out, groups, height, width, interval, per_program,
     """out; one program: a head, a block of queries, `per_program` groups."""
     N: tl.constexpr = WINDOW * WINDOW
     BLOCKS: tl.constexpr = (N + BLOCK - 1) // BLOCK
-    head, query_block, chunk = tl.program_id(0) % HEADS, tl.program_id(0) // HEADS % BLOCKS, tl.program_id(0) // (HEADS * BLOCKS)
+    head, query_block, chunk = (
+        tl.program_id(0) % HEADS,
+        tl.program_id(0) // HEADS % BLOCKS,
+        tl.program_id(0) // (HEADS * BLOCKS),
+    )
     added = _bias_tile(bias, head, query_block, 0, N, BLOCK)
     for group in range(chunk * per_program, min(groups, (chunk + 1) * per_program)):
         pixel, exists = _pixels(group, query_block, height, width, interval, WINDOW, BLOCK)
@@ -127,10 +141,16 @@ def backward(qkv, bias, grad, grad_qkv, grad_bias, groups, height, width, interv
 @triton.jit
 def backward_queries(qkv, bias, grad, grad_qkv, sums, means, height, width, interval,
                      HEADS: tl.constexpr, D: tl.constexpr, WINDOW: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
-    """Gradient of q of one block of queries; and for every pixel and head log2 of the weights' sum and the mean of their slopes."""
+    """Gradient of q of one block of queries; and for every pixel and head log2 of the weights' sum and the mean of
+    their slopes.
+    """
     N: tl.constexpr = WINDOW * WINDOW
     BLOCKS: tl.constexpr = (N + BLOCK - 1) // BLOCK
-    head, query_block, group = tl.program_id(0) % HEADS, tl.program_id(0) // HEADS % BLOCKS, tl.program_id(0) // (HEADS * BLOCKS)
+    head, query_block, group = (
+        tl.program_id(0) % HEADS,
+        tl.program_id(0) // HEADS % BLOCKS,
+        tl.program_id(0) // (HEADS * BLOCKS),
+    )
     pixel, exists = _pixels(group, query_block, height, width, interval, WINDOW, BLOCK)
     q = _read(_tile(qkv + head * D, pixel, 3 * HEADS * D, BLOCK_D), exists, D, BLOCK_D)
     above = _read(_tile(grad + head * D, pixel, HEADS * D, BLOCK_D), exists, D, BLOCK_D)
@@ -160,7 +180,9 @@ def backward_queries(qkv, bias, grad, grad_qkv, sums, means, height, width, inte
 
 
 @triton.jit
-def _query_tile(qkv, grad, sums, means, head, pixel, exists, HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
+def _query_tile(
+    qkv, grad, sums, means, head, pixel, exists, HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr
+):
     """q, gradient, log2 of the weights' sum (so large where there is no query that its weights are 0) and mean slope."""
     q = _read(_tile(qkv + head * D, pixel, 3 * HEADS * D, BLOCK_D), exists, D, BLOCK_D)
     above = _read(_tile(grad + head * D, pixel, HEADS * D, BLOCK_D), exists, D, BLOCK_D)
@@ -174,7 +196,11 @@ def backward_keys(qkv, bias, grad, grad_qkv, sums, means, height, width, interva
     """Gradients of k and v of one block of keys, after backward_queries."""
     N: tl.constexpr = WINDOW * WINDOW
     BLOCKS: tl.constexpr = (N + BLOCK - 1) // BLOCK
-    head, key_block, group = tl.program_id(0) % HEADS, tl.program_id(0) // HEADS % BLOCKS, tl.program_id(0) // (HEADS * BLOCKS)
+    head, key_block, group = (
+        tl.program_id(0) % HEADS,
+        tl.program_id(0) // HEADS % BLOCKS,
+        tl.program_id(0) // (HEADS * BLOCKS),
+    )
     pixel, exists = _pixels(group, key_block, height, width, interval, WINDOW, BLOCK)
     keys = _tile(qkv + (HEADS + head) * D, pixel, 3 * HEADS * D, BLOCK_D)
     k, v = _read(keys, exists, D, BLOCK_D), _read(keys + HEADS * D, exists, D, BLOCK_D)

@@ -7,18 +7,23 @@ from torch import Tensor
 from mptpn.attention import retractable_kernels as kernels
 from mptpn.attention.operator import make_differentiable
 
-# Programs of a pass that sums over groups: a few on each of an H100's 132 multiprocessors, and few enough that their parts of the bias
-# gradient are small. A constant, and no autotuning: it decides the order of summation, and a run must give the same bits again.
+# Programs of a pass that sums over groups: a few on each of an H100's 132 multiprocessors, and few enough that their
+# parts of the bias
+# gradient are small. A constant, and no autotuning: it decides the order of summation, and a run must give the same
+# bits again.
 PROGRAMS = 132 * 8
 
 
 @torch.library.custom_op("mptpn::strided_attention", mutates_args=())
 def strided_attention(qkv: Tensor, bias: Tensor, interval: int, window: int) -> Tensor:
-    """Retractable attention as `mptpn.attention.retractable_attention` defines it; qkv and bias are copied if they are not contiguous."""
+    """Retractable attention as `mptpn.attention.retractable_attention` defines it; qkv and bias are copied if they are
+    not contiguous.
+    """
     qkv, bias = qkv.contiguous(), bias.contiguous()
     out = qkv.new_empty(*qkv.shape[:3], *qkv.shape[4:])
     groups, blocks, options = _launch(qkv, interval, window)
-    # several groups a program where there are enough of them to fill the device many times over: they share one reading of the bias
+    # several groups a program where there are enough of them to fill the device many times over: they share one reading
+    # of the bias
     per_program = 1 if blocks > 1 else max(1, min(8, groups * options["HEADS"] // (4 * PROGRAMS)))
     grid = (triton.cdiv(groups, per_program) * blocks * options["HEADS"],)
     with torch.cuda.device_of(qkv):
@@ -28,7 +33,9 @@ def strided_attention(qkv: Tensor, bias: Tensor, interval: int, window: int) -> 
 
 @torch.library.custom_op("mptpn::strided_attention_backward", mutates_args=())
 def _backward(grad: Tensor, qkv: Tensor, bias: Tensor, interval: int, window: int) -> tuple[Tensor, Tensor]:
-    """Gradients with respect to qkv and bias; besides them at most PROGRAMS parts of the bias gradient are kept, and nothing from forward."""
+    """Gradients with respect to qkv and bias; besides them at most PROGRAMS parts of the bias gradient are kept, and
+    nothing from forward.
+    """
     grad, qkv, bias = grad.contiguous(), qkv.contiguous(), bias.contiguous()
     groups, blocks, options = _launch(qkv, interval, window)
     heads, image, grad_qkv = options["HEADS"], (*qkv.shape[1:3], interval), torch.empty_like(qkv)
@@ -51,8 +58,9 @@ def _backward(grad: Tensor, qkv: Tensor, bias: Tensor, interval: int, window: in
 def _launch(qkv: Tensor, interval: int, window: int) -> tuple[int, int, dict[str, int]]:
     """Groups in the batch, blocks of tokens in a group, and the kernels' compile-time options.
 
-    The options are the largest blocks whose sm_90 code spills next to no registers (`ptxas -v`): float32 products go without tensor cores
-    and keep whole rows in registers, so they want more warps and, beyond 32 numbers a head, smaller blocks.
+    The options are the largest blocks whose sm_90 code spills next to no registers (`ptxas -v`): float32 products go
+    without tensor cores and keep whole rows in registers, so they want more warps and, beyond 32 numbers a head,
+    smaller blocks.
     """
     batch, height, width, _, heads, head_dim = qkv.shape
     side = window * interval
@@ -64,7 +72,15 @@ def _launch(qkv: Tensor, interval: int, window: int) -> tuple[int, int, dict[str
     else:
         block = min(block, 64)
         warps, stages = block // 16, (2 if block_d <= 64 else 1)
-    options = {"HEADS": heads, "D": head_dim, "WINDOW": window, "BLOCK": block, "BLOCK_D": block_d, "num_warps": warps, "num_stages": stages}
+    options = {
+        "HEADS": heads,
+        "D": head_dim,
+        "WINDOW": window,
+        "BLOCK": block,
+        "BLOCK_D": block_d,
+        "num_warps": warps,
+        "num_stages": stages,
+    }
     return groups, triton.cdiv(window**2, block), options
 
 

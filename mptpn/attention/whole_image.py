@@ -1,4 +1,6 @@
-"""Sparse attention as ART has it: a group is every token of the whole image at stride `interval`, so its cost is quadratic in pixels."""
+"""Sparse attention as ART has it: a group is every token of the whole image at stride `interval`, so its cost is
+quadratic in pixels.
+"""
 
 import itertools
 
@@ -8,23 +10,31 @@ from torch import Tensor, nn
 
 
 def whole_image_attention(qkv: Tensor, position_bias: nn.Module, *, interval: int) -> Tensor:
-    """Attention among the tokens of equal (row mod interval, col mod interval) of the whole image (ART, Zhang et al. 2023, Sec. 3.2).
+    """Attention among the tokens of equal (row mod interval, col mod interval) of the whole image (ART, Zhang et al.
+    2023, Sec. 3.2).
 
-    Groups at the image's edge may be a row or a column smaller; each size is computed apart, so that nothing beyond the edge is read or counted.
+    Groups at the image's edge may be a row or a column smaller; each size is computed apart, so that nothing beyond the
+    edge is read or counted.
 
     Args:
         qkv: queries, keys and values, [B, H, W, 3, heads, head_dim].
-        position_bias: network of the offset query - key in steps of `interval`, [n, 2] to [n, heads]; any offset will do.
+        position_bias: network of the offset query - key in steps of `interval`, [n, 2] to [n, heads]; any offset will
+            do.
         interval: stride of a group's tokens, pixels.
     Returns:
         Attended values, [B, H, W, heads, head_dim], dtype of qkv.
     """
     height, width = qkv.shape[1:3]
-    lattice = F.pad(qkv, (0, 0) * 3 + (0, -width % interval, 0, -height % interval)).unflatten(2, (-1, interval)).unflatten(1, (-1, interval))
+    lattice = (
+        F.pad(qkv, (0, 0) * 3 + (0, -width % interval, 0, -height % interval))
+        .unflatten(2, (-1, interval))
+        .unflatten(1, (-1, interval))
+    )
     out = lattice.new_zeros(*lattice.shape[:5], *lattice.shape[6:])  # [B, rows, phases, cols, phases, heads, head_dim]
     for (rows, phase_h), (cols, phase_w) in itertools.product(_phases(height, interval), _phases(width, interval)):
         tokens = lattice[:, :rows, phase_h, :cols, phase_w]
-        q, k, v = tokens.permute(5, 0, 2, 4, 6, 1, 3, 7).flatten(5, 6).flatten(1, 3)  # [groups, heads, rows * cols, head_dim]
+        # [groups, heads, rows * cols, head_dim]
+        q, k, v = tokens.permute(5, 0, 2, 4, 6, 1, 3, 7).flatten(5, 6).flatten(1, 3)
         bias = _bias(position_bias, rows, cols).to(qkv.dtype)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
         attended = attended.unflatten(2, (rows, cols)).unflatten(0, (len(qkv), tokens.shape[2], tokens.shape[4]))
@@ -44,5 +54,7 @@ def _bias(position_bias: nn.Module, rows: int, cols: int) -> Tensor:
     like = next(position_bias.parameters())
     steps = [torch.arange(1 - n, n, dtype=like.dtype, device=like.device) for n in (rows, cols)]
     table = position_bias(torch.cartesian_prod(*steps)).T.unflatten(1, (2 * rows - 1, 2 * cols - 1))
-    row, col = (torch.arange(n, device=like.device)[:, None] - torch.arange(n, device=like.device) + n - 1 for n in (rows, cols))
+    row, col = (
+        torch.arange(n, device=like.device)[:, None] - torch.arange(n, device=like.device) + n - 1 for n in (rows, cols)
+    )
     return table[:, row[:, None, :, None], col[None, :, None, :]].flatten(3, 4).flatten(1, 2)

@@ -1,4 +1,6 @@
-"""Whether a denoised image can be trusted, told without truth: what was taken away must look like the noise, and like nothing else."""
+"""Whether a denoised image can be trusted, told without truth: what was taken away must look like the noise, and like
+nothing else.
+"""
 
 import math
 from dataclasses import asdict, dataclass
@@ -10,18 +12,22 @@ from torch.nn import functional as F
 
 from mptpn.noise.bands import UNSURE
 from mptpn.noise.correlation import BLIND
-from mptpn.noise.estimate import NoiseReport
-from mptpn.noise.models import CorrelatedGaussian, Law
+from mptpn.noise.estimate import NoiseEstimate
+from mptpn.noise.models import NoiseModel
 
 BLOCK = 16  # px, side of the blocks that count as independent
 INDEPENDENT = 0.1  # correlation up to which a residual counts as independent from pixel to pixel
 DETAIL = 4  # px, side of the cells whose residual energy is compared with their gradient
 FALSE_ALARM = 0.01  # of one check on a residual that is the noise itself
 BINS = 8  # of intensity, equally many pixels in each
-SHIFT = 0.1  # sigmas; adds 1 % of the noise's variance to the error. A posterior mean itself has E(residual | denoised) of a few hundredths at the ends
+# sigmas; adds 1 % of the noise's variance to the error. A posterior mean itself has E(residual | denoised) of a few
+# hundredths at the ends
+SHIFT = 0.1
 ROUNDING = 1e-4  # sigmas, residual up to which the output is the input
 NOTHING = 0.05  # sigmas, residual below which nothing was removed
-HALF = 0.5  # of the noise's variance: a posterior mean that gains 3 dB takes away as much, for its residual has the variance sigma^2 - error^2
+# of the noise's variance: a posterior mean that gains 3 dB takes away as much, for its residual has the variance
+# sigma^2 - error^2
+HALF = 0.5
 LOST = 0.1  # of the noise's variance, excess of the residual's energy at edges
 LAGS = [(row, col) for row in range(4) for col in range(-3, 4) if row > 0 or col > 0]
 
@@ -61,46 +67,77 @@ class Trust:
 
     def as_dict(self) -> dict:
         """Numbers and sentences for JSON: passed, and every check by its name."""
-        return {"passed": self.passed, "checks": {check.name: {key: value for key, value in asdict(check).items() if key != "name"} for check in self.checks}}
+        return {
+            "passed": self.passed,
+            "checks": {
+                check.name: {key: value for key, value in asdict(check).items() if key != "name"}
+                for check in self.checks
+            },
+        }
 
 
 @torch.no_grad()
-def judge(noisy: Tensor, denoised: Tensor, *, law: Law, valid: Tensor | None = None, noise: NoiseReport | None = None, unit: float = 1.0) -> Trust:
-    """Compare the residual, noisy less denoised, with the noise law at the denoised image.
+def assess(
+    noisy: Tensor,
+    denoised: Tensor,
+    *,
+    noise_model: NoiseModel,
+    valid: Tensor | None = None,
+    noise: NoiseEstimate | None = None,
+    unit: float = 1.0,
+) -> Trust:
+    """Compare the residual, noisy less denoised, with the noise noise model at the denoised image.
 
-    Each limit is a tolerance plus the chance: standard errors are the root of squared sums over blocks of 16 px (or over single pixels, where that is more:
-    few blocks know little), and as many of them are allowed as let pass 99 % of residuals that are the noise itself (normal distribution, divided by the
-    number of bins or lags, Bonferroni). So a perfect result passes all checks in 96 % of cases or more. The tolerances are said beside their names above.
+    Each limit is a tolerance plus the chance: standard errors are the root of squared sums over blocks of 16 px (or
+    over single pixels, where that is more: few blocks know little), and as many of them are allowed as let pass 99 % of
+    residuals that are the noise itself (normal distribution, divided by the number of bins or lags, Bonferroni). So a
+    perfect result passes all checks in 96 % of cases or more. The tolerances are said beside their names above.
 
     shift: the largest mean residual, sigmas, in eight bins of the denoised intensity; 0.1 is tolerated.
-    size: variance of the residual over that of the law. At most 1, plus the stated error of the level; below 0.5 part of the noise is left (a posterior mean
-    has sigma^2 - error^2, so this is a gain under 3 dB), below 0.05^2 nothing was removed.
-    whiteness: the largest difference, at lags up to 3 px, of the residual's autocorrelation and the law's; tolerated is what counts as independent in the
-    noise report, 0.1, and 0.2 where the law itself is a measured correlation.
-    structure: excess of the residual's energy in the steepest tenth of the image's cells over the flatter half; 0.1 is tolerated.
-    model: with a noise report, half the logarithm of its interval's ends' ratio; 0.5 is "unknown". It fails too where no known law fits.
+    size: variance of the residual over that of the noise model. At most 1, plus the stated error of the level; below
+    0.5 part of the noise is left (a posterior mean has sigma^2 - error^2, so this is a gain under 3 dB), below 0.05^2
+    nothing was removed.
+    whiteness: the largest difference, at lags up to 3 px, of the residual's autocorrelation and the noise model's;
+    tolerated is what counts as independent in the noise report, 0.1, and 0.2 where the noise model itself is a measured
+    correlation.
+    structure: excess of the residual's energy in the steepest tenth of the image's cells over the flatter half; 0.1 is
+    tolerated.
+    model: with a noise report, half the logarithm of its interval's ends' ratio; 0.5 is "unknown". It fails too where
+    no known noise model fits.
 
     Args:
         noisy, denoised: [B, 1, H, W], in one unit; several are judged as one.
-        law: in that unit. A Rician one is taken at the denoised image as its mean.
+        noise model: in that unit. A Rician one is taken at the denoised image as its mean.
         valid: [B, 1, H, W] bool, the pixels that count; None: all.
-        noise: the report that the law is from; None: the law is known.
+        noise: the report that the noise model is from; None: the noise model is known.
         unit: what 1 stands for in the verdicts.
     Raises:
         ValueError: shapes that differ, or under 64 pixels that count.
     """
     valid = torch.ones_like(noisy, dtype=torch.bool) if valid is None else valid
     if not noisy.shape == denoised.shape == valid.shape or noisy.shape[1] != 1:
-        raise ValueError(f"shapes {tuple(noisy.shape)}, {tuple(denoised.shape)} and {tuple(valid.shape)} must be equal, [B, 1, H, W].")
+        raise ValueError(
+            f"shapes {tuple(noisy.shape)}, {tuple(denoised.shape)} and {tuple(valid.shape)} must be equal, [B, 1, H, W]."
+        )
     if int(valid.sum()) < 64:
         raise ValueError(f"only {int(valid.sum())} pixels count; a judgement takes 64.")
-    variance = law.variance(denoised.double())
-    residual = torch.where(valid, (noisy.double() - denoised.double()) / variance.clamp_min(1e-4 * variance.mean()).sqrt(), 0.0)  # in sigmas
+    variance = noise_model.variance(denoised.double())
+    # in sigmas
+    residual = torch.where(
+        valid, (noisy.double() - denoised.double()) / variance.clamp_min(1e-4 * variance.mean()).sqrt(), 0.0
+    )
     size = _size(residual, valid, math.log(noise.sigma_interval[1] / noise.sigma_interval[0]) if noise else 0.0)
     if size.value < NOTHING**2:
-        others = [Check(name, 0.0, 0.0, False, f"{name}: not judged, nothing was removed") for name in ("shift", "whiteness", "structure")]
+        others = [
+            Check(name, 0.0, 0.0, False, f"{name}: not judged, nothing was removed")
+            for name in ("shift", "whiteness", "structure")
+        ]
     else:
-        others = [_shift(residual, denoised, valid, unit), _whiteness(residual, valid, law), _structure(residual, denoised, valid)]
+        others = [
+            _shift(residual, denoised, valid, unit),
+            _whiteness(residual, valid, noise_model),
+            _structure(residual, denoised, valid),
+        ]
     return Trust((others[0], size, *others[1:], *([_model(noise)] if noise else [])))
 
 
@@ -116,7 +153,9 @@ def _error_of_sum(deviations: Tensor) -> float:
 
 def _shift(residual: Tensor, denoised: Tensor, valid: Tensor, unit: float) -> Check:
     known = denoised.double()[valid]
-    edges = torch.tensor([float(known.kthvalue(max(1, len(known) * i // BINS)).values) for i in range(1, BINS)], dtype=known.dtype).unique()
+    edges = torch.tensor(
+        [float(known.kthvalue(max(1, len(known) * i // BINS)).values) for i in range(1, BINS)], dtype=known.dtype
+    ).unique()
     bins = torch.bucketize(denoised.double(), edges)
     means, errors = [], []
     for i in range(len(edges) + 1):
@@ -128,11 +167,19 @@ def _shift(residual: Tensor, denoised: Tensor, valid: Tensor, unit: float) -> Ch
     limits = [SHIFT + _errors_allowed(len(means)) * error for error in errors]
     worst = max(range(len(means)), key=lambda i: abs(means[i]) / limits[i])
     value, limit = means[worst], limits[worst]
-    center = unit * float(denoised.double()[valid & (bins == worst)].mean()) if bool((valid & (bins == worst)).any()) else math.nan
+    center = (
+        unit * float(denoised.double()[valid & (bins == worst)].mean())
+        if bool((valid & (bins == worst)).any())
+        else math.nan
+    )
     passed = abs(value) <= limit
-    number = f"{value:+.2f} sigma ({value / max(errors[worst], 1e-12):+.1f} standard errors) near intensity {center:.4g}"
+    number = (
+        f"{value:+.2f} sigma ({value / max(errors[worst], 1e-12):+.1f} standard errors) near intensity {center:.4g}"
+    )
     verdict = (
-        f"brightness is kept at all intensities: largest mean of the residual {number}" if passed else f"brightness was shifted: mean of the residual {number}"
+        f"brightness is kept at all intensities: largest mean of the residual {number}"
+        if passed
+        else f"brightness was shifted: mean of the residual {number}"
     )
     return Check("shift", value, limit, passed, verdict)
 
@@ -145,18 +192,28 @@ def _size(residual: Tensor, valid: Tensor, doubt: float) -> Check:
     if value < ROUNDING**2:
         return Check("size", value, HALF, False, "the output equals the input: nothing was removed")
     if value < NOTHING**2:
-        return Check("size", value, HALF, False, f"nothing was removed: the residual is {100 * value**0.5:.1f} % of sigma")
+        return Check(
+            "size", value, HALF, False, f"nothing was removed: the residual is {100 * value**0.5:.1f} % of sigma"
+        )
     if value < HALF - _errors_allowed() * error:
         return Check("size", value, HALF, False, f"only {100 * value:.0f} % of the noise's variance was removed")
     if value > most:
-        return Check("size", value, most, False, f"more than the noise was removed: {100 * value:.0f} % of its variance, at most {100 * most:.0f} % is noise")
-    return Check("size", value, most, True, f"{100 * value:.0f} % of the noise's variance was removed, and no more than noise")
+        return Check(
+            "size",
+            value,
+            most,
+            False,
+            f"more than the noise was removed: {100 * value:.0f} % of its variance, at most {100 * most:.0f} % is noise",
+        )
+    return Check(
+        "size", value, most, True, f"{100 * value:.0f} % of the noise's variance was removed, and no more than noise"
+    )
 
 
-def _whiteness(residual: Tensor, valid: Tensor, law: Law) -> Check:
+def _whiteness(residual: Tensor, valid: Tensor, noise_model: NoiseModel) -> Check:
     height, width = residual.shape[2:]
     lags = [(row, col) for row, col in LAGS if row < height and abs(col) < width]
-    correlated = isinstance(law, CorrelatedGaussian)
+    correlated = noise_model.correlated
     worst = (-1.0, 0.0, 0.0, (0, 0))
     for row, col in lags:
         near, far = (slice(None, width - abs(col)), slice(abs(col), None))[:: 1 if col >= 0 else -1]
@@ -168,7 +225,7 @@ def _whiteness(residual: Tensor, valid: Tensor, law: Law) -> Check:
         found = float((residual[first] * residual[second])[both].sum()) / power
         deviation = residual[first] * residual[second] - found * (residual[first] ** 2 + residual[second] ** 2) / 2
         error = _error_of_sum(torch.where(both, deviation, 0.0)) / power
-        value = found - _correlation(law, row, col)
+        value = found - _correlation(noise_model, row, col)
         limit = (BLIND if correlated else INDEPENDENT) + _errors_allowed(len(lags)) * error
         worst = max(worst, (abs(value) / limit, value, limit, (row, col)))
     _, value, limit, (row, col) = worst
@@ -176,14 +233,20 @@ def _whiteness(residual: Tensor, valid: Tensor, law: Law) -> Check:
     place = f"{value:+.2f} at a lag of {row} down, {col} across"
     like = "correlates as the noise does" if correlated else "is white as the noise is"
     unlike = "correlates unlike the noise" if correlated else "is not white, the noise is"
-    return Check("whiteness", value, limit, passed, f"the residual {like if passed else unlike}: autocorrelation differs by {place}")
+    return Check(
+        "whiteness",
+        value,
+        limit,
+        passed,
+        f"the residual {like if passed else unlike}: autocorrelation differs by {place}",
+    )
 
 
-def _correlation(law: Law, row: int, col: int) -> float:
-    if not isinstance(law, CorrelatedGaussian):
+def _correlation(noise_model: NoiseModel, row: int, col: int) -> float:
+    if not noise_model.correlated:
         return 0.0
-    radius = len(law.correlation) // 2
-    return law.correlation[radius + row][radius + col] if max(row, abs(col)) <= radius else 0.0
+    radius = len(noise_model.correlation) // 2
+    return noise_model.correlation[radius + row][radius + col] if max(row, abs(col)) <= radius else 0.0
 
 
 def _structure(residual: Tensor, denoised: Tensor, valid: Tensor) -> Check:
@@ -191,7 +254,10 @@ def _structure(residual: Tensor, denoised: Tensor, valid: Tensor) -> Check:
     slope = (F.pad(image, (1, 1, 0, 0), mode="replicate").diff(dim=3).unfold(3, 2, 1).mean(-1)) ** 2
     slope = slope + (F.pad(image, (0, 0, 1, 1), mode="replicate").diff(dim=2).unfold(2, 2, 1).mean(-1)) ** 2
     inside = 1 - F.max_pool2d((~valid).double(), 3, 1, 1)  # no slope across the edge of a mask
-    count, energy, steep = (F.avg_pool2d(x * inside, DETAIL, ceil_mode=True, divisor_override=1).flatten() for x in (inside, residual**2, slope))
+    count, energy, steep = (
+        F.avg_pool2d(x * inside, DETAIL, ceil_mode=True, divisor_override=1).flatten()
+        for x in (inside, residual**2, slope)
+    )
     whole = count > DETAIL**2 / 2
     energy, steep, count = energy[whole], (steep / count.clamp_min(1))[whole], count[whole]
     if len(energy) < 20:
@@ -199,21 +265,40 @@ def _structure(residual: Tensor, denoised: Tensor, valid: Tensor) -> Check:
     order = steep.argsort()
     flat, edge = order[: len(order) // 2], order[-max(2, len(order) // 10) :]
     (level, spread), (at_edge, edge_spread) = (
-        (float(energy[part].sum() / count[part].sum()), float((energy[part] / count[part]).std()) / len(part) ** 0.5) for part in (flat, edge)
+        (float(energy[part].sum() / count[part].sum()), float((energy[part] / count[part]).std()) / len(part) ** 0.5)
+        for part in (flat, edge)
     )
     error = math.hypot(edge_spread, at_edge / max(level, 1e-12) * spread)
     value, limit = at_edge - level, LOST + _errors_allowed() * error
     passed = value <= limit
     kept = f"the residual's energy at edges is that of flat parts {value:+.2f} of the noise's variance"
-    return Check("structure", value, limit, passed, f"detail is kept: {kept}" if passed else f"detail was removed with the noise: {kept}")
+    return Check(
+        "structure",
+        value,
+        limit,
+        passed,
+        f"detail is kept: {kept}" if passed else f"detail was removed with the noise: {kept}",
+    )
 
 
-def _model(noise: NoiseReport) -> Check:
+def _model(noise: NoiseEstimate) -> Check:
     low, high = noise.sigma_interval
     value = math.log(high / low) / 2 if low > 0 else math.inf
     said = "; ".join(noise.findings)
     if "free" in noise.kind.split():
         return Check("model", value, UNSURE, False, f"the noise does not fit the model: {said}")
     if value >= UNSURE:
-        return Check("model", value, UNSURE, False, f"the noise level is not known ({low:.4g} to {high:.4g}){': ' + said if said else ''}")
-    return Check("model", value, UNSURE, True, f"the noise fits the model ({noise.kind.replace('_', '-')}){', but note: ' + said if said else ''}")
+        return Check(
+            "model",
+            value,
+            UNSURE,
+            False,
+            f"the noise level is not known ({low:.4g} to {high:.4g}){': ' + said if said else ''}",
+        )
+    return Check(
+        "model",
+        value,
+        UNSURE,
+        True,
+        f"the noise fits the model ({noise.kind.replace('_', '-')}){', but note: ' + said if said else ''}",
+    )

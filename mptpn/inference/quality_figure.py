@@ -1,4 +1,6 @@
-"""The linked pictures of one denoised slice: the same region, seen as noisy, denoised, residual, uncertainty, spectrum and line profile."""
+"""The linked pictures of one denoised slice: the same region, seen as noisy, denoised, residual, uncertainty, spectrum
+and line profile.
+"""
 
 import io
 import textwrap
@@ -22,8 +24,10 @@ class View:
 
     Attributes:
         noisy: [H, W], in `unit`. denoised, uncertainty: same; None: there is no result.
-        sigma: of the noise at each pixel, [H, W]; it sets the range of residual and uncertainty, which strength must not change.
-        valid: [H, W] bool. window: gray range, (low, high). region: rows and columns that are shown. row: of the profile, px of the whole image.
+        sigma: of the noise at each pixel, [H, W]; it sets the range of residual and uncertainty, which strength must
+            not change.
+        valid: [H, W] bool. window: gray range, (low, high). region: rows and columns that are shown. row: of the
+            profile, px of the whole image.
         strength: 0..1. method: its name.
     """
 
@@ -51,7 +55,11 @@ class View:
 
 def draw(ax: Axes, name: str, view: View) -> None:
     """Draw one of PANELS."""
-    missing = {"noisy": False, "profile": False, "uncertainty": view.uncertainty is None or not np.isfinite(view.uncertainty).any()}
+    missing = {
+        "noisy": False,
+        "profile": False,
+        "uncertainty": view.uncertainty is None or not np.isfinite(view.uncertainty).any(),
+    }
     if missing.get(name, view.denoised is None):
         words = "no result" if view.denoised is None else f"{view.method}\nstates no uncertainty"
         ax.text(0.5, 0.5, words, ha="center", va="center", color="0.4", fontsize=9, transform=ax.transAxes)
@@ -79,12 +87,29 @@ def _image(ax: Axes, name: str, view: View) -> None:
     array, least, most, title, colours = {
         "noisy": (lambda: (view.noisy, low, high, f"noisy\n{window}", "gray")),
         "denoised": (lambda: (view.denoised, low, high, f"denoised, strength {view.strength:g}\nsame window", "gray")),
-        "residual": (lambda: (view.noisy - view.denoised, -3 * view.scale, 3 * view.scale, f"taken away (residual)\n±3σ = ±{3 * view.scale:.3g}", "gray")),
-        "uncertainty": (lambda: (view.uncertainty, 0, view.scale, f"uncertainty (s.d. of the error)\n0 to σ = {view.scale:.3g}", "magma")),
+        "residual": (
+            lambda: (
+                view.noisy - view.denoised,
+                -3 * view.scale,
+                3 * view.scale,
+                f"taken away (residual)\n±3σ = ±{3 * view.scale:.3g}",
+                "gray",
+            )
+        ),
+        "uncertainty": (
+            lambda: (
+                view.uncertainty,
+                0,
+                view.scale,
+                f"uncertainty (s.d. of the error)\n0 to σ = {view.scale:.3g}",
+                "magma",
+            )
+        ),
     }[name]()
     rows, columns = view.region
     extent = (columns.start - 0.5, columns.stop - 0.5, rows.stop - 0.5, rows.start - 0.5)
-    norm = PowerNorm(0.5, least, most) if name == "uncertainty" else Normalize(least, most)  # a small uncertainty is seen too
+    # a small uncertainty is seen too
+    norm = PowerNorm(0.5, least, most) if name == "uncertainty" else Normalize(least, most)
     drawn = ax.imshow(view.cut(array), norm=norm, cmap=colours, extent=extent)
     ax.set_title(title, fontsize=9)
     ax.set_axis_off()
@@ -109,7 +134,9 @@ def _profile(ax: Axes, view: View) -> None:
     line = np.where(view.valid, view.noisy, np.nan)[view.row, columns]
     ax.plot(at, line, color=NOISY, lw=0.8, label="noisy")
     if view.denoised is not None:
-        line, error = (np.where(view.valid, array, np.nan)[view.row, columns] for array in (view.denoised, view.uncertainty))
+        line, error = (
+            np.where(view.valid, array, np.nan)[view.row, columns] for array in (view.denoised, view.uncertainty)
+        )
         ax.fill_between(at, line - 2 * error, line + 2 * error, color=DENOISED, alpha=0.25, lw=0)
         ax.plot(at, line, color=DENOISED, lw=1.2, label="denoised, ±2 s.d." if np.isfinite(error).any() else "denoised")
     low, high = view.window
@@ -123,7 +150,9 @@ def _profile(ax: Axes, view: View) -> None:
 
 
 def spectrum(residual: np.ndarray) -> np.ndarray:
-    """Decimal logarithm of the power spectrum over its mean, zero frequency in the middle, in cells of 4 x 4 frequencies; white noise is 0 everywhere."""
+    """Decimal logarithm of the power spectrum over its mean, zero frequency in the middle, in cells of 4 x 4
+    frequencies; white noise is 0 everywhere.
+    """
     filled = np.nan_to_num(residual - np.nanmean(residual))
     power = np.fft.fftshift(np.abs(np.fft.fft2(filled)) ** 2)
     side = 4 if min(power.shape) >= 64 else 1
@@ -141,7 +170,11 @@ def panel(name: str, view: View) -> bytes:
 
 def sheet(view: View, *, words: str = "") -> bytes:
     """All PANELS and the report under them as one PNG, its doubts in red: what stays where no kernel is live."""
-    lines = [("#c00000" if line.startswith("DOUBT") else "black", part) for line in words.splitlines() for part in textwrap.wrap(line, 150)]
+    lines = [
+        ("#c00000" if line.startswith("DOUBT") else "black", part)
+        for line in words.splitlines()
+        for part in textwrap.wrap(line, 150)
+    ]
     pictures, text = 2 * SIDES[1], 0.17 * (len(lines) + 1)
     figure = Figure(figsize=(3 * SIDES[0], pictures + text))
     top, bottom = figure.subfigures(2, 1, height_ratios=(pictures, text))

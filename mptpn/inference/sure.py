@@ -1,4 +1,6 @@
-"""Quality without truth: how far a denoised image is from the clean one, told by the noisy image and its noise law alone (Stein's unbiased risk estimate)."""
+"""Quality without truth: how far a denoised image is from the clean one, told by the noisy image and its noise noise
+model alone (Stein's unbiased risk estimate).
+"""
 
 import math
 from collections.abc import Callable
@@ -7,96 +9,133 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mptpn.metrics import psnr_of
-from mptpn.noise.models import CorrelatedGaussian, NoiseLevelFunction, PoissonGaussian, pointwise
+from mptpn.metrics import psnr_from_mse
+from mptpn.noise.models import CorrelatedGaussian, NoiseLevelFunction, PoissonGaussian
 
-BLOCK = 16  # px, side of the blocks whose errors are taken as independent: wider than noise correlates and than most denoisers mix it
-MARGIN = 0.9  # of the noise that a denoiser lets through on its own result: true errors were at most 9 % below it (7 images, 3 laws, 3 levels, 5 denoisers)
+# px, side of the blocks whose errors are taken as independent: wider than noise correlates and than most denoisers mix
+# it
+BLOCK = 16
+# of the noise that a denoiser lets through on its own result: true errors were at most 9 % below it (7 images, 3 noise
+# models, 3 levels, 5 denoisers)
+MARGIN = 0.9
 NORMAL_95 = 1.96  # standard errors to either side that hold 95 % of a normal distribution
 
 Denoiser = Callable[[Tensor], Tensor]
-GaussianLaw = PoissonGaussian | NoiseLevelFunction | CorrelatedGaussian  # Gaussian noise of mean 0, of a gray image
+GaussianNoise = PoissonGaussian | NoiseLevelFunction | CorrelatedGaussian  # Gaussian noise of mean 0, of a gray image
 
 
-def sure(denoise: Denoiser, noisy: Tensor, *, law: GaussianLaw, generator: torch.Generator, draws: int = 4, step: float = 0.05) -> float:
-    """Estimate of the mean squared error, (|f(y) - y|^2 - tr S + 2 tr(S J)) / pixels (Stein 1981; Eldar 2009 for any covariance S), J the Jacobian of f at y.
+def sure(
+    denoise: Denoiser,
+    noisy: Tensor,
+    *,
+    noise_model: GaussianNoise,
+    generator: torch.Generator,
+    draws: int = 4,
+    step: float = 0.05,
+) -> float:
+    """Estimate of the mean squared error, (|f(y) - y|^2 - tr S + 2 tr(S J)) / pixels (Stein 1981; Eldar 2009 for any
+    covariance S), J the Jacobian of f at y.
 
-    tr(S J) = E n'^T (f(y + step n') - f(y)) / step (Ramani, Blu and Unser 2008); ours draws n' from the noise law at the denoised image, so that
-    white, signal-dependent and correlated noise are one case. With white noise a finite step tells tr(S J) exactly, but for noise sqrt(1 + step^2) times as
-    strong, so f may have kinks and jumps. All this holds for Gaussian noise: speckle and Rician noise are refused.
+    tr(S J) = E n'^T (f(y + step n') - f(y)) / step (Ramani, Blu and Unser 2008); ours draws n' from the noise noise
+    model at the denoised image, so that white, signal-dependent and correlated noise are one case. With white noise a
+    finite step tells tr(S J) exactly, but for noise sqrt(1 + step^2) times as strong, so f may have kinks and jumps.
+    All this holds for Gaussian noise: speckle and Rician noise are refused.
 
     Args:
         denoise: f, any function of an image that gives the same result for the same image.
         noisy: y, [B, C, H, W].
-        law: of the noise, in the image's unit.
+        noise model: of the noise, in the image's unit.
         draws: fields n'. step: their size in units of the noise.
     Returns:
-        intensity squared; unbiased, hence negative now and then where the error is small beside sqrt(2 / pixels) of the noise's variance.
+        intensity squared; unbiased, hence negative now and then where the error is small beside sqrt(2 / pixels) of the
+        noise's variance.
     """
-    _, misfit, penalty = _terms(denoise, noisy, law=law, generator=generator, draws=draws, step=step)
+    _, misfit, penalty = _terms(denoise, noisy, noise_model=noise_model, generator=generator, draws=draws, step=step)
     return float((misfit - penalty).mean())
 
 
 def estimated_psnr(
-    denoise: Denoiser, noisy: Tensor, *, law: GaussianLaw, level_error: float, generator: torch.Generator, peak: float = 1.0, draws: int = 4, step: float = 0.05
+    denoise: Denoiser,
+    noisy: Tensor,
+    *,
+    noise_model: GaussianNoise,
+    level_error: float,
+    generator: torch.Generator,
+    peak: float = 1.0,
+    draws: int = 4,
+    step: float = 0.05,
 ) -> tuple[float, tuple[float, float]]:
     """PSNR against the unknown clean image by sure(), dB, and its 95 % interval; 3 (1 + draws) calls of denoise.
 
-    The interval adds in squares the error of the level and the chance in the noise and in the draws. The chance is rehearsed: the denoised image plays the
-    truth and gets fresh noise twice, so that the estimate's error is known; its squared sums over blocks add up to its variance. What the denoised image lost
-    of the truth meets noise too, 4 S times the squared error that the rehearsal lacks. A squared error well below the noise that denoise lets through, half
-    the mean squared difference of the two rehearsals, cannot be: estimate and interval are raised to a floor, that noise less its chance and 10 %.
-    Not counted: a law of the wrong shape or correlation, and pixels that break any law (clipped, zeroed, interpolated).
+    The interval adds in squares the error of the level and the chance in the noise and in the draws. The chance is
+    rehearsed: the denoised image plays the truth and gets fresh noise twice, so that the estimate's error is known; its
+    squared sums over blocks add up to its variance. What the denoised image lost of the truth meets noise too, 4 S
+    times the squared error that the rehearsal lacks. A squared error well below the noise that denoise lets through,
+    half the mean squared difference of the two rehearsals, cannot be: estimate and interval are raised to a floor, that
+    noise less its chance and 10 %.
+    Not counted: a noise model of the wrong shape or correlation, and pixels that break any noise model (clipped,
+    zeroed, interpolated).
 
     Args:
-        law: as estimated. level_error: relative standard error of its standard deviation (0.03 is 3 %), 0 for a known law.
+        noise model: as estimated. level_error: relative standard error of its standard deviation (0.03 is 3 %), 0 for a
+            known noise model.
         peak: as in metrics.psnr_db. The other arguments: see sure.
     """
     if not (0 <= level_error < 1 / NORMAL_95 and peak > 0):
         raise ValueError(f"level_error {level_error} must be at least 0 and below 0.51, and peak {peak} above 0.")
-    settings = {"law": law, "generator": generator, "draws": draws, "step": step}
+    settings = {"noise_model": noise_model, "generator": generator, "draws": draws, "step": step}
     denoised, misfit, penalty = _terms(denoise, noisy, **settings)
     error = float((misfit - penalty).mean())
     twins, chances = [], []
     for _ in range(2):
-        twin, twin_misfit, twin_penalty = _terms(denoise, law.sample(denoised, generator=generator), **settings)
+        twin, twin_misfit, twin_penalty = _terms(denoise, noise_model.sample(denoised, generator=generator), **settings)
         truth = (twin - denoised).double() ** 2
         lost = max(0.0, error - float(truth.mean()))
-        chances.append(_variance_of_mean(twin_misfit - twin_penalty - truth) + 4 * lost * float(law.variance(denoised).mean()) / noisy.numel())
+        chances.append(
+            _variance_of_mean(twin_misfit - twin_penalty - truth)
+            + 4 * lost * float(noise_model.variance(denoised).mean()) / noisy.numel()
+        )
         twins.append(twin)
     spread = math.hypot(math.sqrt(sum(chances) / 2), 2 * level_error * float(penalty.mean()))
     passed = (twins[0] - twins[1]).double().square() / 2
     least = float(passed.mean()) - NORMAL_95 * math.sqrt(_variance_of_mean(passed - passed.mean()))
     floor = MARGIN * (1 - NORMAL_95 * level_error) ** 2 * max(least, 0.0)
-    best, high, low = (psnr_of(max(error + side * NORMAL_95 * spread, floor), peak=peak) for side in (0, -1, 1))
+    best, high, low = (psnr_from_mse(max(error + side * NORMAL_95 * spread, floor), peak=peak) for side in (0, -1, 1))
     return best, (low, high)
 
 
 @torch.no_grad()
-def _terms(denoise: Denoiser, noisy: Tensor, *, law: GaussianLaw, generator: torch.Generator, draws: int, step: float) -> tuple[Tensor, Tensor, Tensor]:
-    """f(y), (f(y) - y)^2 and diag(S - 2 S J), as drawn, at each pixel; the last two in float64, whose difference estimates the squared error."""
-    if not isinstance(pointwise(law), PoissonGaussian | NoiseLevelFunction):
-        raise ValueError(f"law {law} must be PoissonGaussian or NoiseLevelFunction, or CorrelatedGaussian of one of them; take the logarithm of speckle.")
+def _terms(
+    denoise: Denoiser, noisy: Tensor, *, noise_model: GaussianNoise, generator: torch.Generator, draws: int, step: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """f(y), (f(y) - y)^2 and diag(S - 2 S J), as drawn, at each pixel; the last two in float64, whose difference
+    estimates the squared error.
+    """
+    if not noise_model.zero_mean_gaussian:
+        raise ValueError(
+            f"noise model {noise_model} must be PoissonGaussian or NoiseLevelFunction, or CorrelatedGaussian of one of them; take the logarithm of speckle."
+        )
     if draws < 1 or not step > 0:
         raise ValueError(f"draws {draws} must be at least 1, and step {step} above 0.")
     denoised = denoise(noisy)
-    penalty = law.variance(denoised).double()
-    penalty += _mean_variance(law, noisy, denoised) - penalty.mean()
+    penalty = noise_model.variance(denoised).double()
+    penalty += _mean_variance(noise_model, noisy, denoised) - penalty.mean()
     for _ in range(draws):
-        noise = law.sample(denoised, generator=generator) - law.mean(denoised)
+        noise = noise_model.sample(denoised, generator=generator) - noise_model.mean(denoised)
         penalty -= 2 / (draws * step) * noise.double() * (denoise(noisy + step * noise) - denoised).double()
     return denoised, (denoised - noisy).double() ** 2, penalty
 
 
-def _mean_variance(law: GaussianLaw, noisy: Tensor, denoised: Tensor) -> float:
-    """Mean variance of the noise over the unknown clean image, with the least bias that its law allows.
+def _mean_variance(noise_model: GaussianNoise, noisy: Tensor, denoised: Tensor) -> float:
+    """Mean variance of the noise over the unknown clean image, with the least bias that its noise model allows.
 
-    A Poisson-Gaussian law is linear: the mean intensity has the mean variance. (Pixel by pixel it would stop at black, where half the noise lies below.)
-    Any other law is taken at the denoised image, brought to the mean of the noisy one; a strongly curved one is biased by what denoising took.
+    A Poisson-Gaussian noise model is linear: the mean intensity has the mean variance. (Pixel by pixel it would stop at
+    black, where half the noise lies below.) Any other noise model is taken at the denoised image, brought to the mean
+    of the noisy one; a strongly curved one is biased by what denoising took.
     """
-    if isinstance(pointwise(law), PoissonGaussian):
-        return float(law.variance(noisy.double().mean()))
-    return float(law.variance(denoised + (noisy - denoised).mean()).mean())
+    if isinstance(noise_model.pointwise, PoissonGaussian):
+        return float(noise_model.variance(noisy.double().mean()))
+    return float(noise_model.variance(denoised + (noisy - denoised).mean()).mean())
 
 
 def _variance_of_mean(errors: Tensor) -> float:

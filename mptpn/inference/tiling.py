@@ -6,28 +6,26 @@ import sys
 from collections.abc import Callable
 
 import psutil
-import torch
 from torch import Tensor
-
-from mptpn.networks.blind_spot import BlindSpotNetwork, DilatedBlock, reach
-from mptpn.networks.transformer import Block, Group, RetractableTransformer
 
 Result = Tensor | dict[str, Tensor]
 Cut = tuple[tuple[slice, slice], tuple[slice, slice], tuple[slice, slice]]
 
-# Peak resident bytes per pixel and feature of the finest scale, without gradient: growth of ru_maxrss in a process of its own from a call on 64 x 64 px to
-# three calls on 256 x 256 and on 640 x 640, divided by the pixels; torch 2.11, 2 CPU threads, float32. Blind-spot networks: 34 to 80 (width 16 and 32,
-# depth 3 and 8, both memory formats); transformers: 68 to 115 (STUDENT, the same with mlp_ratio 4, flat of 48 features). tests/test_tiling.py measures again.
-BLIND_BYTES, TRANSFORMER_BYTES = 96, 120
-
 
 def tiled(
-    function: Callable[[Tensor], Result], image: Tensor, *, tile: int, halo: int, scale: int = 1, progress: Callable[[float], None] | None = None
+    function: Callable[[Tensor], Result],
+    image: Tensor,
+    *,
+    tile: int,
+    halo: int,
+    scale: int = 1,
+    progress: Callable[[float], None] | None = None,
 ) -> Result:
     """A function of an image, worked out tile by tile: exact if no pixel beyond the halo has influence.
 
-    A tile ends where the image ends, so that a network's zero padding acts at the true border alone. What is of the whole image (its mean, its level) the
-    function must know beforehand. With tile and halo multiples of alignment() the groups of attention lie in every tile as they lie in the whole image.
+    A tile ends where the image ends, so that a network's zero padding acts at the true border alone. What is of the
+    whole image (its mean, its level) the function must know beforehand. With tile and halo multiples of a network's `alignment` the
+    groups of attention lie in every tile as they lie in the whole image.
 
     Args:
         function: maps [B, C, h, w] to [B, any, scale h, scale w], or to a dict of such.
@@ -55,14 +53,19 @@ def tiled(
 
 
 def blocks(shape: tuple[int, int], *, side: int, multiple: int, halo: int) -> list[Cut]:
-    """Cuts of [H, W] into blocks of one size, about `side` px and multiples of `multiple`: the block with its halo, the block in that, the block in [H, W]."""
+    """Cuts of [H, W] into blocks of one size, about `side` px and multiples of `multiple`: the block with its halo, the
+    block in that, the block in [H, W].
+    """
     sizes = [-(-length // max(1, round(length / side))) for length in shape]
     return _cuts(shape, tuple(-(-size // multiple) * multiple for size in sizes), halo)
 
 
 def _cuts(shape: tuple[int, int], tile: tuple[int, int], halo: int) -> list[Cut]:
     corners = [(top, left) for top in range(0, shape[0], tile[0]) for left in range(0, shape[1], tile[1])]
-    return [tuple(zip(*(_spans(*one, halo) for one in zip(corner, shape, tile, strict=True)), strict=True)) for corner in corners]
+    return [
+        tuple(zip(*(_spans(*one, halo) for one in zip(corner, shape, tile, strict=True)), strict=True))
+        for corner in corners
+    ]
 
 
 def _scaled(cut: tuple[slice, slice], scale: int) -> tuple[slice, slice]:
@@ -81,54 +84,6 @@ def _spans(start: int, length: int, tile: int, halo: int) -> tuple[slice, slice,
     return slice(first, min(length, stop + halo)), slice(start - first, stop - first), slice(start, stop)
 
 
-def exact_halo(network: BlindSpotNetwork | RetractableTransformer) -> int:
-    """The halo, px, a multiple of alignment(), with which tiles equal the whole image up to rounding.
-
-    In the transformer attention spreads news over the whole square that its groups fill, and never beyond; 3x3 convolutions alone carry it to the next square.
-    Followed from the last layer to the first, this is a reach. stages.STUDENT: 256 px.
-    """
-    if isinstance(network, BlindSpotNetwork):
-        depth = sum(isinstance(layer, DilatedBlock) for layer in network.branches[0].modules())
-        return max(reach(depth=depth, hole=network.hole), max(network.hole) + max(network.local_means, default=0) // 2)
-    align, far = alignment(network), 2 * network.unshuffle  # of head and last
-    down = len(network.down)
-    for scale in [*range(down), down, *reversed(range(down))]:
-        far = _before(far, [network.decoder, network.encoder][0][scale] if scale < down else network.bottom, pixels=network.unshuffle * 2**scale)
-    return -(-(far + network.unshuffle) // align) * align  # the stem's step is the last
-
-
-def _before(far: int, groups: torch.nn.Sequential, *, pixels: int) -> int:
-    """How far beyond an aligned tile the input of these groups matters, px, if their output matters as far as `far`; pixels: side of a token."""
-    far = -(-far // pixels) * pixels  # a token is read as a whole
-    group: Group
-    for group in reversed(groups):
-        far += pixels
-        for block in reversed(group.blocks):
-            far = -(-far // _square(block, pixels)) * _square(block, pixels)
-    return far
-
-
-def _square(block: Block, pixels: int) -> int:
-    if block.whole_image and block.interval > 1:
-        raise ValueError('sparse_groups "whole_image": every pixel sees the whole image, which no tile holds; give the image as one tile.')
-    return block.interval * block.window * pixels
-
-
-def alignment(network: BlindSpotNetwork | RetractableTransformer) -> int:
-    """Side of the squares, px, in which the groups of attention lie: the least common multiple over all blocks; 1 without attention. STUDENT: 64 px."""
-    if isinstance(network, BlindSpotNetwork):
-        return 1
-    scales = [*network.decoder, network.bottom]
-    return math.lcm(network.multiple, *(_square(b, network.unshuffle * 2**i) for i, groups in enumerate(scales) for group in groups for b in group.blocks))
-
-
-def bytes_per_pixel(network: BlindSpotNetwork | RetractableTransformer) -> int:
-    """Peak resident bytes of one call without gradient, per pixel, float32: BLIND_BYTES or TRANSFORMER_BYTES for each feature; BLIND 1536, STUDENT 960."""
-    if isinstance(network, BlindSpotNetwork):
-        return BLIND_BYTES * network.head[0].out_channels
-    return math.ceil(TRANSFORMER_BYTES * network.stem.out_channels / network.unshuffle**2)
-
-
 def tile_side(free_bytes: int, *, bytes_per_pixel: int, halo: int = 0, multiple: int = 1) -> int:
     """Largest side of a tile, px, a multiple of `multiple`, that with its halo stays within free_bytes.
 
@@ -138,12 +93,16 @@ def tile_side(free_bytes: int, *, bytes_per_pixel: int, halo: int = 0, multiple:
     side = (math.isqrt(max(0, int(free_bytes)) // bytes_per_pixel) - 2 * halo) // multiple * multiple
     if side < multiple:
         least = (multiple + 2 * halo) ** 2 * bytes_per_pixel
-        raise ValueError(f"{int(free_bytes)} bytes are too few for one tile of {multiple} px with a halo of {halo} px, which takes {least}; give more memory.")
+        raise ValueError(
+            f"{int(free_bytes)} bytes are too few for one tile of {multiple} px with a halo of {halo} px, which takes {least}; give more memory."
+        )
     return side
 
 
 def default_budget() -> int:
-    """Bytes that this process may hold in all if nobody says otherwise: what it holds, and half of what the machine has free."""
+    """Bytes that this process may hold in all if nobody says otherwise: what it holds, and half of what the machine has
+    free.
+    """
     return resident() + psutil.virtual_memory().available // 2
 
 

@@ -1,4 +1,6 @@
-"""DICOM files and series as scans; written as derived images, uncompressed, with new UIDs that depend on the old ones and the note alone."""
+"""DICOM files and series as scans; written as derived images, uncompressed, with new UIDs that depend on the old ones
+and the note alone.
+"""
 
 import os
 import re
@@ -21,7 +23,23 @@ from pydicom.uid import (
 from mptpn.io.scan import Scan, Unreadable, explained
 
 PIXELS = {0x7FE00008: "OF", 0x7FE00009: "OD", 0x7FE00010: "OW"}  # float, double, integer pixel data
-UNITS = {"HU", "OD", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT", "BQML", "CNTS", "PROPCNTS", "GML", "CM2ML", "PERCENT"}  # defined terms, not free text
+# defined terms, not free text
+UNITS = {
+    "HU",
+    "OD",
+    "MGML",
+    "Z_EFF",
+    "ED",
+    "EDW",
+    "HU_MOD",
+    "PCT",
+    "BQML",
+    "CNTS",
+    "PROPCNTS",
+    "GML",
+    "CM2ML",
+    "PERCENT",
+}
 MARK = "denoised by mptpn"
 
 
@@ -55,7 +73,9 @@ class Head:
     @property
     def dtype(self) -> np.dtype:
         """Stored type."""
-        return np.dtype(f"f{self.bits[0] // 8}" if self.tag != 0x7FE00010 else f"{'ui'[self.bits[2]]}{self.bits[0] // 8}")
+        return np.dtype(
+            f"f{self.bits[0] // 8}" if self.tag != 0x7FE00010 else f"{'ui'[self.bits[2]]}{self.bits[0] // 8}"
+        )
 
 
 def head_of(path: Path) -> Head:
@@ -66,7 +86,9 @@ def head_of(path: Path) -> Head:
     """
     with explained(path), path.open("rb") as file:
         data = dcmread(file, stop_before_pixels=True, force=True)
-        syntax = data.file_meta.get("TransferSyntaxUID") or (ImplicitVRLittleEndian if data.original_encoding[0] else ExplicitVRLittleEndian)
+        syntax = data.file_meta.get("TransferSyntaxUID") or (
+            ImplicitVRLittleEndian if data.original_encoding[0] else ExplicitVRLittleEndian
+        )
         start = file.read(4)
         left = path.stat().st_size - file.tell()
         if syntax == DeflatedExplicitVRLittleEndian:
@@ -74,16 +96,24 @@ def head_of(path: Path) -> Head:
         order = "big" if syntax == ExplicitVRBigEndian else "little"
         tag = int.from_bytes(start[:2], order) << 16 | int.from_bytes(start[2:], order)
         if "Rows" not in data or "Columns" not in data or tag not in PIXELS:
-            raise Unreadable(f"{path}: holds no picture, perhaps a report or an index, or it is cut off before its pixels; give an image, copied whole.")
+            raise Unreadable(
+                f"{path}: holds no picture, perhaps a report or an index, or it is cut off before its pixels; give an image, copied whole."
+            )
         head = _head(path, data, str(syntax), tag)
         _check(head, left)
         return head
 
 
 def _head(path: Path, data: Dataset, syntax: str, tag: int) -> Head:
-    unit = str(data.get("RescaleType") or data.get("Units") or ("HU" if data.get("Modality") == "CT" and "RescaleIntercept" in data else ""))
+    unit = str(
+        data.get("RescaleType")
+        or data.get("Units")
+        or ("HU" if data.get("Modality") == "CT" and "RescaleIntercept" in data else "")
+    )
     at, along = data.get("ImagePositionPatient"), data.get("ImageOrientationPatient")
-    normal = tuple(float(value) for value in np.cross(along[:3], along[3:]).round(4)) if along and len(along) == 6 else None
+    normal = (
+        tuple(float(value) for value in np.cross(along[:3], along[3:]).round(4)) if along and len(along) == 6 else None
+    )
     place = float(np.dot(np.array(at, float), normal)) if normal and at and len(at) == 3 else None
     padding = data.get("PixelPaddingValue", data.get("FloatPixelPaddingValue"))
     limit = data.get("PixelPaddingRangeLimit", data.get("FloatPixelPaddingRangeLimit", padding))
@@ -98,7 +128,11 @@ def _head(path: Path, data: Dataset, syntax: str, tag: int) -> Head:
         rows=int(data.Rows),
         cols=int(data.Columns),
         samples=int(data.get("SamplesPerPixel", 1)),
-        bits=(int(data.BitsAllocated), int(data.get("BitsStored", data.BitsAllocated)), int(data.get("PixelRepresentation", 0))),
+        bits=(
+            int(data.BitsAllocated),
+            int(data.get("BitsStored", data.BitsAllocated)),
+            int(data.get("PixelRepresentation", 0)),
+        ),
         tag=tag,
         photometric=str(data.PhotometricInterpretation),
         frames=int(data.get("NumberOfFrames") or 1),
@@ -125,13 +159,19 @@ def _check(head: Head, left: int) -> None:
     if head.samples != (1 if head.photometric.startswith("MONO") else 3):
         raise Unreadable(f"{path}: {head.samples} samples a pixel do not fit its colour type; export it again.")
     if allocated not in ((8, 16, 32) if head.tag == 0x7FE00010 else (32, 64)) or not 0 < stored <= allocated:
-        raise Unreadable(f"{path}: {stored} of {allocated} bits are no gray levels; give an image of 8, 16 or 32 bits allocated, not a mask.")
+        raise Unreadable(
+            f"{path}: {stored} of {allocated} bits are no gray levels; give an image of 8, 16 or 32 bits allocated, not a mask."
+        )
     try:
         decoder = get_decoder(head.syntax)
     except NotImplementedError:
-        raise Unreadable(f"{path}: its transfer syntax is not known here; save it uncompressed, as Explicit VR Little Endian.") from None
+        raise Unreadable(
+            f"{path}: its transfer syntax is not known here; save it uncompressed, as Explicit VR Little Endian."
+        ) from None
     if not decoder.is_available:
-        raise Unreadable(f"{path}: is compressed, and the decoder is not installed; pip install pylibjpeg[all], or save it uncompressed.")
+        raise Unreadable(
+            f"{path}: is compressed, and the decoder is not installed; pip install pylibjpeg[all], or save it uncompressed."
+        )
     samples = 2 if head.photometric == "YBR_FULL_422" else head.samples
     needed = head.frames * head.rows * head.cols * samples * allocated // 8
     if not decoder.is_encapsulated and left < needed:
@@ -147,20 +187,34 @@ class Dicom(Scan):
         path, self.heads, self.series = folder or first.path, heads, folder is not None
         sizes = sorted({f"{head.rows}x{head.cols}" for head in heads})
         if len(sizes) > 1:
-            raise Unreadable(f"{path}: one series holds slices of {' and '.join(sizes)}; give its files one by one, or each size in a folder of its own.")
+            raise Unreadable(
+                f"{path}: one series holds slices of {' and '.join(sizes)}; give its files one by one, or each size in a folder of its own."
+            )
         if len({head.kind for head in heads}) > 1:
-            raise Unreadable(f"{path}: one series holds slices of several types; give its files one by one, or each type in a folder of its own.")
+            raise Unreadable(
+                f"{path}: one series holds slices of several types; give its files one by one, or each type in a folder of its own."
+            )
         suffix = first.path.suffix.lower()
         self.endings = (suffix,) if suffix in (".dcm", ".dicom", ".ima") and not self.series else ()
         colour = first.samples == 3
         notes = ["Its YBR colours are written as RGB."] * first.photometric.startswith("YBR")
         notes += ["It is compressed and is written uncompressed."] * get_decoder(first.syntax).is_encapsulated
         places = [(head.place, head.number) for head in heads if head.place is not None]
-        notes += ["Several of its slices lie at one place; they follow each other by InstanceNumber."] * (len({p for p, _ in places}) < len(places))
+        notes += ["Several of its slices lie at one place; they follow each other by InstanceNumber."] * (
+            len({p for p, _ in places}) < len(places)
+        )
         shape = (first.rows, first.cols, 3) if colour else (first.rows, first.cols)
         bits = max(head.bits[1] for head in heads)
         slices = len(heads) if self.series else first.frames
-        super().__init__(path, slices=slices, sample_shape=shape, dtype=first.dtype, colours=3 if colour else 1, bits=bits, note=" ".join(notes))
+        super().__init__(
+            path,
+            slices=slices,
+            sample_shape=shape,
+            dtype=first.dtype,
+            colours=3 if colour else 1,
+            bits=bits,
+            note=" ".join(notes),
+        )
         (self.slope, self.intercept), self.unit = self.scale(0), first.unit
 
     def sources(self) -> list[Path]:
@@ -181,7 +235,9 @@ class Dicom(Scan):
         except Unreadable:
             if not get_decoder(head.syntax).is_encapsulated:
                 raise
-            raise Unreadable(f"{head.path}: its compressed pixels cannot be decoded; pip install pylibjpeg[all], or save it uncompressed.") from None
+            raise Unreadable(
+                f"{head.path}: its compressed pixels cannot be decoded; pip install pylibjpeg[all], or save it uncompressed."
+            ) from None
 
     def values(self, stored: np.ndarray) -> np.ndarray:
         unused = 8 * self.dtype.itemsize - self.bits
@@ -199,7 +255,9 @@ class Dicom(Scan):
 
     def may_replace(self, target: Path) -> bool:
         def ours(file: Path) -> bool:
-            return file.is_file() and MARK in str(dcmread(file, specific_tags=["DerivationDescription"]).get("DerivationDescription", ""))
+            return file.is_file() and MARK in str(
+                dcmread(file, specific_tags=["DerivationDescription"]).get("DerivationDescription", "")
+            )
 
         with explained(target):
             return all(ours(file) for file in target.iterdir())
@@ -231,7 +289,9 @@ class Dicom(Scan):
             data.SeriesInstanceUID = generate_uid(entropy_srcs=[head.series or head.uid or str(head.path), words])
             data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
             data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
-            data.file_meta.MediaStorageSOPClassUID = data.get("SOPClassUID", data.file_meta.get("MediaStorageSOPClassUID", "1.2.840.10008.5.1.4.1.1.7"))
+            data.file_meta.MediaStorageSOPClassUID = data.get(
+                "SOPClassUID", data.file_meta.get("MediaStorageSOPClassUID", "1.2.840.10008.5.1.4.1.1.7")
+            )
             if head.syntax == ExplicitVRBigEndian:
                 _swap_words(data, head.tag)
             dcmwrite(target, data, enforce_file_format=True)

@@ -49,10 +49,12 @@ def _opened(path: Path) -> Scan | Head:
             raise Unreadable(f"{path}: is empty, 0 bytes; copy it again.")
         if path.name.lower().endswith((".nii", ".nii.gz")):
             return Nifti(path)
-        if head[128:] == b"DICM" or head[:4] in (b"\x08\0\0\0", b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x02\0\0\0"):  # the latter without preamble
+        # the latter without preamble
+        if head[128:] == b"DICM" or head[:4] in (b"\x08\0\0\0", b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x02\0\0\0"):
             return head_of(path)
         kind = next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), None)
-        if kind is None or (head.startswith(b"BM") and head[6:10] != bytes(4)):  # BMP reserves four bytes; text may begin with BM
+        # BMP reserves four bytes; text may begin with BM
+        if kind is None or (head.startswith(b"BM") and head[6:10] != bytes(4)):
             raise Unreadable(f"{path}: is no image of a known type; {KNOWN}.")
         return kind(path)
 
@@ -60,8 +62,9 @@ def _opened(path: Path) -> Scan | Head:
 def open_scans(paths: Sequence[str | Path]) -> tuple[list[Scan], dict[str, str]]:
     """Files and folders, with what lies below them, as scans in a stable order, and what was left out.
 
-    The single-frame DICOM files of a folder and below are one scan a SeriesInstanceUID, sorted by position along the normal of the slices, else by
-    InstanceNumber; any other file, and one that is alone in its series, is one scan. Hidden files are passed over. Names are made unique.
+    The single-frame DICOM files of a folder and below are one scan a SeriesInstanceUID, sorted by position along the
+    normal of the slices, else by InstanceNumber; any other file, and one that is alone in its series, is one scan.
+    Hidden files are passed over. Names are made unique.
 
     Returns:
         The scans; and for each path that gave none, one sentence.
@@ -101,7 +104,9 @@ def _add_series(folder: Path, found: list[Head], scans: list[Scan], left_out: di
     for head in found:
         first = series.setdefault(head.series, {}).setdefault(head.uid or str(head.path), head)
         if first is not head:
-            left_out[str(head.path)] = f"{head.path}: is the same image as {first.path.name} by its SOPInstanceUID; delete one of them."
+            left_out[str(head.path)] = (
+                f"{head.path}: is the same image as {first.path.name} by its SOPInstanceUID; delete one of them."
+            )
     for slices in series.values():
         try:
             heads = in_order(list(slices.values()))
@@ -120,7 +125,10 @@ def _name_apart(scans: list[Scan]) -> None:
     for scan in scans:
         name, number = scan.name or "scan", 1
         scan.name = name
-        ending = next((ending for ending in scan.endings if name.lower().endswith(ending)), Path(name).suffix if scan.path.is_file() else "")
+        ending = next(
+            (ending for ending in scan.endings if name.lower().endswith(ending)),
+            Path(name).suffix if scan.path.is_file() else "",
+        )
         while scan.default_name().lower() in taken:
             number += 1
             scan.name = f"{name[: len(name) - len(ending)]}_{number}{name[len(name) - len(ending) :]}"
@@ -131,8 +139,8 @@ def read_image(path: str | Path) -> Image:
     """One file as an image: the middle slice where there are several.
 
     Returns:
-        The image in the scan's unit, 0 to 1 over (0, 255) where the file holds plain bytes, else over its smallest to its largest value; the file's own padding
-        has the smallest value of the others.
+        The image in the scan's unit, 0 to 1 over (0, 255) where the file holds plain bytes, else over its smallest to
+        its largest value; the file's own padding has the smallest value of the others.
     Raises:
         FileNotFoundError: no such file.
         ValueError: it cannot be read, or carries no picture (see image_from_array); one sentence.
@@ -143,11 +151,14 @@ def read_image(path: str | Path) -> Image:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise Unreadable(str(error) if str(error).startswith(str(path)) else f"{path}: cannot be read ({error.strerror}).") from None
+        raise Unreadable(
+            str(error) if str(error).startswith(str(path)) else f"{path}: cannot be read ({error.strerror})."
+        ) from None
 
 
 def spread_images(scan: Scan) -> list[Image]:
-    """Up to 16 slices, spread evenly over a scan, as images: of each sixteenth the first one, from its middle on, that carries a picture.
+    """Up to 16 slices, spread evenly over a scan, as images: of each sixteenth the first one, from its middle on, that
+    carries a picture.
 
     Returns:
         As read_image; " slice N", from 1, follows the name where the scan has several.
@@ -174,4 +185,8 @@ def spread_images(scan: Scan) -> list[Image]:
 def _image(scan: Scan, index: int, *, name: str) -> Image:
     array = scan.in_unit(index)
     value_range = (0.0, 255.0) if scan.dtype == np.uint8 and scan.scale(index) == (1, 0) else None
-    return replace(image_from_array(array, name=str(scan.path), value_range=value_range, unit=scan.unit), name=name, subject=scan.name)
+    return replace(
+        image_from_array(array, name=str(scan.path), value_range=value_range, unit=scan.unit),
+        name=name,
+        subject=scan.name,
+    )

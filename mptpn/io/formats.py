@@ -15,7 +15,9 @@ from mptpn.io.scan import Scan, Unreadable
 
 
 class Npy(Scan):
-    """.npy of [H, W], [N, H, W], and [H, W, C] or [N, H, W, C] with C = 3 or 4; the last axis of 3 or 4 is colour. Memory-mapped, written in C order."""
+    """.npy of [H, W], [N, H, W], and [H, W, C] or [N, H, W, C] with C = 3 or 4; the last axis of 3 or 4 is colour.
+    Memory-mapped, written in C order.
+    """
 
     endings = (".npy",)
 
@@ -26,7 +28,9 @@ class Npy(Scan):
         array = self._mapped(path)
         samples = array.shape[-1:] if array.ndim > 2 and array.shape[-1] in (3, 4) else ()
         if array.ndim - len(samples) not in (2, 3):
-            raise Unreadable(f"{path}: shape {array.shape} is no image; save [H, W], [N, H, W], or these with 3 or 4 colours last.")
+            raise Unreadable(
+                f"{path}: shape {array.shape} is no image; save [H, W], [N, H, W], or these with 3 or 4 colours last."
+            )
         self.whole = array.shape
         rows_cols = array.shape[-2 - len(samples) :]
         slices = array.shape[0] if array.ndim - len(samples) == 3 else 1
@@ -48,7 +52,9 @@ class Npy(Scan):
 
 
 class Nifti(Scan):
-    """.nii or .nii.gz of two axes or more; a slice is [X, Y] at one place of all other axes, in the file's order. The header's bytes are kept."""
+    """.nii or .nii.gz of two axes or more; a slice is [X, Y] at one place of all other axes, in the file's order. The
+    header's bytes are kept.
+    """
 
     def __init__(self, path: Path):
         self.zipped = path.name.lower().endswith(".gz")
@@ -58,7 +64,9 @@ class Nifti(Scan):
             raise Unreadable(f"{path}: is {type(image).__name__}, not a single NIfTI file; convert it to .nii.")
         data, dtype = image.dataobj, image.header.get_data_dtype()
         if dtype.fields:
-            raise Unreadable(f"{path}: holds colours, which NIfTI denoising does not support; save one gray volume a colour.")
+            raise Unreadable(
+                f"{path}: holds colours, which NIfTI denoising does not support; save one gray volume a colour."
+            )
         if len(data.shape) < 2:
             raise Unreadable(f"{path}: shape {data.shape} is no image; give two axes or more.")
         slices = int(np.prod(data.shape[2:]))
@@ -67,10 +75,12 @@ class Nifti(Scan):
         self.slope, self.intercept = float(data.slope), float(data.inter)
         self.depth = int(data.shape[2]) if len(data.shape) > 2 else 1
         if not self.zipped and path.stat().st_size < self.offset + slices * self.size:
-            raise Unreadable(f"{path}: is cut off after {path.stat().st_size} of {self.offset + slices * self.size} bytes; copy it again.")
+            raise Unreadable(
+                f"{path}: is cut off after {path.stat().st_size} of {self.offset + slices * self.size} bytes; copy it again."
+            )
 
     @property
-    def middle(self) -> int:
+    def center_crop(self) -> int:
         return self.depth // 2  # of the first volume: between two volumes lie the ends of both
 
     def _open(self, path: Path, mode: str):
@@ -112,20 +122,38 @@ class Tiff(Scan):
                 tags |= {tag.code for tag in page.tags}
             pages = len(file.pages)
             if len(kinds) > 1:
-                raise Unreadable(f"{path}: its {pages} pages differ in size or type; save pages of one kind in one file.")
+                raise Unreadable(
+                    f"{path}: its {pages} pages differ in size or type; save pages of one kind in one file."
+                )
             if file.is_imagej and pages == 1 and file.imagej_metadata.get("images", 1) > 1:
-                raise Unreadable(f"{path}: an ImageJ stack without pages of its own; save it again with fewer than 4 GB, or as NIfTI.")
+                raise Unreadable(
+                    f"{path}: an ImageJ stack without pages of its own; save it again with fewer than 4 GB, or as NIfTI."
+                )
             colours = 3 if first.photometric == tifffile.PHOTOMETRIC.RGB else 1
             extra = first.samplesperpixel - colours
             if first.dtype is None or first.axes not in ("YX", "YXS", "SYX") or first.photometric not in (0, 1, 2):
-                raise Unreadable(f"{path}: pages of kind {first.axes} {first.photometric.name} are no gray or RGB pictures; convert them.")
+                raise Unreadable(
+                    f"{path}: pages of kind {first.axes} {first.photometric.name} are no gray or RGB pictures; convert them."
+                )
             if extra not in (0, 1) or (colours == 1 and extra and not any(first.extrasamples)):
-                raise Unreadable(f"{path}: {first.samplesperpixel} samples a pixel are no gray or RGB picture; save one channel a page.")
+                raise Unreadable(
+                    f"{path}: {first.samplesperpixel} samples a pixel are no gray or RGB picture; save one channel a page."
+                )
             dtype = first.dtype.newbyteorder(file.byteorder)
             self.planar, shape = first.axes == "SYX", first.shape
             shape = (*shape[1:], shape[0]) if self.planar else shape
-            note = "".join(f"{what} within the file are not written. " for tag, what in self.lost.items() if tag in tags).strip()
-            super().__init__(path, slices=pages, sample_shape=shape, dtype=dtype, colours=colours, bits=first.bitspersample, note=note)
+            note = "".join(
+                f"{what} within the file are not written. " for tag, what in self.lost.items() if tag in tags
+            ).strip()
+            super().__init__(
+                path,
+                slices=pages,
+                sample_shape=shape,
+                dtype=dtype,
+                colours=colours,
+                bits=first.bitspersample,
+                note=note,
+            )
 
     def stored(self, index: int) -> np.ndarray:
         if self._handle is None:
@@ -144,16 +172,21 @@ class Tiff(Scan):
         with tifffile.TiffFile(self.path, is_ome=False) as original:
             first, bigtiff = original.pages[0], original.is_bigtiff or part.stat().st_size > 2**32 - 2**25
             with tifffile.TiffWriter(temporary, bigtiff=bigtiff, byteorder=original.byteorder) as target:
-                if first.is_imagej or first.is_shaped:  # read by their first page alone, as if the pixels lay in one piece: they must
+                # read by their first page alone, as if the pixels lay in one piece: they must
+                if first.is_imagej or first.is_shaped:
                     others = {tag.code for tag in original.pages[self.slices - 1].tags}
                     self._append(target, first, pixels, once={tag.code for tag in first.tags} - others)
                 else:
                     for page, array in zip(original.pages, pixels, strict=True):
                         self._append(target, page, array, once=set())
 
-    def _append(self, target: tifffile.TiffWriter, page: tifffile.TiffPage, pixels: np.ndarray, *, once: set[int]) -> None:
+    def _append(
+        self, target: tifffile.TiffWriter, page: tifffile.TiffPage, pixels: np.ndarray, *, once: set[int]
+    ) -> None:
         """Write pixels with the tags of a page; those in `once` on the first page only."""
-        resolution = [page.tags[code].value for code in (282, 283)] if {282, 283} <= {tag.code for tag in page.tags} else None
+        resolution = (
+            [page.tags[code].value for code in (282, 283)] if {282, 283} <= {tag.code for tag in page.tags} else None
+        )
         own = tifffile.TIFF.TAG_FILTERED | ({282, 283, 296} if resolution else set())
         target.write(
             pixels,
@@ -161,7 +194,8 @@ class Tiff(Scan):
             planarconfig="separate" if self.planar else "contig" if len(self.sample_shape) == 3 else None,
             extrasamples=page.extrasamples or None,
             compression=None if page.compression == tifffile.COMPRESSION.NONE else "zlib",
-            resolution=resolution and [numerator / denominator if denominator else 0 for numerator, denominator in resolution],
+            resolution=resolution
+            and [numerator / denominator if denominator else 0 for numerator, denominator in resolution],
             resolutionunit=page.resolutionunit if resolution else None,
             software=False,
             metadata=None,
@@ -171,7 +205,9 @@ class Tiff(Scan):
 
 
 class Picture(Scan):
-    """PNG, and JPEG and BMP that are written as PNG; palette colours become RGB. Text, resolution and colour profile are kept."""
+    """PNG, and JPEG and BMP that are written as PNG; palette colours become RGB. Text, resolution and colour profile
+    are kept.
+    """
 
     endings = (".png",)
 
@@ -185,10 +221,16 @@ class Picture(Scan):
         if frames > 1:
             raise Unreadable(f"{path}: holds {frames} pictures; save each of them as a file.")
         if kind == "PNG" and head[24] == 16 and head[25] != 0:
-            raise Unreadable(f"{path}: 16-bit colour or alpha in PNG would be cut to 8 bits on reading; convert it to TIFF.")
+            raise Unreadable(
+                f"{path}: 16-bit colour or alpha in PNG would be cut to 8 bits on reading; convert it to TIFF."
+            )
         if self.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
-            raise Unreadable(f"{path}: pixels of mode {mode} are no gray levels or RGB; convert it to 8- or 16-bit gray or to RGB.")
-        notes = [f"{kind} is written as PNG, which keeps every pixel."] * (kind != "PNG") + ["Palette colours are written as RGB."] * (mode == "P")
+            raise Unreadable(
+                f"{path}: pixels of mode {mode} are no gray levels or RGB; convert it to 8- or 16-bit gray or to RGB."
+            )
+        notes = [f"{kind} is written as PNG, which keeps every pixel."] * (kind != "PNG") + [
+            "Palette colours are written as RGB."
+        ] * (mode == "P")
         shape = (height, width) if self.mode in ("L", "I;16") else (height, width, len(self.mode))
         dtype = np.uint16 if self.mode == "I;16" else np.uint8
         colours = 3 if self.mode.startswith("RGB") else 1
@@ -206,7 +248,10 @@ class Picture(Scan):
         samples = np.frombuffer(part.read_bytes(), self.dtype).reshape(self.sample_shape)
         with Image.open(self.path) as image:
             image.load()  # text may follow the pixels
-            information, kept = PngInfo(), {key: image.info[key] for key in ("dpi", "icc_profile", "exif") if key in image.info}
+            information, kept = (
+                PngInfo(),
+                {key: image.info[key] for key in ("dpi", "icc_profile", "exif") if key in image.info},
+            )
             for key, value in getattr(image, "text", {}).items():
                 information.add_text(key, value)
             if "gamma" in image.info:

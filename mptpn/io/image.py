@@ -53,17 +53,26 @@ def luminance(array: np.ndarray) -> np.ndarray:
     return array[..., :3].astype(np.float64) @ np.array([0.299, 0.587, 0.114])
 
 
-def image_from_array(array: np.ndarray, *, name: str, subject: str = "", value_range: tuple[float, float] | None = None, unit: str = "gray level") -> Image:
+def image_from_array(
+    array: np.ndarray,
+    *,
+    name: str,
+    subject: str = "",
+    value_range: tuple[float, float] | None = None,
+    unit: str = "gray level",
+) -> Image:
     """An array becomes an Image; refuses what carries no picture.
 
     Args:
         array: [H, W], or [H, W, C] with C = 3 or 4 (alpha is dropped), any real number type.
         name: used in error messages.
         subject: empty: the name.
-        value_range: what becomes 0 and 1, in the array's unit; None: the type's own range for 8-bit arrays, else the array's minimum and maximum.
+        value_range: what becomes 0 and 1, in the array's unit; None: the type's own range for 8-bit arrays, else the
+            array's minimum and maximum.
         unit: unit of value_range.
     Raises:
-        ValueError: empty, 1x1, constant, NaN or infinite pixels, a rank that is not 2 or 3, a value_range that is not low < high.
+        ValueError: empty, 1x1, constant, NaN or infinite pixels, a rank that is not 2 or 3, a value_range that is not
+            low < high.
     """
     array = np.asarray(array)
     if array.dtype == bool or not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
@@ -73,9 +82,13 @@ def image_from_array(array: np.ndarray, *, name: str, subject: str = "", value_r
     elif array.ndim != 2:
         raise ValueError(f"{name}: shape {array.shape} is not an image; give [H, W] or [H, W, 3].")
     if min(array.shape[:2]) == 0:
-        raise ValueError(f"{name}: the image is empty, shape {array.shape}; give at least {SMALLEST} x {SMALLEST} pixels.")
+        raise ValueError(
+            f"{name}: the image is empty, shape {array.shape}; give at least {SMALLEST} x {SMALLEST} pixels."
+        )
     if array.shape[0] * array.shape[1] == 1:
-        raise ValueError(f"{name}: a 1x1 image has no neighbours to learn from; give at least {SMALLEST} x {SMALLEST} pixels.")
+        raise ValueError(
+            f"{name}: a 1x1 image has no neighbours to learn from; give at least {SMALLEST} x {SMALLEST} pixels."
+        )
     eight_bit = array.dtype == np.uint8
     array = array.astype(np.float64)
     bad = int((~np.isfinite(array)).sum())
@@ -85,9 +98,15 @@ def image_from_array(array: np.ndarray, *, name: str, subject: str = "", value_r
         raise ValueError(f"{name}: every pixel is {array[0, 0]}; a constant image has no noise to learn from.")
     low, high = value_range or ((0.0, 255.0) if eight_bit else (float(array.min()), float(array.max())))
     if not 0 < high - low < np.inf:
-        raise ValueError(f"{name}: value_range ({low:g}, {high:g}) spans nothing that 0 and 1 can stand for; give finite low < high.")
+        raise ValueError(
+            f"{name}: value_range ({low:g}, {high:g}) spans nothing that 0 and 1 can stand for; give finite low < high."
+        )
     unit_pixels = (array - low) / (high - low)
-    pixels = torch.from_numpy(unit_pixels.astype(np.float32).reshape(*array.shape[:2], -1)).permute(2, 0, 1)[None].contiguous()
+    pixels = (
+        torch.from_numpy(unit_pixels.astype(np.float32).reshape(*array.shape[:2], -1))
+        .permute(2, 0, 1)[None]
+        .contiguous()
+    )
     return Image(name=name, subject=subject or name, pixels=pixels, value_range=(low, high), unit=unit)
 
 
@@ -113,5 +132,3 @@ def write_image(path: str | Path, image: Image) -> Path:
             tifffile.imwrite(temporary, array, photometric="rgb" if array.ndim == 3 else "minisblack")
 
     return write_atomically(path, write)
-
-

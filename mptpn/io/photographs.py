@@ -25,7 +25,18 @@ def natural(split: str) -> tuple[Image, ...]:
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}.")
     names = {
-        "train": ("astronaut", "camera", "chelsea", "coins", "moon", "motorcycle_left", "brick", "gravel", "coffee", "hubble_deep_field"),
+        "train": (
+            "astronaut",
+            "camera",
+            "chelsea",
+            "coins",
+            "moon",
+            "motorcycle_left",
+            "brick",
+            "gravel",
+            "coffee",
+            "hubble_deep_field",
+        ),
         "val": ("rocket",),
         "test": (),
     }
@@ -36,5 +47,9 @@ def natural(split: str) -> tuple[Image, ...]:
         array = _skimage(file)
         loaded.append(image_from_array(luminance(array) if array.ndim == 3 else array, name=name, value_range=(0, 255)))
     for name in pywt_names[split]:
-        loaded.append(image_from_array(np.load(str(files("pywt") / "data" / f"{name}.npz"))["data"], name=name, value_range=(0, 255)))
+        loaded.append(
+            image_from_array(
+                np.load(str(files("pywt") / "data" / f"{name}.npz"))["data"], name=name, value_range=(0, 255)
+            )
+        )
     return tuple(loaded)

@@ -1,4 +1,6 @@
-"""A scan is read slice by slice in stored values and written back slice by slice in the same type; every format fills in one class."""
+"""A scan is read slice by slice in stored values and written back slice by slice in the same type; every format fills
+in one class.
+"""
 
 import logging
 import warnings
@@ -17,7 +19,9 @@ DAMAGED = "the file is damaged, cut off or of a kind that is not supported; expo
 
 
 class Unreadable(ValueError):
-    """A file that gives no scan, said in one sentence: the path, what is wrong, the remedy. Never a tag's value, never a decoder's words."""
+    """A file that gives no scan, said in one sentence: the path, what is wrong, the remedy. Never a tag's value, never
+    a decoder's words.
+    """
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,8 @@ class Slice:
     """One slice in stored values.
 
     Attributes:
-        pixels: [H, W] or [H, W, 3], before slope and intercept, alpha removed; NaN and infinite pixels are 0, padding is as stored. float32 where that
-            holds every stored value (up to 16 bits, float32), else float64.
+        pixels: [H, W] or [H, W, 3], before slope and intercept, alpha removed; NaN and infinite pixels are 0, padding
+            is as stored. float32 where that holds every stored value (up to 16 bits, float32), else float64.
         valid: [H, W], False where there is nothing to denoise: the file's own padding value, NaN or infinite.
         slope: stored value * slope + intercept is in the scan's unit; slices of one series may differ (PET).
         intercept: see slope.
@@ -40,7 +44,9 @@ class Slice:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """What a decoder raises becomes one sentence that names its type only, and its warnings and logs are held back: all may quote a patient's tags."""
+    """What a decoder raises becomes one sentence that names its type only, and its warnings and logs are held back: all
+    may quote a patient's tags.
+    """
     logs = [log for log in map(logging.getLogger, DECODERS) if not log.disabled]
     try:
         for log in logs:
@@ -81,21 +87,37 @@ class Scan:
 
     endings: tuple[str, ...] = ()  # of the file that is written; the first is appended to a name that has none of them
 
-    def __init__(self, path: Path, *, slices: int, sample_shape: tuple[int, ...], dtype: np.dtype, colours: int, bits: int | None = None, note: str = ""):
-        """sample_shape: of one stored slice, [H, W] or [H, W, samples]; its first `colours` samples are picture, the others alpha."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        slices: int,
+        sample_shape: tuple[int, ...],
+        dtype: np.dtype,
+        colours: int,
+        bits: int | None = None,
+        note: str = "",
+    ):
+        """sample_shape: of one stored slice, [H, W] or [H, W, samples]; its first `colours` samples are picture, the
+        others alpha.
+        """
         self.path, self.name, self.note = path, path.name, note
         self.slices, self.sample_shape, self.dtype, self.colours = slices, tuple(sample_shape), np.dtype(dtype), colours
         self.shape = self.sample_shape[:2] + ((3,) if colours == 3 else ())
         self.slope, self.intercept, self.unit = 1.0, 0.0, "stored value"
         if self.dtype.kind not in "iuf" or self.dtype.itemsize > 8:
-            raise Unreadable(f"{path}: pixels of type {self.dtype} are no gray levels; save integers or floats of at most 64 bits.")
+            raise Unreadable(
+                f"{path}: pixels of type {self.dtype} are no gray levels; save integers or floats of at most 64 bits."
+            )
         if 0 in self.sample_shape or slices < 1:
             raise Unreadable(f"{path}: the image is empty, {slices} slices of {self.shape}; give one with pixels.")
         self.bits = bits or 8 * self.dtype.itemsize
         self.low = self.high = None
         if self.dtype.kind in "iu":
             signed = self.dtype.kind == "i"
-            self.low, self.high = (-(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1) if signed else (0, (1 << self.bits) - 1)
+            self.low, self.high = (
+                (-(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1) if signed else (0, (1 << self.bits) - 1)
+            )
         self._held: tuple[int, np.ndarray] | None = None
         self._handle = None  # whatever the format keeps open between slices; has close()
 
@@ -116,7 +138,9 @@ class Scan:
         return self.slope, self.intercept
 
     def assemble(self, temporary: Path, part: Path, *, note: str) -> None:
-        """Each format: write the whole target at `temporary`; `part` holds the stored samples of all slices, one after the other."""
+        """Each format: write the whole target at `temporary`; `part` holds the stored samples of all slices, one after
+        the other.
+        """
         raise NotImplementedError
 
     def assembled(self, temporary: Path, part: Path, *, note: str) -> None:
@@ -134,7 +158,9 @@ class Scan:
 
     def default_name(self) -> str:
         """Name of what is written."""
-        return self.name if not self.endings or self.name.lower().endswith(self.endings) else self.name + self.endings[0]
+        return (
+            self.name if not self.endings or self.name.lower().endswith(self.endings) else self.name + self.endings[0]
+        )
 
     def samples(self, index: int) -> np.ndarray:
         """One slice as stored, checked; the last one is held, so that reading and then writing it decodes once."""
@@ -144,14 +170,18 @@ class Scan:
             with explained(self.path):
                 stored = self.stored(index)
                 if stored.shape != self.sample_shape or stored.dtype.newbyteorder("=") != self.dtype.newbyteorder("="):
-                    raise Unreadable(f"{self.path}: slice {index} is {stored.shape} {stored.dtype}, not {self.sample_shape} {self.dtype}; {DAMAGED}.")
+                    raise Unreadable(
+                        f"{self.path}: slice {index} is {stored.shape} {stored.dtype}, not {self.sample_shape} {self.dtype}; {DAMAGED}."
+                    )
             self._held = index, stored.astype(self.dtype, copy=False)
             if index == self.slices - 1:
                 self.close()
         return self._held[1]
 
     def close(self) -> None:
-        """Let go of the open file; the next slice opens it again. The last slice does so by itself: call it where many scans are read in part."""
+        """Let go of the open file; the next slice opens it again. The last slice does so by itself: call it where many
+        scans are read in part.
+        """
         handle, self._handle = self._handle, None
         if handle is not None:
             handle.close()
@@ -174,18 +204,21 @@ class Scan:
         padding = self.padding(index, stored)
         valid = valid if padding is None else valid & ~padding
         if self.slices == 1 and not valid.any():
-            raise Unreadable(f"{self.path}: every pixel is padding, NaN or infinite; give an image with a picture in it.")
+            raise Unreadable(
+                f"{self.path}: every pixel is padding, NaN or infinite; give an image with a picture in it."
+            )
         if not finite.all():
             pixels[~finite] = 0
         return Slice(pixels, valid, *self.scale(index))
 
     @property
-    def middle(self) -> int:
+    def center_crop(self) -> int:
         """The slice that stands for all."""
         return self.slices // 2
 
     def in_unit(self, index: int) -> np.ndarray:
-        """One slice in the scan's unit, float64, [H, W] or [H, W, 3]: padding has the smallest value of the others; NaN and infinite pixels stay.
+        """One slice in the scan's unit, float64, [H, W] or [H, W, 3]: padding has the smallest value of the others; NaN
+        and infinite pixels stay.
 
         Raises:
             ValueError: it cannot be decoded, or is padding all over.
@@ -195,12 +228,15 @@ class Scan:
         own = self._picture(stored).astype(np.float64) * slope + intercept
         if padding is not None and padding.any():
             if padding.all():
-                raise ValueError(f"{self.path}: every pixel of slice {index + 1} is padding; give an image with a picture in it.")
+                raise ValueError(
+                    f"{self.path}: every pixel of slice {index + 1} is padding; give an image with a picture in it."
+                )
             own[padding] = np.fmin.reduce(own[~padding])  # passes over NaN
         return own
 
     def rounded(self, index: int, pixels: np.ndarray) -> np.ndarray:
-        """Stored samples of a denoised slice: to the nearest, halves to even, within the type; what is untouched or invalid stays bit for bit.
+        """Stored samples of a denoised slice: to the nearest, halves to even, within the type; what is untouched or
+        invalid stays bit for bit.
 
         Raises:
             ValueError: pixels of another shape, or not finite where the slice is valid.
@@ -211,7 +247,12 @@ class Scan:
         padding = self.padding(index, result)
         for top in range(0, self.shape[0], ROWS):
             rows = slice(top, top + ROWS)
-            self._round(result[rows], np.asarray(pixels[rows], dtype=np.float64), None if padding is None else padding[rows], index)
+            self._round(
+                result[rows],
+                np.asarray(pixels[rows], dtype=np.float64),
+                None if padding is None else padding[rows],
+                index,
+            )
         return result
 
     def _round(self, stored: np.ndarray, pixels: np.ndarray, padding: np.ndarray | None, index: int) -> None:
@@ -223,22 +264,30 @@ class Scan:
             valid = valid & ~(padding if own.ndim == 2 else padding[..., None])
         bad = int((~np.isfinite(pixels) & valid).sum())
         if bad:
-            raise ValueError(f"{self.path}: {bad} pixels of slice {index} are NaN or infinite; nothing of it is written, denoise it again.")
+            raise ValueError(
+                f"{self.path}: {bad} pixels of slice {index} are NaN or infinite; nothing of it is written, denoise it again."
+            )
         touched = (pixels != np.where(finite, own, 0.0)) & valid
         if self.dtype.kind == "f":
             fitted = np.clip(pixels, np.finfo(self.dtype).min, np.finfo(self.dtype).max)
         else:
-            highest = float(self.high) if int(float(self.high)) <= self.high else np.nextafter(float(self.high), 0)  # 64 bits: the float below
+            # 64 bits: the float below
+            highest = float(self.high) if int(float(self.high)) <= self.high else np.nextafter(float(self.high), 0)
             fitted = np.clip(np.rint(pixels), self.low, highest)
         picture = stored.reshape(*pixels.shape[:2], -1)[..., : self.colours]
-        np.copyto(picture, np.where(touched, fitted, 0).astype(self.dtype).reshape(picture.shape), where=touched.reshape(picture.shape))
+        np.copyto(
+            picture,
+            np.where(touched, fitted, 0).astype(self.dtype).reshape(picture.shape),
+            where=touched.reshape(picture.shape),
+        )
 
     def writer(self, folder: str | Path, *, name: str | None = None, note: str = "", overwrite: bool = False) -> Writer:
         """Writes the same type into `folder`; see Writer.
 
         Args:
             name: of the file or, for a series, of its folder; None: that of the input.
-            note: settings that made the result. DICOM keeps it in DerivationDescription; an interrupted result of another note is not resumed.
+            note: settings that made the result. DICOM keeps it in DerivationDescription; an interrupted result of
+                another note is not resumed.
             overwrite: whether an existing target may be replaced once the new one is whole.
         Raises:
             ValueError: a name that leaves the folder or has another type's ending, or the input itself as target.

@@ -1,4 +1,6 @@
-"""The stored samples of a scan go into a part file slice by slice; the target appears whole or not at all, and an interrupted one is gone on with."""
+"""The stored samples of a scan go into a part file slice by slice; the target appears whole or not at all, and an
+interrupted one is gone on with.
+"""
 
 import glob
 import hashlib
@@ -25,15 +27,19 @@ def writing(path: Path) -> Iterator[None]:
     except PermissionError:
         raise PermissionError(f"{path}: may not be written; choose a folder that you may write to.") from None
     except OSError as error:
-        raise OSError(f"{path}: cannot be written ({error.strerror or type(error).__name__}); free space or choose another folder.") from None
+        raise OSError(
+            f"{path}: cannot be written ({error.strerror or type(error).__name__}); free space or choose another folder."
+        ) from None
 
 
 class Writer:
-    """Writes a scan slice by slice, in order, into a hidden part file; the target appears whole, at close(), or not at all.
+    """Writes a scan slice by slice, in order, into a hidden part file; the target appears whole, at close(), or not at
+    all.
 
     Attributes:
         target: file or folder that exists after close().
-        done: slices that are written; not 0 at the start where an interrupted call left a part file of this input and note: go on from there.
+        done: slices that are written; not 0 at the start where an interrupted call left a part file of this input and
+            note: go on from there.
     """
 
     def __init__(self, scan: "Scan", folder: Path, *, name: str | None, note: str, overwrite: bool):
@@ -41,7 +47,9 @@ class Writer:
         if name in ("", ".", "..") or Path(name).name != name or "\\" in name or "\0" in name:
             raise ValueError(f"name {name!r} leaves the folder {folder}; give a bare file name.")
         if scan.endings and not name.lower().endswith(scan.endings):
-            raise ValueError(f"name {name!r} has another type's ending; {scan.path} is written as {' or '.join(scan.endings)}.")
+            raise ValueError(
+                f"name {name!r} has another type's ending; {scan.path} is written as {' or '.join(scan.endings)}."
+            )
         self.scan, self.note, self.overwrite, self.target = scan, note, overwrite, folder / name
         self._check_target()
         with writing(folder):
@@ -49,17 +57,26 @@ class Writer:
             self._part = folder / f".{name}.{self._key()}.part"
             self._part.touch()
             self._size = scan.dtype.itemsize * int(np.prod(scan.sample_shape))
-            self.done = min(self._part.stat().st_size // self._size, scan.slices)  # a slice that was cut off is written again
+            # a slice that was cut off is written again
+            self.done = min(self._part.stat().st_size // self._size, scan.slices)
 
     def _check_target(self) -> None:
         target = self.target
         own = [self.scan.path, *self.scan.sources()]
-        if target.resolve() in {path.resolve() for path in own} or (target.exists() and any(path.exists() and target.samefile(path) for path in own)):
+        if target.resolve() in {path.resolve() for path in own} or (
+            target.exists() and any(path.exists() and target.samefile(path) for path in own)
+        ):
             raise ValueError(f"{target}: is the input itself; choose another folder or name.")
         if target.exists() and not self.overwrite:
-            raise FileExistsError(f"{target}: exists already; choose another folder or name, or overwrite it on purpose.")
-        if target.exists() and (target.is_dir() != self.scan.path.is_dir() or (target.is_dir() and not self.scan.may_replace(target))):
-            raise FileExistsError(f"{target}: is not an earlier result of this input; move it away, or choose another folder or name.")
+            raise FileExistsError(
+                f"{target}: exists already; choose another folder or name, or overwrite it on purpose."
+            )
+        if target.exists() and (
+            target.is_dir() != self.scan.path.is_dir() or (target.is_dir() and not self.scan.may_replace(target))
+        ):
+            raise FileExistsError(
+                f"{target}: is not an earlier result of this input; move it away, or choose another folder or name."
+            )
 
     def _key(self) -> str:
         """Of what a part file may be resumed with: the same input and the same note."""
@@ -80,13 +97,16 @@ class Writer:
             self._part.unlink(missing_ok=True)  # nothing to go on from
 
     def write(self, index: int, pixels: np.ndarray) -> None:
-        """One slice in stored values, the scan's shape; rounded and clipped to the type, invalid pixels and alpha as in the input.
+        """One slice in stored values, the scan's shape; rounded and clipped to the type, invalid pixels and alpha as in
+        the input.
 
         Raises:
             ValueError: not the next slice (`done`), another shape, or NaN.
         """
         if index != self.done:
-            raise ValueError(f"{self.target}: slice {index} is out of order; write slice {self.done} of {self.scan.slices} next.")
+            raise ValueError(
+                f"{self.target}: slice {index} is out of order; write slice {self.done} of {self.scan.slices} next."
+            )
         data = self.scan.rounded(index, pixels).tobytes()
         with writing(self._part), self._part.open("r+b") as file:
             file.seek(index * self._size)  # over what a write that failed half way left
@@ -102,7 +122,9 @@ class Writer:
         if not self._part.exists():
             return  # closed before
         if self.done < self.scan.slices:
-            raise ValueError(f"{self.target}: {self.done} of {self.scan.slices} slices are written; write the others first.")
+            raise ValueError(
+                f"{self.target}: {self.done} of {self.scan.slices} slices are written; write the others first."
+            )
         self._check_target()
         with writing(self.target):
             make = write_folder_atomically if self.scan.path.is_dir() else write_atomically

@@ -1,4 +1,8 @@
-"""The retractable transformer: blocks of dense and of sparse attention in alternation, flat as in ART or on several scales."""
+"""The retractable transformer: blocks of dense and of sparse attention in alternation, flat as in ART or on several
+scales.
+"""
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +15,36 @@ from mptpn.attention.whole_image import whole_image_attention
 ATTENTION = ("both", "dense", "sparse")
 SPARSE_GROUPS = ("fixed", "whole_image")
 BIASES = {"dynamic": DynamicPositionBias, "relative": RelativePositionBias}
+# Peak resident bytes per pixel and feature of the finest scale, measured as in blind_spot: 68 to 115 (pipeline.STUDENT,
+# the same with mlp_ratio 4, flat of 48 features).
+BYTES = 120
 
 
 class Block(nn.Module):
-    """Pre-norm attention in groups at one stride, then pre-norm MLP, each added to its input (ART, Fig. 2); [B, H, W, C] in and out."""
+    """Pre-norm attention in groups at one stride, then pre-norm MLP, each added to its input (ART, Fig. 2); [B, H, W,
+    C] in and out.
+    """
 
-    def __init__(self, width: int, *, heads: int, interval: int, window: int, mlp_ratio: float, bias: str, whole_image: bool = False, backend: str = "auto"):
+    def __init__(
+        self,
+        width: int,
+        *,
+        heads: int,
+        interval: int,
+        window: int,
+        mlp_ratio: float,
+        bias: str,
+        whole_image: bool = False,
+        backend: str = "auto",
+    ):
         super().__init__()
-        self.heads, self.interval, self.window, self.whole_image, self.backend = heads, interval, window, whole_image, backend
+        self.heads, self.interval, self.window, self.whole_image, self.backend = (
+            heads,
+            interval,
+            window,
+            whole_image,
+            backend,
+        )
         self.attention_norm = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.bias = BIASES[bias](heads, window=window)
@@ -32,7 +58,9 @@ class Block(nn.Module):
         if self.whole_image:
             attended = whole_image_attention(qkv, self.bias.network, interval=self.interval)
         else:
-            attended = retractable_attention(qkv, self.bias(), interval=self.interval, window=self.window, backend=self.backend)
+            attended = retractable_attention(
+                qkv, self.bias(), interval=self.interval, window=self.window, backend=self.backend
+            )
         x = x + self.merge(attended.flatten(-2))
         return x + self.mlp(self.mlp_norm(x))
 
@@ -55,16 +83,20 @@ class Group(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.permute(0, 2, 3, 1)
         for block in self.blocks:
-            tokens = checkpoint(block, tokens, use_reentrant=False) if self.recompute and self.training else block(tokens)
+            tokens = (
+                checkpoint(block, tokens, use_reentrant=False) if self.recompute and self.training else block(tokens)
+            )
         return x + self.convolution(tokens.permute(0, 3, 1, 2))
 
 
 class RetractableTransformer(nn.Module):
-    """Maps a noisy image to a clean one: output = input + residual. The defaults are ART's for colour denoising (Zhang et al. 2023, Sec. 4.1).
+    """Maps a noisy image to a clean one: output = input + residual. The defaults are ART's for colour denoising (Zhang
+    et al. 2023, Sec. 4.1).
 
-    With one scale it is ART's flat shape; with several it is a U: every scale but the last has its groups before going down and again after coming up,
-    joined to the first by a skip. Unlike ART's, a sparse group holds window x window tokens whatever the image's size (unless asked otherwise),
-    so that cost is linear in pixels and training and testing see the same groups.
+    With one scale it is ART's flat shape; with several it is a U: every scale but the last has its groups before going
+    down and again after coming up, joined to the first by a skip. Unlike ART's, a sparse group holds window x window
+    tokens whatever the image's size (unless asked otherwise), so that cost is linear in pixels and training and testing
+    see the same groups.
 
     Args:
         channels: channels of the image.
@@ -76,8 +108,10 @@ class RetractableTransformer(nn.Module):
         mlp_ratio: hidden features of the MLP over width.
         unshuffle: side of the pixel block that becomes one token at the finest scale (1: every pixel is a token).
         attention: "both", "dense" or "sparse" (the last two are ablations).
-        sparse_groups: "fixed", window x window tokens, or "whole_image", every token at the stride (ART's own, quadratic in pixels; an ablation).
-        bias: "dynamic" (ART) or "relative" position bias; the latter has no number for an offset beyond the window, so not with "whole_image".
+        sparse_groups: "fixed", window x window tokens, or "whole_image", every token at the stride (ART's own,
+            quadratic in pixels; an ablation).
+        bias: "dynamic" (ART) or "relative" position bias; the latter has no number for an offset beyond the window, so
+            not with "whole_image".
         recompute: trade time for memory in training (gradient checkpointing).
         backend: what computes the attention in windows and fixed groups, see `retractable_attention`.
 
@@ -103,22 +137,46 @@ class RetractableTransformer(nn.Module):
     ):
         super().__init__()
         if attention not in ATTENTION or bias not in BIASES:
-            raise ValueError(f"attention {attention!r} must be one of {ATTENTION} and bias {bias!r} one of {tuple(BIASES)}.")
+            raise ValueError(
+                f"attention {attention!r} must be one of {ATTENTION} and bias {bias!r} one of {tuple(BIASES)}."
+            )
         if sparse_groups not in SPARSE_GROUPS or backend not in BACKENDS:
-            raise ValueError(f"sparse_groups {sparse_groups!r} must be one of {SPARSE_GROUPS} and backend {backend!r} one of {BACKENDS}.")
+            raise ValueError(
+                f"sparse_groups {sparse_groups!r} must be one of {SPARSE_GROUPS} and backend {backend!r} one of {BACKENDS}."
+            )
         if sparse_groups == "whole_image" and bias != "dynamic":
-            raise ValueError(f'bias {bias!r} has no number for the offsets of sparse_groups "whole_image"; only "dynamic" has.')
+            raise ValueError(
+                f'bias {bias!r} has no number for the offsets of sparse_groups "whole_image"; only "dynamic" has.'
+            )
         if len(widths) != len(intervals) or any(width % head_dim for width in widths):
-            raise ValueError(f"widths {widths} must be multiples of head_dim {head_dim}, one for each of the {len(intervals)} tuples of intervals.")
-        if blocks < 1 or unshuffle < 1 or not 2 <= window <= 32 or not 8 <= head_dim <= 128 or any(interval < 1 for scale in intervals for interval in scale):
+            raise ValueError(
+                f"widths {widths} must be multiples of head_dim {head_dim}, one for each of the {len(intervals)} tuples of intervals."
+            )
+        if (
+            blocks < 1
+            or unshuffle < 1
+            or not 2 <= window <= 32
+            or not 8 <= head_dim <= 128
+            or any(interval < 1 for scale in intervals for interval in scale)
+        ):
             limits = f"blocks {blocks}, unshuffle {unshuffle} and intervals {intervals} start at 1"
             raise ValueError(f"{limits}; window {window} is 2 to 32, head_dim {head_dim} 8 to 128.")
-        self.unshuffle, self.multiple = unshuffle, unshuffle * 2 ** (len(widths) - 1)
+        self.channels, self.unshuffle, self.multiple = channels, unshuffle, unshuffle * 2 ** (len(widths) - 1)
+        self.arguments = {"channels": channels, "widths": widths, "intervals": intervals, "blocks": blocks}
+        self.arguments |= {"head_dim": head_dim, "window": window, "mlp_ratio": mlp_ratio, "unshuffle": unshuffle}
+        self.arguments |= {"attention": attention, "sparse_groups": sparse_groups, "bias": bias}
+        self.arguments |= {"recompute": recompute, "backend": backend}
 
         def group(width: int, interval: int) -> Group:
             strides = {"both": (1, interval), "dense": (1, 1), "sparse": (interval, interval)}[attention]
             whole = [sparse_groups == "whole_image" and stride > 1 for stride in strides]
-            shape = {"heads": width // head_dim, "window": window, "mlp_ratio": mlp_ratio, "bias": bias, "backend": backend}
+            shape = {
+                "heads": width // head_dim,
+                "window": window,
+                "mlp_ratio": mlp_ratio,
+                "bias": bias,
+                "backend": backend,
+            }
             made = [Block(width, interval=strides[i % 2], whole_image=whole[i % 2], **shape) for i in range(blocks)]
             return Group(width, blocks=made, recompute=recompute)
 
@@ -138,6 +196,34 @@ class RetractableTransformer(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
+    @property
+    def alignment(self) -> int:
+        """Side of the squares, px, in which the groups of attention lie: the least common multiple over all blocks.
+
+        Tiles whose corners are multiples of it hold the same groups as the whole image. pipeline.STUDENT: 64 px.
+        """
+        scales = enumerate([*self.decoder, self.bottom])
+        squares = (_square(b, self.unshuffle * 2**i) for i, groups in scales for group in groups for b in group.blocks)
+        return math.lcm(self.multiple, *squares)
+
+    @property
+    def halo(self) -> int:
+        """Pixels around a tile, a multiple of `alignment`, with which the tile equals the whole image up to rounding.
+
+        Attention spreads news over the whole square that its groups fill, and never beyond; 3x3 convolutions alone
+        carry it to the next square. Followed from the last layer to the first, this is a reach. STUDENT: 256 px.
+        """
+        far, down = 2 * self.unshuffle, len(self.down)  # of head and last
+        for scale in [*range(down), down, *reversed(range(down))]:
+            groups = self.decoder[scale] if scale < down else self.bottom
+            far = _reach_before(far, groups, pixels=self.unshuffle * 2**scale)
+        return -(-(far + self.unshuffle) // self.alignment) * self.alignment  # the stem's step is the last
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Peak resident bytes of one call without gradient, per pixel, float32; 960 for pipeline.STUDENT."""
+        return math.ceil(BYTES * self.stem.out_channels / self.unshuffle**2)
+
     def forward(self, noisy: Tensor) -> Tensor:
         height, width = noisy.shape[2:]
         padded = F.pad(noisy, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
@@ -152,3 +238,27 @@ class RetractableTransformer(nn.Module):
             x = self.decoder[scale](x)
         residual = F.pixel_shuffle(self.head(self.last(x) + shallow), self.unshuffle)
         return noisy + residual[..., :height, :width]
+
+
+def _reach_before(far: int, groups: nn.Sequential, *, pixels: int) -> int:
+    """How far beyond an aligned tile the input of these groups matters, px, if their output matters as far as `far`.
+
+    Args:
+        pixels: side of a token.
+    """
+    far = -(-far // pixels) * pixels  # a token is read as a whole
+    for group in reversed(groups):
+        far += pixels
+        for block in reversed(group.blocks):
+            far = -(-far // _square(block, pixels)) * _square(block, pixels)
+    return far
+
+
+def _square(block: Block, pixels: int) -> int:
+    """Side of the square that the groups of a block fill, px."""
+    if block.whole_image and block.interval > 1:
+        raise ValueError(
+            'sparse_groups "whole_image": every pixel sees the whole image, which no tile holds; '
+            "give the image as one tile."
+        )
+    return block.interval * block.window * pixels

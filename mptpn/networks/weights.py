@@ -1,4 +1,6 @@
-"""Weights that describe themselves: a safetensors file with the network's name, its arguments and a note of where it comes from."""
+"""Weights that describe themselves: a safetensors file with the network's name, its arguments and a note of where it
+comes from.
+"""
 
 import json
 from importlib.resources import files
@@ -10,11 +12,14 @@ from torch import nn
 
 from mptpn.atomic import write_atomically
 
-DENOISERS = {"small": "small", "base": "base", "colour": "colour"}  # of notebook 09, presets `pretrained` and `pretrained-cpu`
+# of notebook 09, presets `pretrained` and `pretrained-cpu`
+DENOISERS = {"small": "small", "base": "base", "colour": "colour"}
 ENLARGERS = {"x2": "super_resolution_x2", "x4": "super_resolution_x4"}  # of notebook 08, preset `small-sr`
 
+RENAMED = {"hole": "half_size"}  # arguments of networks, as weights files of version 0.1.0 name them
 
-def shipped(stems: dict[str, str] = DENOISERS | ENLARGERS) -> dict[str, Path]:
+
+def pretrained_paths(stems: dict[str, str] = DENOISERS | ENLARGERS) -> dict[str, Path]:
     """Networks that come with the package, by name."""
     paths = {name: Path(str(files("mptpn") / "weights" / f"{stem}.safetensors")) for name, stem in stems.items()}
     return {name: path for name, path in paths.items() if path.is_file()}
@@ -26,15 +31,17 @@ def weights_path(model: str | Path) -> Path:
     Raises:
         FileNotFoundError: neither.
     """
-    path = shipped().get(str(model), Path(model))
+    path = pretrained_paths().get(str(model), Path(model))
     if not path.is_file():
-        denoise, enlarge = (", ".join(shipped(stems)) for stems in (DENOISERS, ENLARGERS))
+        denoise, enlarge = (", ".join(pretrained_paths(stems)) for stems in (DENOISERS, ENLARGERS))
         names = f"a network of the package: {denoise} to denoise, {enlarge} to enlarge"
         raise FileNotFoundError(f"{model}: no such weights file; give one from mptpn train, or {names}.")
     return path
 
 
-def save_weights(path: str | Path, network: nn.Module, *, arguments: dict, note: dict | None = None, half: bool = False) -> Path:
+def save_weights(
+    path: str | Path, network: nn.Module, *, arguments: dict, note: dict | None = None, half: bool = False
+) -> Path:
     """Write a network's state, and what is needed to build it again.
 
     Args:
@@ -52,7 +59,8 @@ def save_weights(path: str | Path, network: nn.Module, *, arguments: dict, note:
 
 
 def load_weights(path: str | Path, *kinds: type[nn.Module]) -> tuple[nn.Module, dict]:
-    """Build the network that a file describes, in eval mode, and return it with its note; its attribute `arguments` holds those of its constructor.
+    """Build the network that a file describes, in eval mode, and return it with its note; its attribute `arguments`
+    holds those of its constructor.
 
     Args:
         path: written by save_weights, or the name of a network of the package, see shipped.
@@ -69,8 +77,7 @@ def load_weights(path: str | Path, *kinds: type[nn.Module]) -> tuple[nn.Module, 
     welcome = {kind.__name__: kind for kind in kinds}
     if about.get("network") not in welcome:
         raise ValueError(f"{path}: holds {about.get('network')!r}; expected one of {', '.join(welcome)}.")
-    arguments = json.loads(about["arguments"])
+    arguments = {RENAMED.get(name, name): value for name, value in json.loads(about["arguments"]).items()}
     network = welcome[about["network"]](**arguments)
     network.load_state_dict(state)
-    network.arguments = arguments
     return network.eval(), json.loads(about["note"])

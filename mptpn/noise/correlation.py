@@ -14,33 +14,39 @@ LEAST = 0.05  # correlation of near pixels that is told from none
 RIM = [i for i, (row, col) in enumerate(LAGS) if max(row, abs(col)) == RADIUS]
 NEAR = torch.tensor([max(row, abs(col)) < RADIUS for row, col in LAGS])
 VOTERS = 6  # subjects of a set from which each is asked on its own
-ALIKE = 0.025  # correlation that the texture of photographs shows in the mean of eight images under white noise, at most
+# correlation that the texture of photographs shows in the mean of eight images under white noise, at most
+ALIKE = 0.025
 
 
 def correlation_map(bands: Bands) -> tuple[Tensor, Tensor]:
     """Correlation map [7, 7] and its standard errors from band energies: 1 - E(lag) / E(far).
 
-    Far are the lags at the rim of the map and the two beyond it: what raises or lowers all lags alike, as texture or a choice of quiet windows does, is no
-    correlation. Each bin counts with its pixels and its noise, for correlation matters where the noise is. The bins' disagreement is part of the error: noise
-    correlates alike at all intensities, texture does not.
+    Far are the lags at the rim of the map and the two beyond it: what raises or lowers all lags alike, as texture or a
+    choice of quiet windows does, is no correlation. Each bin counts with its pixels and its noise, for correlation
+    matters where the noise is. The bins' disagreement is part of the error: noise correlates alike at all intensities,
+    texture does not.
     """
     share, found = bands.share, bands.found
     lags = (bands.alike * share).sum(1)[1:]
     far = (lags[RIM].sum() + 3 * lags[-2:].sum()) / (len(RIM) + 6)
     left = lags[:-2] / far
-    unsure = (found * share * bands.error).sum(1) / (found * share).sum(1)  # of log levels; the bins share their causes of error
+    # of log levels; the bins share their causes of error
+    unsure = (found * share * bands.error).sum(1) / (found * share).sum(1)
     own = found[1:-2] / _far(bands)
     weight = share * _far(bands)
     scatter = ((own - _quantile(own, weight, 0.5)[:, None]).abs() * weight).sum(1) / weight.sum()
-    return _lag_map((1 - left).clamp_min(-1)), _lag_map(torch.hypot(2 * left * torch.hypot(unsure[1:-2], unsure[-2:].amin()), scatter))
+    return _lag_map((1 - left).clamp_min(-1)), _lag_map(
+        torch.hypot(2 * left * torch.hypot(unsure[1:-2], unsure[-2:].amin()), scatter)
+    )
 
 
 def near_by(bands: Bands, *, each: Sequence[Bands] = ()) -> bool:
     """Whether pixels up to two apart correlate, told from all images of a set together, or by its subjects one by one.
 
-    Against the lags at the rim of the map some lag must reach 0.05. Either that is twice what it may be wrong by: half of what the two kinds of windows differ
-    by, and the largest value at the rim itself, where there is none. Or six subjects or more agree: their mean is three standard errors above what texture
-    shows in all images alike. (Slices of one volume show the same anatomy, and would agree on it.)
+    Against the lags at the rim of the map some lag must reach 0.05. Either that is twice what it may be wrong by: half
+    of what the two kinds of windows differ by, and the largest value at the rim itself, where there is none. Or six
+    subjects or more agree: their mean is three standard errors above what texture shows in all images alike. (Slices of
+    one volume show the same anatomy, and would agree on it.)
     """
     first, second = _against_rim(bands)
     middle = (first + second) / 2
@@ -52,8 +58,13 @@ def near_by(bands: Bands, *, each: Sequence[Bands] = ()) -> bool:
 
 
 def _against_rim(bands: Bands) -> tuple[Tensor, Tensor]:
-    """Correlation at each lag if there is none at the rim, from the same windows and from those that each band likes best, [lags]."""
-    return tuple(1 - lags / lags[RIM].mean() for lags in ((energies * bands.share).sum(1)[1:-2] for energies in (bands.alike, bands.found)))
+    """Correlation at each lag if there is none at the rim, from the same windows and from those that each band likes
+    best, [lags].
+    """
+    return tuple(
+        1 - lags / lags[RIM].mean()
+        for lags in ((energies * bands.share).sum(1)[1:-2] for energies in (bands.alike, bands.found))
+    )
 
 
 def _far(bands: Bands) -> Tensor:
@@ -63,7 +74,8 @@ def _far(bands: Bands) -> Tensor:
 
 
 def coarseness(bands: Bands) -> tuple[float, float]:
-    """Log of the level between far pixels, which structure raises, over that at the finest scale, which correlation lowers, and its stated error.
+    """Log of the level between far pixels, which structure raises, over that at the finest scale, which correlation
+    lowers, and its stated error.
 
     The median of the bins: where noise correlates nearly all of them differ, where an image is textured some.
     """
@@ -88,23 +100,36 @@ def _lag_map(values: Tensor) -> Tensor:
     return out
 
 
-def outside(correlation: Tensor, hole: tuple[int, int]) -> Tensor:
+def outside(correlation: Tensor, half_size: tuple[int, int]) -> Tensor:
     offset = torch.arange(-RADIUS, RADIUS + 1).abs()
-    return correlation[(offset[:, None] > hole[0]) | (offset[None] > hole[1])]
+    return correlation[(offset[:, None] > half_size[0]) | (offset[None] > half_size[1])]
 
 
-def blind_hole(correlation: Tensor) -> tuple[int, int]:
+def blind_spot_half_size(correlation: Tensor) -> tuple[int, int]:
     """Smallest half height and half width of a blind spot outside which no correlation of the map exceeds 0.2.
 
-    Where none does anywhere, the blind spot covers neighbours that correlate by more than 0.05: they tell the noise of a pixel best, and its content is told
-    nearly as well without them. (Not so beside a strong correlation: a map's errors are then larger, and a blind spot of needless width costs more.)
+    Where none does anywhere, the blind spot covers neighbours that correlate by more than 0.05: they tell the noise of
+    a pixel best, and its content is told nearly as well without them. (Not so beside a strong correlation: a map's
+    errors are then larger, and a blind spot of needless width costs more.)
     """
     near = torch.zeros_like(correlation)
-    near[RADIUS - 1 : RADIUS + 2, RADIUS - 1 : RADIUS + 2] = correlation[RADIUS - 1 : RADIUS + 2, RADIUS - 1 : RADIUS + 2]
-    hole = _covering(correlation, BLIND)
-    return hole if hole != (0, 0) else _covering(near, LEAST)
+    near[RADIUS - 1 : RADIUS + 2, RADIUS - 1 : RADIUS + 2] = correlation[
+        RADIUS - 1 : RADIUS + 2, RADIUS - 1 : RADIUS + 2
+    ]
+    half_size = _covering(correlation, BLIND)
+    return half_size if half_size != (0, 0) else _covering(near, LEAST)
 
 
 def _covering(correlation: Tensor, most: float) -> tuple[int, int]:
-    holes = sorted(((h, w) for h in range(RADIUS + 1) for w in range(RADIUS + 1)), key=lambda hole: (2 * hole[0] + 1) * (2 * hole[1] + 1))
-    return next((hole for hole in holes if not len(out := outside(correlation, hole)) or float(out.abs().max()) < most), (RADIUS, RADIUS))
+    holes = sorted(
+        ((h, w) for h in range(RADIUS + 1) for w in range(RADIUS + 1)),
+        key=lambda half_size: (2 * half_size[0] + 1) * (2 * half_size[1] + 1),
+    )
+    return next(
+        (
+            half_size
+            for half_size in holes
+            if not len(out := outside(correlation, half_size)) or float(out.abs().max()) < most
+        ),
+        (RADIUS, RADIUS),
+    )

@@ -1,4 +1,6 @@
-"""Bicubic resizing as MATLAB's imresize does it, antialiased when it shrinks: what every super-resolution test set was made with."""
+"""Bicubic resizing as MATLAB's imresize does it, antialiased when it shrinks: what every super-resolution test set was
+made with.
+"""
 
 import math
 from functools import lru_cache
@@ -27,8 +29,11 @@ def cubic(distance: Tensor) -> Tensor:
     return torch.where(d <= 1, near, torch.where(d < 2, far, torch.zeros_like(d)))
 
 
-def taps(length: int, *, size: int, scale: float, border: str = "symmetric", device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """Which samples make each new sample, and their weights, as MATLAB's imresize chooses them: pixel centres, weights of sum 1.
+def taps(
+    length: int, *, size: int, scale: float, border: str = "symmetric", device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Which samples make each new sample, and their weights, as MATLAB's imresize chooses them: pixel centres, weights
+    of sum 1.
 
     Args:
         length: samples there are.
@@ -69,20 +74,25 @@ def _all_taps(length: int, size: int, scale: float, border: str, device: torch.d
 
 
 def resize(image: Tensor, *, scale: float, border: str = "symmetric", eight_bit: bool = False) -> Tensor:
-    """Bicubic resizing with antialiasing (MATLAB imresize, method "bicubic"); rows first, then columns. Memory is linear in pixels.
+    """Bicubic resizing with antialiasing (MATLAB imresize, method "bicubic"); rows first, then columns. Memory is
+    linear in pixels.
 
     Args:
         image: [B, C, H, W], floating point, any unit; 0..1 where eight_bit.
         scale: new over old size; the new size is ceil(scale * size), as in MATLAB.
-        border: what lies beyond the ends: "symmetric" (MATLAB since 2007; the files of Set5) or "replicate" (older; the files of Set14).
+        border: what lies beyond the ends: "symmetric" (MATLAB since 2007; the files of Set5) or "replicate" (older; the
+            files of Set14).
         eight_bit: round to 256 levels after the rows and again after the columns, as MATLAB does with uint8 images.
     Returns:
         [B, C, ceil(scale H), ceil(scale W)], same unit and dtype; clipped and rounded only where eight_bit.
     Raises:
-        ValueError: not [B, C, H, W] in floating point, empty, another border, or a scale that is not positive and finite.
+        ValueError: not [B, C, H, W] in floating point, empty, another border, or a scale that is not positive and
+            finite.
     """
     if image.ndim != 4 or not image.is_floating_point() or 0 in image.shape:
-        raise ValueError(f"an image of shape {tuple(image.shape)} and type {image.dtype} cannot be resized; give floats, [B, C, H, W], not empty.")
+        raise ValueError(
+            f"an image of shape {tuple(image.shape)} and type {image.dtype} cannot be resized; give floats, [B, C, H, W], not empty."
+        )
     if not 0 < scale < math.inf or border not in BORDERS:
         raise ValueError(f"scale {scale} must be positive and finite, border {border!r} one of {BORDERS}.")
     for dim in (2, 3):
@@ -91,13 +101,16 @@ def resize(image: Tensor, *, scale: float, border: str = "symmetric", eight_bit:
         position, weight = taps(length, size=size, scale=scale, border=border, device=image.device)
         weight = weight.to(image.dtype)
         shape[dim] = -1
-        image = sum(image.index_select(dim, position[:, k]) * weight[:, k].view(shape) for k in range(position.shape[1]))
+        image = sum(
+            image.index_select(dim, position[:, k]) * weight[:, k].view(shape) for k in range(position.shape[1])
+        )
         image = to_eight_bit(image) if eight_bit else image
     return image
 
 
 def shrink(image: Tensor, *, scale: int, border: str = "symmetric") -> Tensor:
-    """The low-resolution image of a high-resolution one, in 8 bits, as the files of Set5 and Set14 were made; at most one level from them.
+    """The low-resolution image of a high-resolution one, in 8 bits, as the files of Set5 and Set14 were made; at most
+    one level from them.
 
     Args:
         image: [B, C, H, W], 0..1; H and W are multiples of scale, see `crop_to_multiple`.
@@ -110,7 +123,9 @@ def shrink(image: Tensor, *, scale: int, border: str = "symmetric") -> Tensor:
     """
     check_scale(scale)
     if image.shape[2] % scale or image.shape[3] % scale:
-        raise ValueError(f"{image.shape[2]} x {image.shape[3]} px cannot be divided by {scale}; crop with crop_to_multiple first.")
+        raise ValueError(
+            f"{image.shape[2]} x {image.shape[3]} px cannot be divided by {scale}; crop with crop_to_multiple first."
+        )
     return resize(image, scale=1 / scale, border=border, eight_bit=True)
 
 
@@ -120,9 +135,15 @@ def to_eight_bit(image: Tensor) -> Tensor:
 
 
 def as_bytes(image: Tensor) -> Tensor:
-    """The image as bytes if 8 bits hold it (all pixels multiples of 1 / 255 in 0..1), else as it is: a quarter of the memory for most files."""
+    """The image as bytes if 8 bits hold it (all pixels multiples of 1 / 255 in 0..1), else as it is: a quarter of the
+    memory for most files.
+    """
     levels = (image * 255).round()
-    return levels.byte() if 0 <= levels.min() and levels.max() <= 255 and (levels / 255 - image).abs().max() < 1e-6 else image
+    return (
+        levels.byte()
+        if 0 <= levels.min() and levels.max() <= 255 and (levels / 255 - image).abs().max() < 1e-6
+        else image
+    )
 
 
 def as_floats(image: Tensor) -> Tensor:
@@ -131,7 +152,9 @@ def as_floats(image: Tensor) -> Tensor:
 
 
 def crop_to_multiple(image: Tensor, *, scale: int) -> Tensor:
-    """The upper left part whose sides are multiples of scale, [B, C, H - H % scale, W - W % scale]; the usual cut before super-resolution tests."""
+    """The upper left part whose sides are multiples of scale, [B, C, H - H % scale, W - W % scale]; the usual cut
+    before super-resolution tests.
+    """
     height, width = (side - side % scale for side in image.shape[2:])
     if not height or not width:
         raise ValueError(f"{image.shape[2]} x {image.shape[3]} px is less than one pixel at scale {scale}.")

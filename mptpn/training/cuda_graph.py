@@ -12,8 +12,9 @@ WARM = 3  # steps that run as usual before the capture: they compile kernels and
 class ReplayedStep:
     """Calls step(batch) as usual at first, then replays what it did on the GPU; the batches keep their shapes.
 
-    Everything that decides what the step does, besides the numbers in the batch and in tensors that it reads, must be in `form`: where that changes,
-    the step runs as usual again and is captured anew. The result of a replayed call is overwritten by the next.
+    Everything that decides what the step does, besides the numbers in the batch and in tensors that it reads, must be
+    in `form`: where that changes, the step runs as usual again and is captured anew. The result of a replayed call is
+    overwritten by the next.
 
     Args:
         step: batch -> loss; reads nothing back to the CPU.

@@ -1,4 +1,6 @@
-"""One training loop for every stage: resumable, watched by a progress bar, on whatever devices Lightning Fabric was given."""
+"""One training loop for every stage: resumable, watched by a progress bar, on whatever devices Lightning Fabric was
+given.
+"""
 
 import copy
 import hashlib
@@ -19,11 +21,14 @@ from mptpn.atomic import write_atomically
 from mptpn.training.cuda_graph import Batch, ReplayedStep
 
 PLAIN = (bool, int, float, str, tuple)  # attributes of a module that say how it was built
-FREE = ("training", "backend", "recompute")  # those that do not change what is learned: a training may go on with another kernel, or with less memory
+# those that do not change what is learned: a training may go on with another kernel, or with less memory
+FREE = ("training", "backend", "recompute")
 UNREAD = 10  # steps of a replayed CUDA graph between two looks at the loss: reading it makes the GPU wait
 
 
-def launch(*, accelerator: str = "cpu", devices: int = 1, nodes: int = 1, precision: str = "32-true", threads: int = 0) -> Fabric:
+def launch(
+    *, accelerator: str = "cpu", devices: int = 1, nodes: int = 1, precision: str = "32-true", threads: int = 0
+) -> Fabric:
     """Start Fabric: device, number of processes and arithmetic are its business.
 
     Args:
@@ -35,10 +40,13 @@ def launch(*, accelerator: str = "cpu", devices: int = 1, nodes: int = 1, precis
         RuntimeError: CUDA is asked for and there is none.
     """
     if accelerator == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError('accelerator="cuda": PyTorch finds no CUDA device here; choose accelerator="cpu" or run on a machine with a GPU.')
+        raise RuntimeError(
+            'accelerator="cuda": PyTorch finds no CUDA device here; choose accelerator="cpu" or run on a machine with a GPU.'
+        )
     if threads:
         torch.set_num_threads(threads)
-    # stage 1 freezes its mean for a while; those weights have no gradient then, and several processes must not wait for it
+    # stage 1 freezes its mean for a while; those weights have no gradient then, and several processes must not wait for
+    # it
     strategy = "auto" if devices == nodes == 1 else "ddp_find_unused_parameters_true"
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision, strategy=strategy)
     fabric.launch()
@@ -46,7 +54,9 @@ def launch(*, accelerator: str = "cpu", devices: int = 1, nodes: int = 1, precis
 
 
 def learning_rate(fraction: float, *, peak: float, warmup: float = 0.05) -> float:
-    """Linear warm-up over the first `warmup` of the training, then half a cosine down to 1 % of the peak; fraction is 0..1."""
+    """Linear warm-up over the first `warmup` of the training, then half a cosine down to 1 % of the peak; fraction is
+    0..1.
+    """
     if fraction < warmup:
         return peak * (fraction + 1e-3) / warmup
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (fraction - warmup) / (1 - warmup))))
@@ -71,30 +81,36 @@ def fit(
     phases: tuple[float, ...] = (),
     title: str = "training",
 ) -> list[dict]:
-    """Train a module in place with Adam and return its history; a killed training goes on from its checkpoint to the same weights.
+    """Train a module in place with Adam and return its history; a killed training goes on from its checkpoint to the
+    same weights.
 
     On a single GPU the step is captured as a CUDA graph and replayed.
 
     Args:
         module: trained in place; ends with the averaged weights when ema > 0.
-        loss: (module, batch, fraction of the training done) -> scalar; called on this process's share of a batch; reads nothing back from a GPU.
-        batches: step -> batch, a dict of tensors with the batch along axis 0; a function of step alone, so that a resumed run sees the same data.
+        loss: (module, batch, fraction of the training done) -> scalar; called on this process's share of a batch; reads
+            nothing back from a GPU.
+        batches: step -> batch, a dict of tensors with the batch along axis 0; a function of step alone, so that a
+            resumed run sees the same data.
         steps: optimiser steps in all.
         lr: peak learning rate, see learning_rate; not used where rate is given.
         fabric: from launch().
-        checkpoint: side file to resume from and to write to; None: no resume. It is used only if it belongs to this very training:
-            same code, weights, data and settings.
+        checkpoint: side file to resume from and to write to; None: no resume. It is used only if it belongs to this
+            very training: same code, weights, data and settings.
         checkpoint_seconds: time between two writes.
         ema: decay of the exponential moving average of the weights; 0: none.
         clip: largest norm of the gradient.
-        seconds: wall-clock budget, over all resumed pieces; the schedule is then the further of step and time. Results depend on the machine when finite.
+        seconds: wall-clock budget, over all resumed pieces; the schedule is then the further of step and time. Results
+            depend on the machine when finite.
         rate: fraction of the training done -> learning rate; None: learning_rate.
-        watch: (module in eval mode, with the averaged weights when ema > 0) -> numbers to note in the history; it takes nothing off the budget.
+        watch: (module in eval mode, with the averaged weights when ema > 0) -> numbers to note in the history; it takes
+            nothing off the budget.
         watch_seconds: time between two looks; there is one at the end too.
         phases: fractions at which the loss takes another form; within a phase it depends on batch and weights alone.
         title: name on the bar.
     Returns:
-        [{"step", "loss", "lr", "seconds"}, ...], about 100 rows, and one for each look with the noted numbers beside these.
+        [{"step", "loss", "lr", "seconds"}, ...], about 100 rows, and one for each look with the noted numbers beside
+        these.
     Raises:
         FloatingPointError: the loss became NaN or infinite; the last good checkpoint stays.
     """
@@ -134,11 +150,18 @@ def fit(
     def check(value: Tensor) -> None:
         if not torch.isfinite(value):
             where = f"the last good checkpoint is {checkpoint}" if checkpoint else "no checkpoint was asked for"
-            raise FloatingPointError(f"{title}: the loss is {value.item()} at step {step}; {where}; lower lr (now {lr:g}) or look for NaN pixels.")
+            raise FloatingPointError(
+                f"{title}: the loss is {value.item()} at step {step}; {where}; lower lr (now {lr:g}) or look for NaN pixels."
+            )
 
     def save() -> None:
         if checkpoint is not None and fabric.is_global_zero:
-            parts = {"identity": identity, "module": module.state_dict(), "optimizer": optimizer.state_dict(), "average": average and average.state_dict()}
+            parts = {
+                "identity": identity,
+                "module": module.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "average": average and average.state_dict(),
+            }
             _write(checkpoint, parts | {"step": step, "spent": spent, "history": history})
 
     def note(looked: dict) -> None:
@@ -154,7 +177,16 @@ def fit(
 
     replayed = ReplayedStep(advance) if replays else None
     start, written, looked_at = time.monotonic() - spent, time.monotonic(), spent
-    with tqdm(total=steps, initial=step, desc=title, file=sys.stderr, mininterval=2, dynamic_ncols=False, ncols=100, disable=not fabric.is_global_zero) as bar:
+    with tqdm(
+        total=steps,
+        initial=step,
+        desc=title,
+        file=sys.stderr,
+        mininterval=2,
+        dynamic_ncols=False,
+        ncols=100,
+        disable=not fabric.is_global_zero,
+    ) as bar:
         while step < steps and spent < seconds:
             fraction = max(step / steps, spent / seconds)
             now = rate(fraction)
@@ -163,7 +195,10 @@ def fit(
                     group["lr"].fill_(now)
                 else:
                     group["lr"] = now
-            batch = {key: fabric.to_device(value[fabric.global_rank :: fabric.world_size]) for key, value in batches(step).items()}
+            batch = {
+                key: fabric.to_device(value[fabric.global_rank :: fabric.world_size])
+                for key, value in batches(step).items()
+            }
             value = replayed(batch, form=sum(fraction >= end for end in phases)) if replays else advance(batch)
             step, spent = step + 1, time.monotonic() - start
             ended = step == steps or spent >= seconds
@@ -176,7 +211,8 @@ def fit(
             elif ended or step % every == 0 or spent / seconds >= (len(history) + 1) / 100:
                 note({})
                 bar.set_postfix_str(f"loss {value.item():.4f}", refresh=False)
-            bar.total = min(steps, round(step / max(step / steps, spent / seconds)))  # as many steps as the clock will allow
+            # as many steps as the clock will allow
+            bar.total = min(steps, round(step / max(step / steps, spent / seconds)))
             bar.update()
             if saves:
                 save()
@@ -196,7 +232,12 @@ def code_hash() -> str:
 
 
 def _identity(module: nn.Module, batches: Callable[[int], Batch], settings: tuple) -> str:
-    plain = ((path, *item) for path, part in module.named_modules() for item in vars(part).items() if item[0] not in FREE and type(item[1]) in PLAIN)
+    plain = (
+        (path, *item)
+        for path, part in module.named_modules()
+        for item in vars(part).items()
+        if item[0] not in FREE and type(item[1]) in PLAIN
+    )
     built = [(path, name, float(value) if type(value) is int else value) for path, name, value in plain]
     digest = hashlib.sha256(repr((settings, built, code_hash(), torch.__version__)).encode())
     for name, tensor in [*module.state_dict().items(), *module.named_buffers(), *batches(0).items()]:
@@ -209,7 +250,10 @@ def _load(checkpoint: str | Path | None, identity: str) -> dict | None:
         return None
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
     if saved["identity"] != identity:
-        print(f"{Path(checkpoint).name} belongs to another training (code, data or settings differ): starting from step 0", file=sys.stderr)
+        print(
+            f"{Path(checkpoint).name} belongs to another training (code, data or settings differ): starting from step 0",
+            file=sys.stderr,
+        )
         return None
     print(f"going on from step {saved['step']} of {Path(checkpoint).name}", file=sys.stderr)
     return saved

@@ -1,4 +1,6 @@
-"""Time and memory of the attention and of whole networks, each beside the floor of memory traffic and arithmetic, and only once it is right."""
+"""Time and memory of the attention and of whole networks, each beside the floor of memory traffic and arithmetic, and
+only once it is right.
+"""
 
 import itertools
 import math
@@ -16,7 +18,8 @@ from mptpn.attention.whole_image import whole_image_attention
 from mptpn.networks.transformer import Block, RetractableTransformer
 from support import timing
 
-COMPILE_MODES = {"compiled": "default", "graphs": "reduce-overhead"}  # a backend's second word, as in "triton graphs": how torch.compile treats it
+# a backend's second word, as in "triton graphs": how torch.compile treats it
+COMPILE_MODES = {"compiled": "default", "graphs": "reduce-overhead"}
 NETWORKS = {  # arguments of RetractableTransformer
     "ART": {},
     "ART, thin": {"widths": (32,), "intervals": ((8, 4),), "blocks": 2, "head_dim": 16},
@@ -25,7 +28,9 @@ NETWORKS = {  # arguments of RetractableTransformer
 MIB = 2**20
 
 
-def attend(qkv: Tensor, bias: Tensor, grad: Tensor | None = None, *, backend: str, interval: int, window: int) -> tuple[Tensor, ...]:
+def attend(
+    qkv: Tensor, bias: Tensor, grad: Tensor | None = None, *, backend: str, interval: int, window: int
+) -> tuple[Tensor, ...]:
     """Output of one backend and, given the gradient of the output, those of qkv and bias."""
     name, _, how = backend.partition(" ")
     function = _compiled(how) if how else retractable_attention
@@ -38,8 +43,11 @@ def _compiled(how: str) -> Callable:
     return torch.compile(retractable_attention, mode=COMPILE_MODES[how], fullgraph=True, dynamic=False)
 
 
-def error_ratio(qkv: Tensor, bias: Tensor, grad: Tensor, *, backend: str, interval: int, window: int, least: int = 32) -> float:
-    """Largest error against float64, of output and gradients, over that of the reference in the same dtype; in the image's last groups.
+def error_ratio(
+    qkv: Tensor, bias: Tensor, grad: Tensor, *, backend: str, interval: int, window: int, least: int = 32
+) -> float:
+    """Largest error against float64, of output and gradients, over that of the reference in the same dtype; in the
+    image's last groups.
 
     Args:
         qkv, bias, grad: as in `attend`; grad is taken as 0 outside those groups, so that they alone reach the bias.
@@ -49,9 +57,16 @@ def error_ratio(qkv: Tensor, bias: Tensor, grad: Tensor, *, backend: str, interv
     corner = (slice(None), *(slice(max(0, length - least) // side * side, length) for length in qkv.shape[1:3]))
     above = torch.zeros_like(grad)
     above[corner] = grad[corner]
-    out, grad_qkv, grad_bias = attend(qkv.detach().requires_grad_(), bias.detach().requires_grad_(), above, backend=backend, **grouping)
+    out, grad_qkv, grad_bias = attend(
+        qkv.detach().requires_grad_(), bias.detach().requires_grad_(), above, backend=backend, **grouping
+    )
     plain, exact = (
-        attend(*(tensor.detach().to(dtype).requires_grad_() for tensor in (qkv[corner], bias)), grad[corner].to(dtype), backend="reference", **grouping)
+        attend(
+            *(tensor.detach().to(dtype).requires_grad_() for tensor in (qkv[corner], bias)),
+            grad[corner].to(dtype),
+            backend="reference",
+            **grouping,
+        )
         for dtype in (qkv.dtype, torch.float64)
     )
     return _worst((out[corner], grad_qkv[corner], grad_bias), plain, exact)
@@ -59,14 +74,19 @@ def error_ratio(qkv: Tensor, bias: Tensor, grad: Tensor, *, backend: str, interv
 
 def _worst(ours: tuple[Tensor, ...], plain: tuple[Tensor, ...], exact: tuple[Tensor, ...]) -> float:
     """Largest of the errors of ours over that of plain; an error below 1e-12 is none."""
-    ratios = [(a - c).square().mean().sqrt() / ((b - c).square().mean().sqrt() + 1e-12) for a, b, c in zip(ours, plain, exact, strict=True)]
+    ratios = [
+        (a - c).square().mean().sqrt() / ((b - c).square().mean().sqrt() + 1e-12)
+        for a, b, c in zip(ours, plain, exact, strict=True)
+    ]
     return torch.stack(ratios).max().item()
 
 
 def must_be_right(ratio: float, what: str) -> float:
     """The ratio of errors; ArithmeticError if it is NaN or above 2, the most that another order of rounding explains."""
     if not ratio <= 2:
-        raise ArithmeticError(f"{what}: its error against float64 is {ratio:.3g} times that of the reference; up to 2 is right. Nothing is timed.")
+        raise ArithmeticError(
+            f"{what}: its error against float64 is {ratio:.3g} times that of the reference; up to 2 is right. Nothing is timed."
+        )
     return ratio
 
 
@@ -85,10 +105,12 @@ def time_attention(
     seconds: float = 0.2,
     seed: int = 0,
 ) -> list[dict]:
-    """Attention alone on [1, side, side, 3, heads, head_dim]: a row a backend, with time, peak memory, floors and ratio of errors.
+    """Attention alone on [1, side, side, 3, heads, head_dim]: a row a backend, with time, peak memory, floors and ratio
+    of errors.
 
-    The copy floor is reading q, k, v once and writing the output; backward reads these and the output's gradient and writes theirs.
-    The arithmetic floor is two products forward, and five more backward. Numbers of a backend that needs more memory than there is are NaN.
+    The copy floor is reading q, k, v once and writing the output; backward reads these and the output's gradient and
+    writes theirs. The arithmetic floor is two products forward, and five more backward. Numbers of a backend that needs
+    more memory than there is are NaN.
     """
     generator = torch.Generator(device).manual_seed(seed)
     draw = partial(torch.randn, generator=generator, device=device)
@@ -103,7 +125,13 @@ def time_attention(
         "arithmetic_floor_ms": 1e3 * (14 if backward else 4) * window**2 * grad.numel() / ceilings["product"],
         "floor_mib": (4 if backward else 1) * grad.nbytes / MIB,
     }
-    what = {"what": "attention", "pass": "forward + backward" if backward else "forward", "side": side, "pixels": side**2, **grouping}
+    what = {
+        "what": "attention",
+        "pass": "forward + backward" if backward else "forward",
+        "side": side,
+        "pixels": side**2,
+        **grouping,
+    }
     what |= {"heads": heads, "head_dim": head_dim, "dtype": str(dtype).removeprefix("torch.")}
     return [what | row | floors for row in _measure(calls, checks, device=device, seconds=seconds)]
 
@@ -113,9 +141,19 @@ def _measure(calls: dict[str, Callable], checks: dict[str, Callable], *, device:
     rows = {}
     for name in calls:
         try:
-            rows[name] = {"backend": name, "error_ratio": must_be_right(checks[name](), name), "peak_mib": timing.peak_bytes(calls[name], device=device) / MIB}
+            rows[name] = {
+                "backend": name,
+                "error_ratio": must_be_right(checks[name](), name),
+                "peak_mib": timing.peak_bytes(calls[name], device=device) / MIB,
+            }
         except torch.OutOfMemoryError:
-            rows[name] = {"backend": name, "error_ratio": math.nan, "peak_mib": math.nan, "ms": math.nan, "least_ms": math.nan}
+            rows[name] = {
+                "backend": name,
+                "error_ratio": math.nan,
+                "peak_mib": math.nan,
+                "ms": math.nan,
+                "least_ms": math.nan,
+            }
     fitting = {name: call for name, call in calls.items() if "ms" not in rows[name]}
     for name, times in timing.race(fitting, device=device, seconds=seconds).items() if fitting else ():
         rows[name] |= {"ms": statistics.median(times), "least_ms": min(times)}
@@ -142,12 +180,20 @@ def time_whole_image(
         torch.manual_seed(seed)
         bias = DynamicPositionBias(heads, window=window).to(device)
     generator = torch.Generator(device).manual_seed(seed)
-    images = [torch.randn(1, n, n, 3, heads, head_dim, generator=generator, device=device, dtype=dtype) for n in (window * interval, side)]
+    images = [
+        torch.randn(1, n, n, 3, heads, head_dim, generator=generator, device=device, dtype=dtype)
+        for n in (window * interval, side)
+    ]
     with torch.no_grad():
         fixed = partial(attend, backend="reference", interval=interval, window=window)
         plain, exact = (fixed(images[0].to(number), bias().to(number)) for number in (dtype, torch.float64))
         small, large = (partial(whole_image_attention, image, bias.network, interval=interval) for image in images)
-        (row,) = _measure({"whole image": large}, {"whole image": lambda: _worst((small(),), plain, exact)}, device=device, seconds=seconds)
+        (row,) = _measure(
+            {"whole image": large},
+            {"whole image": lambda: _worst((small(),), plain, exact)},
+            device=device,
+            seconds=seconds,
+        )
     return {"what": "attention", "pass": "forward", "side": side, "pixels": side**2, "interval": interval} | row
 
 
@@ -169,20 +215,32 @@ def training_step(net: nn.Module, noisy: Tensor, *, optimizer: torch.optim.Optim
     optimizer.zero_grad()
 
 
-def floors(name: str, *, size: tuple[int, int, int, int], dtype: torch.dtype, training: bool, ceilings: dict[str, float]) -> dict[str, float]:
-    """What a network's operators take at least, ms: their bytes at the copy rate if none is fused with the next, their products at the product rate."""
+def floors(
+    name: str, *, size: tuple[int, int, int, int], dtype: torch.dtype, training: bool, ceilings: dict[str, float]
+) -> dict[str, float]:
+    """What a network's operators take at least, ms: their bytes at the copy rate if none is fused with the next, their
+    products at the product rate.
+    """
     products = {
         torch.ops.mptpn.sdpa_attention: lambda qkv, bias, *_, **__: 4 * math.prod(qkv) // 3 * bias[-1],
         torch.ops.mptpn.sdpa_attention_backward: lambda grad, qkv, bias, *_, **__: 10 * math.prod(grad) * bias[-1],
     }
-    with FakeTensorMode(), FlopCounterMode(display=False, custom_mapping=products) as arithmetic, timing.Traffic() as traffic, torch.set_grad_enabled(training):
+    with (
+        FakeTensorMode(),
+        FlopCounterMode(display=False, custom_mapping=products) as arithmetic,
+        timing.Traffic() as traffic,
+        torch.set_grad_enabled(training),
+    ):
         net = RetractableTransformer(size[1], **NETWORKS[name])
         noisy, traffic.total = torch.empty(size), 0  # drawing the weights is not counted
         out = net(noisy)
         if training:
             out.square().mean().backward()
     moved = traffic.total * dtype.itemsize / torch.float32.itemsize
-    return {"copy_floor_ms": 1e3 * moved / ceilings["copy"], "arithmetic_floor_ms": 1e3 * arithmetic.get_total_flops() / ceilings["product"]}
+    return {
+        "copy_floor_ms": 1e3 * moved / ceilings["copy"],
+        "arithmetic_floor_ms": 1e3 * arithmetic.get_total_flops() / ceilings["product"],
+    }
 
 
 def time_network(
@@ -199,35 +257,56 @@ def time_network(
     seconds: float = 0.5,
     seed: int = 0,
 ) -> list[dict]:
-    """A whole network on [batch, channels, side, side], forward or one training step: a row a backend, as `time_attention` gives it.
+    """A whole network on [batch, channels, side, side], forward or one training step: a row a backend, as
+    `time_attention` gives it.
 
     Forward runs with weights and image in dtype, training by autocast with float32 weights.
     """
     torch.compiler.reset()
     size, low = (batch, channels, side, side), dtype if training else torch.float32  # low: what autocast computes in
-    noisy = torch.randn(size, generator=torch.Generator(device).manual_seed(seed), device=device).to(torch.float32 if training else dtype)
+    noisy = torch.randn(size, generator=torch.Generator(device).manual_seed(seed), device=device).to(
+        torch.float32 if training else dtype
+    )
     calls, checks = {}, {}
     for backend in backends:
         kind, _, how = backend.partition(" ")
-        net = network(name, backend=kind, channels=channels, seed=seed).to(device, noisy.dtype).train(training).requires_grad_(training)
+        net = (
+            network(name, backend=kind, channels=channels, seed=seed)
+            .to(device, noisy.dtype)
+            .train(training)
+            .requires_grad_(training)
+        )
         step = _compiled_network(net, how)
-        # what is compiled is checked at the size that it is compiled for, against the same in more digits; else the reference in float64 is the law
-        law = (kind, torch.float32) if how and dtype != torch.float32 else ("reference", torch.float64)
-        plain = network(name, backend=kind if how else "reference", channels=channels, seed=seed).to(device, noisy.dtype)
-        exact = network(name, backend=law[0], channels=channels, seed=seed).to(device, law[1])
+        # what is compiled is checked at the size that it is compiled for, against the same in more digits; else the
+        # reference in float64 is the noise model
+        noise_model = (kind, torch.float32) if how and dtype != torch.float32 else ("reference", torch.float64)
+        plain = network(name, backend=kind if how else "reference", channels=channels, seed=seed).to(
+            device, noisy.dtype
+        )
+        exact = network(name, backend=noise_model[0], channels=channels, seed=seed).to(device, noise_model[1])
         checks[backend] = partial(_network_ratio, step, plain, exact, noisy if how else noisy[:1, :, :40, :56], low=low)
         if training:
             optimizer = torch.optim.Adam(net.parameters(), lr=1e-6, fused=True)
             calls[backend] = partial(training_step, step, noisy, optimizer=optimizer, low=low)
         else:
             calls[backend] = partial(step, noisy)
-    what = {"what": name, "pass": "training step" if training else "forward", "side": side, "batch": batch, "pixels": batch * side**2}
-    what |= {"dtype": str(dtype).removeprefix("torch.")} | floors(name, size=size, dtype=dtype, training=training, ceilings=ceilings)
+    what = {
+        "what": name,
+        "pass": "training step" if training else "forward",
+        "side": side,
+        "batch": batch,
+        "pixels": batch * side**2,
+    }
+    what |= {"dtype": str(dtype).removeprefix("torch.")} | floors(
+        name, size=size, dtype=dtype, training=training, ceilings=ceilings
+    )
     return [what | row for row in _measure(calls, checks, device=device, seconds=seconds)]
 
 
 def _compiled_network(net: nn.Module, how: str) -> nn.Module:
-    """The network with its blocks compiled one by one (each kind once: a minute becomes seconds), or as a whole for CUDA graphs."""
+    """The network with its blocks compiled one by one (each kind once: a minute becomes seconds), or as a whole for
+    CUDA graphs.
+    """
     for block in [module for module in net.modules() if isinstance(module, Block)] if how == "compiled" else []:
         block.compile(mode=COMPILE_MODES[how], fullgraph=True, dynamic=False)
     return torch.compile(net, mode=COMPILE_MODES[how], dynamic=False) if how == "graphs" else net
@@ -243,8 +322,16 @@ def _network_ratio(ours: nn.Module, plain: nn.Module, exact: nn.Module, noisy: T
     return _worst(*residuals, (truth,))
 
 
-def sweep_launches(*, side: int = 1024, head_dims: tuple[int, ...] = (32, 30), intervals: tuple[int, ...] = (1, 8, 16), seconds: float = 0.1) -> list[dict]:
-    """Kernel times of every launch option on this GPU, bfloat16: rows as `time_attention` gives them, with the options and the share of the copy floor."""
+def sweep_launches(
+    *,
+    side: int = 1024,
+    head_dims: tuple[int, ...] = (32, 30),
+    intervals: tuple[int, ...] = (1, 8, 16),
+    seconds: float = 0.1,
+) -> list[dict]:
+    """Kernel times of every launch option on this GPU, bfloat16: rows as `time_attention` gives them, with the options
+    and the share of the copy floor.
+    """
     from mptpn.attention import retractable_triton  # where it is asked for: Triton is optional
 
     usual, rows, limits = retractable_triton._launch, [], timing.ceilings("cuda", torch.bfloat16)
@@ -253,10 +340,19 @@ def sweep_launches(*, side: int = 1024, head_dims: tuple[int, ...] = (32, 30), i
             options = {"num_warps": warps, "num_stages": stages} | ({"maxnreg": registers} if registers else {})
             retractable_triton._launch = partial(_launch_with, usual, options)
             for head_dim, interval, backward in itertools.product(head_dims, intervals, (False, True)):
-                shape = {"interval": interval, "head_dim": head_dim, "backward": backward, "dtype": torch.bfloat16, "device": "cuda"}
+                shape = {
+                    "interval": interval,
+                    "head_dim": head_dim,
+                    "backward": backward,
+                    "dtype": torch.bfloat16,
+                    "device": "cuda",
+                }
                 (row,) = time_attention(side, backends=["triton"], ceilings=limits, seconds=seconds, **shape)
                 rows.append(row | options | {"share": row["copy_floor_ms"] / row["ms"]})
-                print(f"{head_dim=} {interval=} {row['pass']} {options}: {row['ms']:.3f} ms, {rows[-1]['share']:.0%} of the copy rate", flush=True)
+                print(
+                    f"{head_dim=} {interval=} {row['pass']} {options}: {row['ms']:.3f} ms, {rows[-1]['share']:.0%} of the copy rate",
+                    flush=True,
+                )
     finally:
         retractable_triton._launch = usual
     return rows

@@ -1,4 +1,6 @@
-"""Real image sets: listed in registry.tsv, found in the folder MPTPN_DATA or downloaded, checked by SHA-256, split by subject or by slice with a gap."""
+"""Real image sets: listed in registry.tsv, found in the folder MPTPN_DATA or downloaded, checked by SHA-256, split by
+subject or by slice with a gap.
+"""
 
 import csv
 import os
@@ -38,13 +40,15 @@ class Pair:
 
 
 def _tables() -> list[list[dict[str, str]]]:
-    blocks = (Path(__file__).with_name("registry.tsv")).read_text(encoding="utf-8").split("\n\n")  # the sets, then their files
+    # the sets, then their files
+    blocks = (Path(__file__).with_name("registry.tsv")).read_text(encoding="utf-8").split("\n\n")
     return [list(csv.DictReader(block.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)) for block in blocks]
 
 
 _sets, _files = _tables()
 SETS = {row["set"]: row for row in _sets}  # set: folder, low, high, unit, repository, commit, licence, citation
-FILES = {(row["set"], row["file"]): row for row in _files}  # (set, file): split, subject, image, side, bytes, sha256, path
+# (set, file): split, subject, image, side, bytes, sha256, path
+FILES = {(row["set"], row["file"]): row for row in _files}
 
 
 def files(set: str) -> tuple[str, ...]:
@@ -74,7 +78,8 @@ def available(set: str, *, names: tuple[str, ...] | None = None) -> bool:
 def fetch(set: str, file: str) -> Path:
     """Path of one file with the registered bytes, downloaded if it is missing.
 
-    It lies in the folder that MPTPN_DATA names, as <folder of the set>/<file>; MPTPN_DATA unset: in the user's cache folder.
+    It lies in the folder that MPTPN_DATA names, as <folder of the set>/<file>; MPTPN_DATA unset: in the user's cache
+    folder.
 
     Raises:
         ValueError: unknown set or file, or other bytes than the registered ones, here or at the public address.
@@ -85,10 +90,16 @@ def fetch(set: str, file: str) -> Path:
     path = _path(set, file)
     row = FILES[set, file]
     if not path.is_file():
-        _download(f"{ADDRESS}/{quote('/'.join((SETS[set]['repository'], SETS[set]['commit'], row['path'])))}", path=path, sha256=row["sha256"])
+        _download(
+            f"{ADDRESS}/{quote('/'.join((SETS[set]['repository'], SETS[set]['commit'], row['path'])))}",
+            path=path,
+            sha256=row["sha256"],
+        )
     status = path.stat()
     if _sha256(path, status.st_size, status.st_mtime_ns) != row["sha256"]:
-        raise ValueError(f"{path}: other bytes than the registered ones ({status.st_size}, not {row['bytes']}); delete the file and it is downloaded again.")
+        raise ValueError(
+            f"{path}: other bytes than the registered ones ({status.st_size}, not {row['bytes']}); delete the file and it is downloaded again."
+        )
     return path
 
 
@@ -106,7 +117,9 @@ def home() -> Path:
 
 def _path(set: str, file: str) -> Path:
     if file not in files(set):
-        raise ValueError(f"set {set!r} has no file {file!r}; its {len(files(set))} files are listed in notebooks/support/registry.tsv.")
+        raise ValueError(
+            f"set {set!r} has no file {file!r}; its {len(files(set))} files are listed in notebooks/support/registry.tsv."
+        )
     return home() / SETS[set]["folder"] / file
 
 
@@ -114,14 +127,21 @@ def _download(url: str, *, path: Path, sha256: str) -> None:
     pooch.get_logger().setLevel("WARNING")  # one bar a set, not one line a file
     downloader = pooch.HTTPDownloader(timeout=TIMEOUT)
     try:
-        pooch.retrieve(url, f"sha256:{sha256}", fname=path.name, path=path.parent, downloader=downloader)  # renamed once the hash is right
+        # renamed once the hash is right
+        pooch.retrieve(url, f"sha256:{sha256}", fname=path.name, path=path.parent, downloader=downloader)
     except OSError as error:  # also the base of what requests raises, without a number
         if isinstance(error, PermissionError) or error.errno:
-            raise OSError(f"{path}: missing, and cannot be written ({error.strerror or error}); set MPTPN_DATA to a folder that can.") from error
+            raise OSError(
+                f"{path}: missing, and cannot be written ({error.strerror or error}); set MPTPN_DATA to a folder that can."
+            ) from error
         status = getattr(getattr(error, "response", None), "status_code", "no answer")
-        raise ConnectionError(f"{url}: not downloaded ({type(error).__name__}, {status}); go online, or put the file at {path} yourself.") from error
+        raise ConnectionError(
+            f"{url}: not downloaded ({type(error).__name__}, {status}); go online, or put the file at {path} yourself."
+        ) from error
     except ValueError as error:
-        raise ValueError(f"{url}: sends other bytes than the registered ones; nothing is kept, find the file elsewhere and put it at {path}.") from error
+        raise ValueError(
+            f"{url}: sends other bytes than the registered ones; nothing is kept, find the file elsewhere and put it at {path}."
+        ) from error
 
 
 @cache
@@ -144,10 +164,11 @@ def pairs(set: str, split: str) -> tuple[Pair, ...]:
     | polyu       | 0, 0, 80         | scene               | one exposure / mean of many, luma of the JPEG files                                            |
     | fluo_misc   | 0, 0, 2          | specimen            | low / high signal-to-noise, first channel of pseudo-coloured pictures                          |
 
-    OCT: the average of 09 (val) shows another section, without the drusen; that of 12 (test) is tilted, 27 rows too high at the left to 3 too low at the
-    right. A PSNR of these two says nothing.
-    CT: 0 and 1 stand for -1024 and 3071 HU, the ends of the 12 stored bits. Nothing is padded: at -1024 the noise of air is cut off (up to 3.4 % of the
-    pixels), at 3071 metal. L192 is in both CT sets: never test on ldct_d45f what was trained on ldct_b30f.
+    OCT: the average of 09 (val) shows another section, without the drusen; that of 12 (test) is tilted, 27 rows too
+    high at the left to 3 too low at the right. A PSNR of these two says nothing.
+    CT: 0 and 1 stand for -1024 and 3071 HU, the ends of the 12 stored bits. Nothing is padded: at -1024 the noise of
+    air is cut off (up to 3.4 % of the pixels), at 3071 metal. L192 is in both CT sets: never test on ldct_d45f what was
+    trained on ldct_b30f.
 
     Raises:
         ValueError: unknown set, or a split in which it has no pairs; and what fetch raises.
@@ -157,10 +178,11 @@ def pairs(set: str, split: str) -> tuple[Pair, ...]:
 
 
 def comparable(set: str, image: Tensor, clean: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Image, truth and peak from which the PSNR of a set is taken, the same for every method, [1, 1, H, W] in pairs()'s unit.
+    """Image, truth and peak from which the PSNR of a set is taken, the same for every method, [1, 1, H, W] in pairs()'s
+    unit.
 
-    Where the files were scaled one by one (w2s, m4raw, fluo_misc), gain and offset of the image are fitted to the truth; CT is cut to the window
-    -160..240 HU, and the window is the peak.
+    Where the files were scaled one by one (w2s, m4raw, fluo_misc), gain and offset of the image are fitted to the
+    truth; CT is cut to the window -160..240 HU, and the window is the peak.
     """
     if set.startswith("ldct"):
         low, high = ((hu + 1024) / 4095 for hu in (-160, 240))
@@ -169,13 +191,16 @@ def comparable(set: str, image: Tensor, clean: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def target(set: str, pair: Pair) -> Tensor:
-    """The clean image at the gain and offset of the noisy one, [1, 1, H, W]: what a supervised network may learn where files were scaled one by one."""
+    """The clean image at the gain and offset of the noisy one, [1, 1, H, W]: what a supervised network may learn where
+    files were scaled one by one.
+    """
     return fitted(pair.clean.pixels, pair.noisy.pixels) if set.startswith(SCALED) else pair.clean.pixels
 
 
 @cache
 def natural(split: str, *, colour: bool = False) -> tuple[Image, ...]:
-    """Clean natural photographs, luma or colour, value_range (0, 255): train 478 (BSDS500 train and test 398, DIV2K 0801-0880), val 10 (DIV2K 0881-0890).
+    """Clean natural photographs, luma or colour, value_range (0, 255): train 478 (BSDS500 train and test 398, DIV2K
+    0801-0880), val 10 (DIV2K 0881-0890).
 
     BSDS500 val holds the test set CBSD68; 302003 (Set5's woman) and 12003 (Set12's starfish) are not in the registry.
 
@@ -188,7 +213,8 @@ def natural(split: str, *, colour: bool = False) -> tuple[Image, ...]:
 
 @cache
 def awgn(set: str) -> tuple[Image, ...]:
-    """Clean images of a standard denoising test, value_range (0, 255): bsd68 (68) or set12 (12) in gray, cbsd68 (bsd68's scenes) in colour.
+    """Clean images of a standard denoising test, value_range (0, 255): bsd68 (68) or set12 (12) in gray, cbsd68
+    (bsd68's scenes) in colour.
 
     Raises:
         ValueError: another set; and what fetch raises.
@@ -205,11 +231,18 @@ def _images(set: str, *, split: str, side: str, colour: bool = False) -> list[Im
     rows = [row for row in rows if (row["split"], row["side"]) == (split, side)]
     if not rows:
         raise ValueError(f"set {set!r} has no {side} images to {split!r}; it has {', '.join(there)}.")
-    bar = tqdm(rows, desc=f"{set} {split} {side}", unit="file", disable=available(set, names=tuple(row["file"] for row in rows)))
+    bar = tqdm(
+        rows,
+        desc=f"{set} {split} {side}",
+        unit="file",
+        disable=available(set, names=tuple(row["file"] for row in rows)),
+    )
     value_range, unit = (float(SETS[set]["low"]), float(SETS[set]["high"])), SETS[set]["unit"]
     images = []
     for (name, subject), group in groupby(bar, key=itemgetter("image", "subject")):
-        array = np.mean([_read(fetch(set, row["file"]), pseudo_coloured=set == "fluo_misc", colour=colour) for row in group], axis=0)
+        array = np.mean(
+            [_read(fetch(set, row["file"]), pseudo_coloured=set == "fluo_misc", colour=colour) for row in group], axis=0
+        )
         images.append(image_from_array(array, name=name, subject=subject, value_range=value_range, unit=unit))
     return images
 

@@ -11,11 +11,14 @@ from torch import Tensor
 from mptpn.io.image import Image, image_from_array, luminance
 from mptpn.io.photographs import SPLITS, _skimage, natural  # noqa: F401
 
-SAME = 0.75  # overlap() from which two images are one picture: unrelated embedded images reach 0.53, copies at least 0.84
+# overlap() from which two images are one picture: unrelated embedded images reach 0.53, copies at least 0.84
+SAME = 0.75
 
 
 def halved(array: np.ndarray) -> np.ndarray:
-    """Mean over 2 x 2 blocks, [H // 2, W // 2]: half the sampling rate, half the standard deviation of noise already there."""
+    """Mean over 2 x 2 blocks, [H // 2, W // 2]: half the sampling rate, half the standard deviation of noise already
+    there.
+    """
     rows, cols = array.shape[0] // 2 * 2, array.shape[1] // 2 * 2
     return array[:rows, :cols].reshape(rows // 2, 2, cols // 2, 2).mean(axis=(1, 3))
 
@@ -24,7 +27,11 @@ def tiles(image: Image, *, rows: int, cols: int) -> list[Image]:
     """Cut an image into rows x cols equal tiles, all of the same subject."""
     height, width = image.pixels.shape[2] // rows, image.pixels.shape[3] // cols
     return [
-        replace(image, name=f"{image.name}_{r}{c}", pixels=image.pixels[:, :, r * height : (r + 1) * height, c * width : (c + 1) * width].contiguous())
+        replace(
+            image,
+            name=f"{image.name}_{r}{c}",
+            pixels=image.pixels[:, :, r * height : (r + 1) * height, c * width : (c + 1) * width].contiguous(),
+        )
         for r in range(rows)
         for c in range(cols)
     ]
@@ -40,7 +47,8 @@ def _dicom(name: str) -> np.ndarray:
 def medical(split: str) -> tuple[Image, ...]:
     """Embedded medical images that are nearly clean, gray, disjoint by subject between splits.
 
-    train: retina (colour fundus), histology (immunohistochemistry), abdominal MR, head CT, whole-body scintigraphy, cut into 60 images of about 128 x 128 px.
+    train: retina (colour fundus), histology (immunohistochemistry), abdominal MR, head CT, whole-body scintigraphy, cut
+    into 60 images of about 128 x 128 px.
     val: a second retina (microaneurysms). test: head MR, a cell, chest CT, a second head CT (skull base).
     Sources: scikit-image, pydicom and Matplotlib package data.
     """
@@ -72,14 +80,18 @@ def medical(split: str) -> tuple[Image, ...]:
 
 @cache
 def really_noisy() -> tuple[Image, ...]:
-    """Embedded images with noise of their own and no clean truth: an EPI slice (nibabel) and an echocardiogram frame (pydicom)."""
+    """Embedded images with noise of their own and no clean truth: an EPI slice (nibabel) and an echocardiogram frame
+    (pydicom).
+    """
     import nibabel
 
     volume = nibabel.load(str(files("nibabel") / "tests" / "data" / "example4d.nii.gz")).get_fdata()
     epi = np.rot90(volume[:, :, 11, 0])
     echo = luminance(np.asarray(_dicom("examples_ybr_color.dcm"))[15])[20:216, 60:260]
     return (
-        image_from_array(epi.copy(), name="epi", subject="nibabel example4d", value_range=(0, 800), unit="stored value"),
+        image_from_array(
+            epi.copy(), name="epi", subject="nibabel example4d", value_range=(0, 800), unit="stored value"
+        ),
         image_from_array(echo, name="echocardiogram", subject="pydicom ybr_color", value_range=(0, 255)),
     )
 
@@ -90,10 +102,12 @@ def _check_split(split: str) -> None:
 
 
 def overlap(first: Image, second: Image, *, sizes: tuple[int, ...] = (16, 24, 32)) -> float:
-    """Largest normalised correlation of two images' details over several thumbnail scales and eight orientations, 0..1; SAME or more: one picture twice.
+    """Largest normalised correlation of two images' details over several thumbnail scales and eight orientations, 0..1;
+    SAME or more: one picture twice.
 
-    Unequal bytes can hide one photograph twice (rescaled, re-encoded, flipped); unrelated images stay low. Half-size windows at the quarters of each image
-    are also compared with the other, so that such a crop is found; a crop from elsewhere is not.
+    Unequal bytes can hide one photograph twice (rescaled, re-encoded, flipped); unrelated images stay low. Half-size
+    windows at the quarters of each image are also compared with the other, so that such a crop is found; a crop from
+    elsewhere is not.
 
     Args:
         first, second: images of any size.
@@ -108,7 +122,9 @@ def overlap(first: Image, second: Image, *, sizes: tuple[int, ...] = (16, 24, 32
 
 @lru_cache(maxsize=256)  # an image is compared with many others
 def _thumbnails(image: Image, size: int) -> Tensor:
-    """Normalised thumbnails [N, size * size]: the whole image first, then its half-size windows, each in eight orientations of the square."""
+    """Normalised thumbnails [N, size * size]: the whole image first, then its half-size windows, each in eight
+    orientations of the square.
+    """
     gray = image.pixels.mean(dim=1, keepdim=True)
     height, width = gray.shape[2:]
     views = [gray]
@@ -121,5 +137,6 @@ def _thumbnails(image: Image, size: int) -> Tensor:
     turned = torch.cat([t for k in range(4) for t in (small.rot90(k, (2, 3)), small.rot90(k, (2, 3)).flip(3))], dim=1)
     flat = turned.reshape(len(views), 8, -1)
     flat = flat - flat.mean(-1, keepdim=True)
-    flat = flat / flat.norm(dim=-1, keepdim=True).clamp_min(1e-4)  # 1e-4: a constant window stays 0, its rounding errors are no details
+    # 1e-4: a constant window stays 0, its rounding errors are no details
+    flat = flat / flat.norm(dim=-1, keepdim=True).clamp_min(1e-4)
     return flat.reshape(len(views) * 8, -1)

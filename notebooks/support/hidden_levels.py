@@ -18,11 +18,12 @@ def hidden_levels(count: int, *, low: float, high: float, seed: int) -> list[flo
     if not 0 < low <= high:
         raise ValueError(f"levels from {low} to {high} make no range; give 0 < low <= high.")
     spaced = [low * (high / low) ** (i / max(1, count - 1)) for i in range(count)]
-    return [spaced[i] for i in torch.randperm(count, generator=generator(seed, 101)).tolist()]
+    return [spaced[i] for i in torch.randperm(count, generator=generator(seed, "hidden levels")).tolist()]
 
 
 def hidden_copies(clean: list[Tensor], *, low: float, high: float, seed: int) -> tuple[list[Tensor], list[float]]:
-    """One noisy copy of each image, white Gaussian, each at a level of its own (the `fixed` setting: a copy is never redrawn).
+    """One noisy copy of each image, white Gaussian, each at a level of its own (the `fixed` setting: a copy is never
+    redrawn).
 
     Args:
         clean: images of any shapes.
@@ -31,4 +32,7 @@ def hidden_copies(clean: list[Tensor], *, low: float, high: float, seed: int) ->
         the noisy copies, and their true levels, which no stage may see.
     """
     levels = hidden_levels(len(clean), low=low, high=high, seed=seed)
-    return [PoissonGaussian(level).sample(image, generator=generator(seed, 102, i)) for i, (image, level) in enumerate(zip(clean, levels, strict=True))], levels
+    return [
+        PoissonGaussian(level).sample(image, generator=generator(seed, "hidden noise", i))
+        for i, (image, level) in enumerate(zip(clean, levels, strict=True))
+    ], levels

@@ -1,4 +1,6 @@
-"""What a denoiser does to small faint things: discs are planted in an image, and their contrast is measured again after the noise was taken away."""
+"""What a denoiser does to small faint things: discs are planted in an image, and their contrast is measured again after
+the noise was taken away.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -31,9 +33,11 @@ class Disc:
 
 
 def plant(clean: Tensor, *, diameters: Sequence[float], contrast: float, seed: int) -> tuple[Tensor, tuple[Disc, ...]]:
-    """Low-contrast discs on a square lattice that is shifted at random, each diameter equally often, half of them dark; no disc's annulus meets another's.
+    """Low-contrast discs on a square lattice that is shifted at random, each diameter equally often, half of them dark;
+    no disc's annulus meets another's.
 
-    A phantom as in the tests of CT (signal-known-exactly discs), but on an image's own background. Equal seeds plant at equal places, whatever the contrast.
+    A phantom as in the tests of CT (signal-known-exactly discs), but on an image's own background. Equal seeds plant at
+    equal places, whatever the contrast.
 
     Args:
         clean: [1, 1, H, W].
@@ -47,27 +51,38 @@ def plant(clean: Tensor, *, diameters: Sequence[float], contrast: float, seed: i
     """
     reach = math.ceil(max(diameters) / 2 + RING)
     pitch = 2 * reach + 1
-    draw = generator(seed, 1001)
-    rows, cols = ([*range(reach + int(torch.randint(max(1, min(pitch, n - 2 * reach)), (), generator=draw)), n - reach, pitch)] for n in clean.shape[2:])
+    draw = generator(seed, "lesion places")
+    rows, cols = (
+        [*range(reach + int(torch.randint(max(1, min(pitch, n - 2 * reach)), (), generator=draw)), n - reach, pitch)]
+        for n in clean.shape[2:]
+    )
     places = [(row, col) for row in rows for col in cols]
     if len(places) < len(diameters):
         size = tuple(clean.shape[2:])
-        raise ValueError(f"an image of {size} px has {len(places)} places {pitch} px apart for diameters {tuple(diameters)}; give a larger one.")
+        raise ValueError(
+            f"an image of {size} px has {len(places)} places {pitch} px apart for diameters {tuple(diameters)}; give a larger one."
+        )
     order = torch.randperm(len(places), generator=draw).tolist()
     signs = torch.randperm(len(places), generator=draw) % 2 * 2 - 1
-    found = (Disc(*places[p], diameters[i % len(diameters)], contrast * int(sign)) for i, (p, sign) in enumerate(zip(order, signs, strict=True)))
+    found = (
+        Disc(*places[p], diameters[i % len(diameters)], contrast * int(sign))
+        for i, (p, sign) in enumerate(zip(order, signs, strict=True))
+    )
     discs = tuple(sorted(found, key=lambda disc: (disc.row, disc.col)))
     planted = clean.clone()
     for disc in discs:
-        planted[0, 0] += disc.contrast * torch.from_numpy(_distance(disc, clean.shape[2:]) <= disc.diameter / 2).to(planted)
+        planted[0, 0] += disc.contrast * torch.from_numpy(_distance(disc, clean.shape[2:]) <= disc.diameter / 2).to(
+            planted
+        )
     return planted, discs
 
 
 def measure(image: Tensor, discs: Sequence[Disc]) -> np.ndarray:
-    """Contrast at each disc: mean inside less mean of the annulus 2 to 4 px beyond its edge, [discs], in the image's unit; image [1, 1, H, W].
+    """Contrast at each disc: mean inside less mean of the annulus 2 to 4 px beyond its edge, [discs], in the image's
+    unit; image [1, 1, H, W].
 
-    Of (denoised with discs) - (denoised without, same noise) over the planted contrast: how much of the disc is kept, 1 = all.
-    Of (denoised without discs) - (clean): false structure, 0 = none.
+    Of (denoised with discs) - (denoised without, same noise) over the planted contrast: how much of the disc is kept, 1
+    = all. Of (denoised without discs) - (clean): false structure, 0 = none.
     """
     pixels = image[0, 0].double().numpy()
     found = []
@@ -78,7 +93,9 @@ def measure(image: Tensor, discs: Sequence[Disc]) -> np.ndarray:
 
 
 def noise_spread(disc: Disc, *, sigma: float) -> float:
-    """Standard deviation of measure() in white noise of standard deviation sigma: sigma sqrt(1 / pixels inside + 1 / pixels of the annulus), intensity."""
+    """Standard deviation of measure() in white noise of standard deviation sigma: sigma sqrt(1 / pixels inside + 1 /
+    pixels of the annulus), intensity.
+    """
     side = 2 * math.ceil(disc.diameter / 2 + RING) + 1
     inside, ring = _template(Disc(side // 2, side // 2, disc.diameter, 0.0), (side, side))
     return sigma * math.sqrt(1 / inside.sum() + 1 / ring.sum())
@@ -109,7 +126,8 @@ def trial(
     Each image and realisation has places and noise of its own, the same for every contrast and every denoiser.
 
     Args:
-        denoise: noisy and its truth, discs included, [1, 1, H, W] both, to denoised, the same shape and unit; only an oracle looks at the truth.
+        denoise: noisy and its truth, discs included, [1, 1, H, W] both, to denoised, the same shape and unit; only an
+            oracle looks at the truth.
         clean: backgrounds, each [1, 1, H, W].
         sigma: standard deviation of the noise, in the images' unit.
         diameters: px.
@@ -117,19 +135,25 @@ def trial(
         realisations: of the noise, for each image.
         seed: decides places and noise.
     Returns:
-        rows of diameter (px), contrast (sigma); recovered, recovered_sd: mean and standard deviation over places of the kept share of the contrast; discs: how
-        many places. Of measure() at every place with nothing planted: false_sd, its standard deviation, sigma; false_rate, the share of them where it exceeds
-        half the contrast; identity_sd, false_sd of the noisy image by its formula. detectability: recovered contrast over false_sd, a contrast-to-noise ratio.
+        rows of diameter (px), contrast (sigma); recovered, recovered_sd: mean and standard deviation over places of the
+        kept share of the contrast; discs: how many places. Of measure() at every place with nothing planted: false_sd,
+        its standard deviation, sigma; false_rate, the share of them where it exceeds half the contrast; identity_sd,
+        false_sd of the noisy image by its formula. detectability: recovered contrast over false_sd, a contrast-to-noise
+        ratio.
     """
-    law, kept, false = PoissonGaussian(sigma), {}, {}
+    noise_model, kept, false = PoissonGaussian(sigma), {}, {}
     for number, image in enumerate(clean):
         for again in range(realisations):
-            noise = law.sample(torch.zeros_like(image), generator=generator(seed, 1002, number, again))
-            where = int(torch.randint(2**31, (), generator=generator(seed, 1003, number, again)))
+            noise = noise_model.sample(
+                torch.zeros_like(image), generator=generator(seed, "lesion noise", number, again)
+            )
+            where = int(torch.randint(2**31, (), generator=generator(seed, "lesion seeds", number, again)))
             plain = denoise(image + noise, image)
             discs = plant(image, diameters=diameters, contrast=0.0, seed=where)[1]
             for diameter in diameters:
-                false.setdefault(diameter, []).extend(measure(plain - image, [replace(disc, diameter=diameter) for disc in discs]) / sigma)
+                false.setdefault(diameter, []).extend(
+                    measure(plain - image, [replace(disc, diameter=diameter) for disc in discs]) / sigma
+                )
             for contrast in contrasts:
                 planted, discs = plant(image, diameters=diameters, contrast=contrast * sigma, seed=where)
                 for disc, value in zip(discs, measure(denoise(planted + noise, planted) - plain, discs), strict=True):
@@ -137,7 +161,17 @@ def trial(
     rows = []
     for (diameter, contrast), shares in sorted(kept.items()):
         spread, beyond = float(np.std(false[diameter])), float(np.mean(np.abs(false[diameter]) > contrast / 2))
-        row = {"diameter": diameter, "contrast": contrast, "recovered": float(np.mean(shares)), "recovered_sd": float(np.std(shares)), "discs": len(shares)}
-        row |= {"false_sd": spread, "false_rate": beyond, "identity_sd": noise_spread(Disc(0, 0, diameter, 0.0), sigma=1.0)}
+        row = {
+            "diameter": diameter,
+            "contrast": contrast,
+            "recovered": float(np.mean(shares)),
+            "recovered_sd": float(np.std(shares)),
+            "discs": len(shares),
+        }
+        row |= {
+            "false_sd": spread,
+            "false_rate": beyond,
+            "identity_sd": noise_spread(Disc(0, 0, diameter, 0.0), sigma=1.0),
+        }
         rows.append(row | {"detectability": contrast * row["recovered"] / spread if spread else math.inf})
     return rows

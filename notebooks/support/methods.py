@@ -1,4 +1,6 @@
-"""Every method that notebook 10 compares behind one door: the same bytes in, the denoised image and the processor's seconds out."""
+"""Every method that notebook 10 compares behind one door: the same bytes in, the denoised image and the processor's
+seconds out.
+"""
 
 import hashlib
 import os
@@ -18,28 +20,41 @@ from mptpn import metrics
 from mptpn.atomic import write_atomically
 from mptpn.inference import stabilise
 from mptpn.noise import estimate
-from mptpn.noise.models import CorrelatedGaussian, Law
+from mptpn.noise.models import NoiseModel
 from mptpn.stages import pipeline, profound
 from support import baselines, datasets
 
 OURS = ("small", "base")  # as they are, given nothing; with what follows, by the noise that the image shows
 BY_NOISE = ", estimated"
-METHODS = ("noisy", "Gaussian, oracle", "TV, oracle", "NLM", "BM3D, told", "BM3D, estimated", *OURS, *(name + BY_NOISE for name in OURS), "Noise2Void")
+METHODS = (
+    "noisy",
+    "Gaussian, oracle",
+    "TV, oracle",
+    "NLM",
+    "BM3D, told",
+    "BM3D, estimated",
+    *OURS,
+    *(name + BY_NOISE for name in OURS),
+    "Noise2Void",
+)
 CLASSICAL = ("NLM", "BM3D, estimated")  # without training and without the truth
 ORACLES = ("Gaussian, oracle", "TV, oracle")
-ESTIMATED = (*CLASSICAL, *(name + BY_NOISE for name in OURS))  # they are given the estimated noise, whose time is theirs too
-BREAKING = ("MPLBACKEND", "PYTHONPATH")  # variables of this environment that break another: a Jupyter kernel sets the first, which Matplotlib refuses elsewhere
+# they are given the estimated noise, whose time is theirs too
+ESTIMATED = (*CLASSICAL, *(name + BY_NOISE for name in OURS))
+# variables of this environment that break another: a Jupyter kernel sets the first, which Matplotlib refuses elsewhere
+BREAKING = ("MPLBACKEND", "PYTHONPATH")
 
 
 @dataclass(frozen=True)
-class Scene:
+class TestImage:
     """One noisy image of a test, and what is known of it.
 
     Attributes:
-        test: name of the test; set: of datasets.comparable, which decides how the image is scored. image, subject: names.
+        test: name of the test; set: of datasets.comparable, which decides how the image is scored. image, subject:
+            names.
         noisy, clean: [1, 1, H, W].
-        found: the law that the image itself, or its set, shows; seconds: processor time that finding it took.
-        told: the law that drew the noise; None: nobody knows it.
+        found: the noise model that the image itself, or its set, shows; seconds: processor time that finding it took.
+        told: the noise model that drew the noise; None: nobody knows it.
     """
 
     test: str
@@ -48,16 +63,16 @@ class Scene:
     subject: str
     noisy: Tensor
     clean: Tensor
-    found: Law
+    found: NoiseModel
     seconds: float = 0.0
-    told: Law | None = None
+    told: NoiseModel | None = None
 
 
 def why_not(method: str, *, told: bool, outside: bool) -> str:
     """Why a method has no number, "" if it has one.
 
     Args:
-        told: whether the law of the noise is known. outside: whether there is a Python with CAREamics.
+        told: whether the noise model of the noise is known. outside: whether there is a Python with CAREamics.
     Raises:
         ValueError: unknown method.
     """
@@ -71,15 +86,25 @@ def why_not(method: str, *, told: bool, outside: bool) -> str:
 
 
 @torch.no_grad()
-def denoise(method: str, scene: Scene, *, networks: dict[str, nn.Module], outside: Sequence[str] = (), kept: Path | None = None) -> tuple[Tensor, float]:
-    """Denoised image [1, 1, H, W] and the processor's seconds that it took, those of the noise estimate included where the method is given it.
+def denoise(
+    method: str,
+    scene: TestImage,
+    *,
+    networks: dict[str, nn.Module],
+    outside: Sequence[str] = (),
+    kept: Path | None = None,
+) -> tuple[Tensor, float]:
+    """Denoised image [1, 1, H, W] and the processor's seconds that it took, those of the noise estimate included where
+    the method is given it.
 
-    NLM and "BM3D, estimated" are given the estimated noise (BM3D its power spectrum where it is correlated), "BM3D, told" the law that drew it; Gaussian and TV
-    take the weight that is best against the truth; the networks are given nothing, or as "small, estimated" the estimated noise (stabilise.denoise).
+    NLM and "BM3D, estimated" are given the estimated noise (BM3D its power spectrum where it is correlated), "BM3D,
+    told" the noise model that drew it; Gaussian and TV take the weight that is best against the truth; the networks are
+    given nothing, or as "small, estimated" the estimated noise (stabilise.denoise).
 
     Args:
         networks: "small" and "base".
-        outside: the command that denoises IN.npy into OUT.npy, see outside_denoise, for "Noise2Void". kept: where its results are kept.
+        outside: the command that denoises IN.npy into OUT.npy, see outside_denoise, for "Noise2Void". kept: where its
+            results are kept.
     Raises:
         ValueError: the method cannot run here; RuntimeError: the command failed.
     """
@@ -96,50 +121,67 @@ def denoise(method: str, scene: Scene, *, networks: dict[str, nn.Module], outsid
         case "TV, oracle":
             found = metrics.tv_oracle(scene.noisy, scene.clean)
         case "BM3D, told":
-            found = baselines.denoise("BM3D", scene.noisy, law=scene.told)
+            found = baselines.denoise("BM3D", scene.noisy, noise_model=scene.told)
         case "BM3D, estimated":
-            found = baselines.denoise("BM3D, spectrum" if isinstance(scene.found, CorrelatedGaussian) else "BM3D", scene.noisy, law=scene.found)
+            found = baselines.denoise(
+                "BM3D, spectrum" if scene.found.correlated else "BM3D", scene.noisy, noise_model=scene.found
+            )
         case "NLM":
-            found = baselines.denoise("NLM", scene.noisy, law=scene.found)
+            found = baselines.denoise("NLM", scene.noisy, noise_model=scene.found)
         case _ if method in networks:
             found = profound.denoise(networks[method], scene.noisy)
         case _:
-            found = stabilise.denoise(networks[method.removesuffix(BY_NOISE)], scene.noisy, law=scene.found)
+            found = stabilise.denoise(networks[method.removesuffix(BY_NOISE)], scene.noisy, noise_model=scene.found)
     return found, time.process_time() - start + (scene.seconds if method in ESTIMATED else 0.0)
 
 
-def own_law(noisy: Tensor, *, from_zero: bool = False) -> tuple[Law, float]:
-    """The law of the noise that one image [1, 1, H, W] shows, and the processor's seconds; from_zero: see estimate.report."""
+def noise_model_of_image(noisy: Tensor, *, from_zero: bool = False) -> tuple[NoiseModel, float]:
+    """The noise model of the noise that one image [1, 1, H, W] shows, and the processor's seconds; from_zero: see
+    estimate.report.
+    """
     start = time.process_time()
-    return estimate.report([noisy], from_zero=from_zero).law, time.process_time() - start
+    return estimate.estimate([noisy], from_zero=from_zero).noise_model, time.process_time() - start
 
 
-def laws_of_set(noisy: list[Tensor]) -> tuple[tuple[Law, ...], float]:
-    """The law of each image of a set, with the set's correlation (pipeline.noise_of), and the processor's seconds an image."""
+def noise_models_of_set(noisy: list[Tensor]) -> tuple[tuple[NoiseModel, ...], float]:
+    """The noise model of each image of a set, with the set's correlation (pipeline.noise_of), and the processor's
+    seconds an image.
+    """
     start = time.process_time()
-    return pipeline.noise_of(noisy).laws, (time.process_time() - start) / len(noisy)
+    return pipeline.estimate_set(noisy).noise_models, (time.process_time() - start) / len(noisy)
 
 
-def denoise_told(noisy: Tensor, clean: Tensor, *, method: str, law: Law, networks: dict[str, nn.Module]) -> Tensor:
-    """denoise() of one image, [1, 1, H, W], with noise whose law every method is told that asks for one; clean is seen by the oracles alone."""
-    return denoise(method, Scene("", "", "", "", noisy, clean, found=law, told=law), networks=networks)[0]
+def denoise_told(
+    noisy: Tensor, clean: Tensor, *, method: str, noise_model: NoiseModel, networks: dict[str, nn.Module]
+) -> Tensor:
+    """denoise() of one image, [1, 1, H, W], with noise whose noise model every method is told that asks for one; clean
+    is seen by the oracles alone.
+    """
+    return denoise(
+        method, TestImage("", "", "", "", noisy, clean, found=noise_model, told=noise_model), networks=networks
+    )[0]
 
 
 def outside_denoise(noisy: Tensor, *, command: Sequence[str], kept: Path | None = None) -> tuple[Tensor, float]:
-    """Denoise by a program in an environment of its own: `command IN.npy OUT.npy`, float32 [H, W] both; noisy [1, 1, H, W].
+    """Denoise by a program in an environment of its own: `command IN.npy OUT.npy`, float32 [H, W] both; noisy [1, 1, H,
+    W].
 
     It is told by OMP_NUM_THREADS to use as many threads as PyTorch does here.
 
     Args:
-        kept: folder of earlier results and the seconds that they took; the same bytes, scripts and arguments after the program's name are not run again.
+        kept: folder of earlier results and the seconds that they took; the same bytes, scripts and arguments after the
+            program's name are not run again.
     Returns:
         what it wrote, [1, 1, H, W], and the processor's seconds of the whole program, its start included.
     Raises:
-        RuntimeError: it failed (with the end of what it said), wrote nothing, or wrote another shape or a value that is not finite.
+        RuntimeError: it failed (with the end of what it said), wrote nothing, or wrote another shape or a value that is
+            not finite.
     """
     if kept is None:
         return _ran(noisy, command)
-    asked = hashlib.sha256(repr((tuple(noisy.shape), torch.get_num_threads())).encode() + noisy.contiguous().numpy().tobytes())
+    asked = hashlib.sha256(
+        repr((tuple(noisy.shape), torch.get_num_threads())).encode() + noisy.contiguous().numpy().tobytes()
+    )
     for argument in command[1:]:
         asked.update(Path(argument).read_bytes() if Path(argument).is_file() else argument.encode())
     file = kept / f"{asked.hexdigest()}.pt"
@@ -152,27 +194,42 @@ def _ran(noisy: Tensor, command: Sequence[str]) -> tuple[Tensor, float]:
     with tempfile.TemporaryDirectory() as folder:
         source, target = (Path(folder) / name for name in ("in.npy", "out.npy"))
         np.save(source, noisy[0, 0].numpy())
-        theirs = {name: value for name, value in os.environ.items() if name not in BREAKING} | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+        theirs = {name: value for name, value in os.environ.items() if name not in BREAKING} | {
+            "OMP_NUM_THREADS": str(torch.get_num_threads())
+        }
         start = os.times()
         try:
-            ran = subprocess.run([*command, str(source), str(target)], cwd=folder, env=theirs, capture_output=True, text=True)
+            ran = subprocess.run(
+                [*command, str(source), str(target)], cwd=folder, env=theirs, capture_output=True, text=True
+            )
         except OSError as error:
-            raise RuntimeError(f"{command[0]}: cannot be started ({error.strerror}); give the Python of the other environment by its absolute path.") from error
+            raise RuntimeError(
+                f"{command[0]}: cannot be started ({error.strerror}); give the Python of the other environment by its absolute path."
+            ) from error
         end = os.times()
         seconds = end.children_user - start.children_user + end.children_system - start.children_system
         if ran.returncode or not target.exists():
-            raise RuntimeError(f"{' '.join(command)}: ended with {ran.returncode} and {'an' if target.exists() else 'no'} image: {ran.stderr.strip()[-500:]}")
+            raise RuntimeError(
+                f"{' '.join(command)}: ended with {ran.returncode} and {'an' if target.exists() else 'no'} image: {ran.stderr.strip()[-500:]}"
+            )
         found = np.load(target)
     if found.shape != tuple(noisy.shape[2:]) or not np.isfinite(found).all():
-        raise RuntimeError(f"{' '.join(command)}: wrote an array {found.shape} for {tuple(noisy.shape[2:])}, or one that is not finite.")
+        raise RuntimeError(
+            f"{' '.join(command)}: wrote an array {found.shape} for {tuple(noisy.shape[2:])}, or one that is not finite."
+        )
     return torch.from_numpy(found.astype(np.float32))[None, None], seconds
 
 
-def score(scene: Scene, image: Tensor) -> dict[str, float]:
-    """PSNR (dB), SSIM and shift (mean of image - truth) of one image by the rules of its set; where the noise was drawn, the image is cut to 0..1.
+def score(scene: TestImage, image: Tensor) -> dict[str, float]:
+    """PSNR (dB), SSIM and shift (mean of image - truth) of one image by the rules of its set; where the noise was
+    drawn, the image is cut to 0..1.
 
     That cut is the published tables'; the noisy image itself is never cut.
     """
     image = image if scene.told is None or image is scene.noisy else image.clamp(0, 1)
     image, truth, peak = datasets.comparable(scene.set, image, scene.clean)
-    return {"psnr_db": metrics.psnr_db(image, truth, peak=peak), "ssim": metrics.ssim(image, truth, peak=peak), "shift": float((image - truth).mean())}
+    return {
+        "psnr_db": metrics.psnr_db(image, truth, peak=peak),
+        "ssim": metrics.ssim(image, truth, peak=peak),
+        "shift": float((image - truth).mean()),
+    }

@@ -17,7 +17,11 @@ from torch.utils._pytree import tree_leaves
 
 def machine(device: str) -> dict:
     """What runs: device, threads, load of the machine (mean number of processes over the last minute), versions."""
-    name = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU, {torch.backends.cpu.get_cpu_capability()}"
+    name = (
+        torch.cuda.get_device_name()
+        if device == "cuda"
+        else f"{platform.machine()} CPU, {torch.backends.cpu.get_cpu_capability()}"
+    )
     versions = {"python": platform.python_version(), "torch": torch.__version__, "triton": _version("triton")}
     return {"device": name, "threads": torch.get_num_threads(), "load": round(os.getloadavg()[0], 2)} | versions
 
@@ -77,7 +81,9 @@ def _on_gpu(names: list[str], calls: dict[str, Callable]) -> list[float]:
 
 
 def peak_bytes(call: Callable, *, device: str) -> int:
-    """Most memory that a call holds at once beyond what was held before, as PyTorch gives it out; its results are counted, a library's own buffers not."""
+    """Most memory that a call holds at once beyond what was held before, as PyTorch gives it out; its results are
+    counted, a library's own buffers not.
+    """
     call()
     if device == "cuda":
         torch.cuda.synchronize()
@@ -94,7 +100,9 @@ def peak_bytes(call: Callable, *, device: str) -> int:
 
 
 def ceilings(device: str, dtype: torch.dtype) -> dict[str, float]:
-    """The most this machine does now: bytes a second in a large copy (read and written), operations a second in a matrix product of that dtype."""
+    """The most this machine does now: bytes a second in a large copy (read and written), operations a second in a
+    matrix product of that dtype.
+    """
     size, side = (2**31, 8192) if device == "cuda" else (2**27, 1024)
     source = torch.randint(127, (size,), dtype=torch.int8, device=device)
     target = torch.empty_like(source)
@@ -105,14 +113,18 @@ def ceilings(device: str, dtype: torch.dtype) -> dict[str, float]:
 
 
 class Traffic(TorchDispatchMode):
-    """Counts the bytes that operators read and write, each on its own; those that only look at a tensor in another way move none."""
+    """Counts the bytes that operators read and write, each on its own; those that only look at a tensor in another way
+    move none.
+    """
 
     total = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        looks = any(returned.alias_info and not returned.alias_info.is_write for returned in function._schema.returns)
-        if function.namespace in ("aten", "mptpn") and not looks:
+        looks_only = any(
+            returned.alias_info and not returned.alias_info.is_write for returned in function._schema.returns
+        )
+        if function.namespace in ("aten", "mptpn") and not looks_only:
             self.total += sum(leaf.nbytes for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor))
         return result
 

@@ -1,4 +1,6 @@
-"""How like real noise drawn noise is: variance law, histogram, autocorrelation, and a classifier that must tell patches of both apart."""
+"""How like real noise drawn noise is: variance noise model, histogram, autocorrelation, and a classifier that must tell
+patches of both apart.
+"""
 
 import math
 from collections.abc import Sequence
@@ -7,8 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mptpn.noise.models import CorrelatedGaussian, Law, PoissonGaussian
-from mptpn.noise.statistics import divergence, recorded
+from mptpn.noise.models import CorrelatedGaussian, NoiseModel, PoissonGaussian
+from mptpn.noise.statistics import divergence, quantise_like
 from mptpn.random import generator
 
 SIDE = 64  # px of the patches that the classifier sees: those that the networks are trained on
@@ -28,7 +30,8 @@ class Verdict:
         accuracy: share of patches it names rightly, 0.5 for none told apart.
         interval: (low, high), 95 %, Wilson's, with the effective number of patches: those of one subject err together.
         by_subject: accuracy on each subject.
-        seen: how far each statistic of a patch alone sets the two apart, difference of means in standard deviations, the largest first.
+        seen: how far each statistic of a patch alone sets the two apart, difference of means in standard deviations,
+            the largest first.
     """
 
     accuracy: float
@@ -39,14 +42,15 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Likeness:
-    """What compare found; noise is standardised by one reference law, the same for real and drawn.
+    """What compare found; noise is standardised by one reference noise model, the same for real and drawn.
 
     Attributes:
         intensity: mean of the clean pixels in each bin.
         variance_ratio: real over drawn, (ratio, standard error over images) for each bin.
         skewness: (real, drawn) for each bin.
         kl: Kullback-Leibler divergence of the histograms, real from drawn, nats.
-        kl_chance: the same of real noise from itself, patches taken alternately; half as many in each, so twice too high for white noise.
+        kl_chance: the same of real noise from itself, patches taken alternately; half as many in each, so twice too
+            high for white noise.
         autocorrelation: lag (rows down, columns across): (real, drawn, standard error of the difference over images).
         verdict: of the classifier.
     """
@@ -60,34 +64,47 @@ class Likeness:
     verdict: Verdict
 
 
-def draw(clean: Sequence[Tensor], *, laws: Sequence[Law], like: Sequence[Tensor] | None = None, seed: int = 0) -> list[Tensor]:
-    """A noisy copy of each image by its own law, recorded as the real ones are.
+def draw(
+    clean: Sequence[Tensor], *, noise_models: Sequence[NoiseModel], like: Sequence[Tensor] | None = None, seed: int = 0
+) -> list[Tensor]:
+    """A noisy copy of each image by its own noise model, recorded as the real ones are.
 
     Args:
         clean: each [1, 1, H, W].
         like: real images: see recorded; None: neither rounded nor clipped.
     """
-    drawn = [law.sample(image, generator=generator(seed, 601, i)) for i, (image, law) in enumerate(zip(clean, laws, strict=True))]
-    return drawn if like is None else [recorded(image, like=real) for image, real in zip(drawn, like, strict=True)]
+    drawn = [
+        noise_model.sample(image, generator=generator(seed, "two-sample copies", i))
+        for i, (image, noise_model) in enumerate(zip(clean, noise_models, strict=True))
+    ]
+    return drawn if like is None else [quantise_like(image, like=real) for image, real in zip(drawn, like, strict=True)]
 
 
-def stronger(law: Law, *, factor: float = 1.2) -> Law:
-    """A planted fault: the gain of a Poisson-Gaussian law, or the variance of another, times factor."""
-    return replace(law, gain=law.gain * factor) if isinstance(law, PoissonGaussian) and law.gain else law.scaled(math.sqrt(factor))
+def scale_gain(noise_model: NoiseModel, *, factor: float = 1.2) -> NoiseModel:
+    """A planted fault: the gain of a Poisson-Gaussian noise model, or the variance of another, times factor."""
+    return (
+        replace(noise_model, gain=noise_model.gain * factor)
+        if isinstance(noise_model, PoissonGaussian) and noise_model.gain
+        else noise_model.scaled(math.sqrt(factor))
+    )
 
 
-def neighbourly(law: Law, *, lag_1: float = 0.2) -> CorrelatedGaussian:
-    """A planted fault: the correlation of neighbours, down and across, raised by lag_1; a law without correlation gets one."""
-    old = torch.tensor(law.correlation if isinstance(law, CorrelatedGaussian) else ((0.0, 0, 0), (0, 1, 0), (0, 0, 0)), dtype=torch.float64)
+def add_correlation(noise_model: NoiseModel, *, lag_1: float = 0.2) -> CorrelatedGaussian:
+    """A planted fault: the correlation of neighbours, down and across, raised by lag_1; a noise model without
+    correlation gets one.
+    """
+    old = torch.tensor(
+        noise_model.correlation if noise_model.correlated else ((0.0, 0, 0), (0, 1, 0), (0, 0, 0)), dtype=torch.float64
+    )
     middle = len(old) // 2
     for row, col in ((0, 1), (1, 0), (0, -1), (-1, 0)):
         old[middle + row, middle + col] = min(0.95, old[middle + row, middle + col] + lag_1)
-    return CorrelatedGaussian(law.law if isinstance(law, CorrelatedGaussian) else law, old)
+    return CorrelatedGaussian(noise_model.pointwise, old)
 
 
-def standardised(noisy: Tensor, clean: Tensor, *, law: Law) -> Tensor:
-    """Noise in standard deviations of a law, (noisy - mean) / sigma, same shape, float32."""
-    return ((noisy - law.mean(clean)) / law.variance(clean).sqrt()).float()
+def standardised(noisy: Tensor, clean: Tensor, *, noise_model: NoiseModel) -> Tensor:
+    """Noise in standard deviations of a noise model, (noisy - mean) / sigma, same shape, float32."""
+    return ((noisy - noise_model.mean(clean)) / noise_model.variance(clean).sqrt()).float()
 
 
 def compare(
@@ -95,7 +112,7 @@ def compare(
     drawn: Sequence[Tensor],
     clean: Sequence[Tensor],
     *,
-    laws: Sequence[Law],
+    noise_models: Sequence[NoiseModel],
     subjects: Sequence[str] | None = None,
     side: int = SIDE,
     folds: int = FOLDS,
@@ -103,19 +120,27 @@ def compare(
     """Real noise against drawn noise on the same content.
 
     Args:
-        real, drawn, clean: each image [1, 1, H, W] with H, W >= side; clean in the scale of its real image, see metrics.fitted.
-        laws: of reference, one an image: they set the unit of the noise alone, for real and drawn alike.
+        real, drawn, clean: each image [1, 1, H, W] with H, W >= side; clean in the scale of its real image, see
+            metrics.fitted.
+        noise models: of reference, one an image: they set the unit of the noise alone, for real and drawn alike.
         subjects: of the images; None: each image is a subject of its own. There must be at least two.
         side, folds: see tell_apart.
     Raises:
         ValueError: numbers or shapes that do not fit, or too few subjects.
     """
-    verdict = tell_apart(real, drawn, clean, laws=laws, subjects=subjects, side=side, folds=folds)
-    a, b = ([standardised(y, x, law=law) for y, x, law in zip(noisy, clean, laws, strict=True)] for noisy in (real, drawn))
+    verdict = tell_apart(real, drawn, clean, noise_models=noise_models, subjects=subjects, side=side, folds=folds)
+    a, b = (
+        [
+            standardised(y, x, noise_model=noise_model)
+            for y, x, noise_model in zip(noisy, clean, noise_models, strict=True)
+        ]
+        for noisy in (real, drawn)
+    )
     edges = torch.cat([x.flatten() for x in clean]).sort().values
     edges = edges[torch.arange(1, BINS) * len(edges) // BINS]
     bins = [torch.bucketize(x.flatten(), edges) for x in clean]
-    power = torch.stack([torch.stack([_sums(z**2, k) for z, k in zip(noise, bins, strict=True)]) for noise in (a, b)])  # [2, images, bins]
+    # [2, images, bins]
+    power = torch.stack([torch.stack([_sums(z**2, k) for z, k in zip(noise, bins, strict=True)]) for noise in (a, b)])
     count = sum(_sums(torch.ones_like(x), k) for x, k in zip(clean, bins, strict=True))
     third = torch.stack([sum(_sums(z**3, k) for z, k in zip(noise, bins, strict=True)) for noise in (a, b)]) / count
     skewness = third / (power.sum(1) / count) ** 1.5
@@ -139,30 +164,43 @@ def tell_apart(
     drawn: Sequence[Tensor],
     clean: Sequence[Tensor],
     *,
-    laws: Sequence[Law],
+    noise_models: Sequence[NoiseModel],
     subjects: Sequence[str] | None = None,
     side: int = SIDE,
     folds: int = FOLDS,
 ) -> Verdict:
-    """Train a classifier on patches of real and drawn noise, and ask it about subjects that it has not seen; arguments as in compare.
+    """Train a classifier on patches of real and drawn noise, and ask it about subjects that it has not seen; arguments
+    as in compare.
 
-    Logistic regression on some 40 statistics of a patch and their squares, for a fault may point either way from image to image. None of them asks how noise
-    goes with the bends of the content: an average holds noise of its own, which bends, and that tells real from drawn even if the law is perfect. On W2S's
-    content a perfect law would get 0.81 with such a statistic, 0.59 without, and 0.55 where the frame is one of the 400 averaged, as W2S's seem to be.
+    Logistic regression on some 40 statistics of a patch and their squares, for a fault may point either way from image
+    to image. None of them asks how noise
+    goes with the bends of the content: an average holds noise of its own, which bends, and that tells real from drawn
+    even if the noise model is perfect. On W2S's content a perfect noise model would get 0.81 with such a statistic,
+    0.59 without, and 0.55 where the frame is one of the 400 averaged, as W2S's seem to be.
 
     Args:
         side: of the patches, px; they lie side by side, a rest at the rim is left out.
         folds: parts of the subjects, each held out once.
     """
     subjects = list(subjects) if subjects is not None else [str(i) for i in range(len(real))]
-    _check(real, drawn, clean, laws, subjects, side)
-    inputs = [[_statistics(y, x, law=law, side=side) for y, x, law in zip(noisy, clean, laws, strict=True)] for noisy in (real, drawn)]
+    _check(real, drawn, clean, noise_models, subjects, side)
+    inputs = [
+        [
+            _statistics(y, x, noise_model=noise_model, side=side)
+            for y, x, noise_model in zip(noisy, clean, noise_models, strict=True)
+        ]
+        for noisy in (real, drawn)
+    ]
     names = list(inputs[0][0])
-    a, b = (torch.cat([torch.stack(list(one.values()), 1) for one in side_]) for side_ in inputs)  # [patches, statistics]
+    # [patches, statistics]
+    a, b = (torch.cat([torch.stack(list(one.values()), 1) for one in side_]) for side_ in inputs)
     order = list(dict.fromkeys(subjects))
-    owner = torch.cat([torch.full((len(one["mean"]),), order.index(s)) for one, s in zip(inputs[0], subjects, strict=True)])
-    right = torch.zeros(len(owner), dtype=torch.float64)  # of the two patches on the same content, the share named rightly
-    fold = torch.randperm(len(order), generator=generator(602)) % min(folds, len(order))
+    owner = torch.cat(
+        [torch.full((len(one["mean"]),), order.index(s)) for one, s in zip(inputs[0], subjects, strict=True)]
+    )
+    # of the two patches on the same content, the share named rightly
+    right = torch.zeros(len(owner), dtype=torch.float64)
+    fold = torch.randperm(len(order), generator=generator("folds")) % min(folds, len(order))
     for k in range(int(fold.max()) + 1):
         held = fold[owner] == k
         score = _classifier(a[~held], b[~held])
@@ -173,14 +211,25 @@ def tell_apart(
     return Verdict(float(right.mean()), _interval(right, owner), by_subject, seen)
 
 
-def _check(real: Sequence[Tensor], drawn: Sequence[Tensor], clean: Sequence[Tensor], laws: Sequence[Law], subjects: Sequence[str], side: int) -> None:
-    numbers = [len(x) for x in (real, drawn, clean, laws, subjects)]
+def _check(
+    real: Sequence[Tensor],
+    drawn: Sequence[Tensor],
+    clean: Sequence[Tensor],
+    noise_models: Sequence[NoiseModel],
+    subjects: Sequence[str],
+    side: int,
+) -> None:
+    numbers = [len(x) for x in (real, drawn, clean, noise_models, subjects)]
     different = len(set(subjects))
     if len(set(numbers)) > 1 or different < 2:
-        raise ValueError(f"{numbers} real, drawn, clean images, laws and subjects, {different} different; give one an image, and at least two subjects.")
+        raise ValueError(
+            f"{numbers} real, drawn, clean images, noise models and subjects, {different} different; give one an image, and at least two subjects."
+        )
     for i, (y, z, x) in enumerate(zip(real, drawn, clean, strict=True)):
         if not y.shape == z.shape == x.shape or x.shape[:2] != (1, 1) or min(x.shape[2:]) < side:
-            raise ValueError(f"image {i}: shapes {tuple(y.shape)}, {tuple(z.shape)}, {tuple(x.shape)}; give [1, 1, H, W] of at least {side} px, all equal.")
+            raise ValueError(
+                f"image {i}: shapes {tuple(y.shape)}, {tuple(z.shape)}, {tuple(x.shape)}; give [1, 1, H, W] of at least {side} px, all equal."
+            )
 
 
 def _sums(values: Tensor, bins: Tensor) -> Tensor:
@@ -189,7 +238,10 @@ def _sums(values: Tensor, bins: Tensor) -> Tensor:
 
 def _autocorrelation(a: Sequence[Tensor], b: Sequence[Tensor], lag: tuple[int, int]) -> tuple[float, float, float]:
     """Of real and of drawn noise, pooled over images, and the standard error of the difference."""
-    top, bottom = ([[float(f(z)) for z in noise] for noise in (a, b)] for f in (lambda z: _product(z, lag).sum(), lambda z: (z.double() ** 2).sum()))
+    top, bottom = (
+        [[float(f(z)) for z in noise] for noise in (a, b)]
+        for f in (lambda z: _product(z, lag).sum(), lambda z: (z.double() ** 2).sum())
+    )
     top, bottom = torch.tensor(top), torch.tensor(bottom)  # [2, images]
     r = top.sum(1) / bottom.sum(1)
     left = (top - r[:, None] * bottom) / bottom.sum(1, keepdim=True)
@@ -200,7 +252,9 @@ def _product(z: Tensor, lag: tuple[int, int]) -> Tensor:
     """Each pixel of [..., H, W] times the one at the lag."""
     (down, across), (height, width) = lag, z.shape[-2:]
     left = max(0, -across)
-    return z[..., : height - down, left : width - max(0, across)] * z[..., down:, left + across : width + min(0, across)]
+    return (
+        z[..., : height - down, left : width - max(0, across)] * z[..., down:, left + across : width + min(0, across)]
+    )
 
 
 def _patches(image: Tensor, side: int) -> Tensor:
@@ -209,9 +263,11 @@ def _patches(image: Tensor, side: int) -> Tensor:
     return image[0, 0, :height, :width].unfold(0, side, side).unfold(1, side, side).flatten(0, 1)
 
 
-def _statistics(noisy: Tensor, clean: Tensor, *, law: Law, side: int) -> dict[str, Tensor]:
+def _statistics(noisy: Tensor, clean: Tensor, *, noise_model: NoiseModel, side: int) -> dict[str, Tensor]:
     """What the classifier sees of each patch, name: [patches], float64."""
-    z, x, y = (_patches(image, side).double() for image in (standardised(noisy, clean, law=law), clean, noisy))
+    z, x, y = (
+        _patches(image, side).double() for image in (standardised(noisy, clean, noise_model=noise_model), clean, noisy)
+    )
     flat = z.flatten(1)
     out = {"mean": flat.mean(1), "variance": _log((flat**2).mean(1))}
     centred = flat - flat.mean(1, keepdim=True)
@@ -220,7 +276,11 @@ def _statistics(noisy: Tensor, clean: Tensor, *, law: Law, side: int) -> dict[st
         out[name] = torch.asinh((centred**n).mean(1) / power ** (n / 2))
     ranked = flat.gather(1, x.flatten(1).argsort(1))  # from the darkest pixel to the brightest
     for name, third in zip(("dark", "middle", "bright"), ranked.tensor_split(3, 1), strict=True):
-        out |= {f"mean, {name}": third.mean(1), f"variance, {name}": _log((third**2).mean(1)), f"cube, {name}": torch.asinh((third**3).mean(1))}
+        out |= {
+            f"mean, {name}": third.mean(1),
+            f"variance, {name}": _log((third**2).mean(1)),
+            f"cube, {name}": torch.asinh((third**3).mean(1)),
+        }
     z, level = centred.view_as(z), (centred.view_as(z).abs() - centred.view_as(z).abs().mean((1, 2), keepdim=True))
     out |= {f"correlation {lag}": _product(z, lag).mean((1, 2)) / power for lag in LAGS}
     out |= {f"levels {lag}": _product(level, lag).mean((1, 2)) / power for lag in LAGS[:2]}
@@ -255,11 +315,16 @@ def _classifier(a: Tensor, b: Tensor, *, rounds: int = 12):
 
 
 def _interval(right: Tensor, owner: Tensor) -> tuple[float, float]:
-    """Wilson's 95 % interval of the mean, with as many trials as independent ones would leave that spread between subjects."""
+    """Wilson's 95 % interval of the mean, with as many trials as independent ones would leave that spread between
+    subjects.
+    """
     trials, share = 2 * len(right), float(right.mean())
     groups = owner.unique()
     off = torch.stack([(right[owner == g] - share).sum() for g in groups]) / len(right)
     variance = float(off.square().sum()) * len(groups) / (len(groups) - 1)
     effective = min(trials, share * (1 - share) / variance) if variance > 0 else trials
-    middle, half = share + Z95**2 / (2 * effective), Z95 * math.sqrt(share * (1 - share) / effective + (Z95 / (2 * effective)) ** 2)
+    middle, half = (
+        share + Z95**2 / (2 * effective),
+        Z95 * math.sqrt(share * (1 - share) / effective + (Z95 / (2 * effective)) ** 2),
+    )
     return (middle - half) / (1 + Z95**2 / effective), (middle + half) / (1 + Z95**2 / effective)

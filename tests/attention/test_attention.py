@@ -9,7 +9,8 @@ import torch
 from mptpn.attention import retractable
 from mptpn.attention.retractable import DynamicPositionBias, RelativePositionBias, retractable_attention
 
-SIZES = [(1, 1, 1, 4), (1, 9, 4, 4), (7, 13, 2, 4), (16, 8, 1, 4), (9, 5, 3, 2), (17, 11, 1, 8), (10, 6, 16, 4)]  # H, W, interval, window
+# H, W, interval, window
+SIZES = [(1, 1, 1, 4), (1, 9, 4, 4), (7, 13, 2, 4), (16, 8, 1, 4), (9, 5, 3, 2), (17, 11, 1, 8), (10, 6, 16, 4)]
 # float64 rounding of sums over at most 64 numbers of size 1-10: below 64 * 10 * 2.2e-16
 EXACT = {"rtol": 0, "atol": 1.4e-13}
 
@@ -43,7 +44,9 @@ def gradients(qkv, bias, grad, **grouping):
 
 
 def upstream(qkv):
-    return torch.randn(qkv[:, :, :, 0].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(qkv.dtype)
+    return torch.randn(qkv[:, :, :, 0].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(
+        qkv.dtype
+    )
 
 
 @pytest.mark.parametrize("backend", ["reference", "sdpa"])
@@ -76,7 +79,8 @@ def test_sparse_is_dense_after_regrouping(backend):
     window, interval = 4, 3
     qkv, bias = example(24, 12, window, dtype=torch.float32)
     gather = torch.arange(24 * 12).view(1, 24, 12, 1)
-    gather = retractable._partition(gather, interval, window)[0].view(2, interval, 1, interval, window, window)  # rows, phase, cols, phase
+    # rows, phase, cols, phase
+    gather = retractable._partition(gather, interval, window)[0].view(2, interval, 1, interval, window, window)
     order = gather.permute(0, 1, 4, 2, 3, 5).reshape(24, 12)  # every sparse group becomes a dense window
     sparse = retractable_attention(qkv, bias, interval=interval, window=window, backend=backend)
     dense = retractable_attention(qkv.flatten(1, 2)[:, order], bias, interval=1, window=window, backend=backend)
@@ -131,14 +135,18 @@ def test_spans_meet_every_position_exactly_once():
 
 
 def test_a_missing_mask_is_caught(monkeypatch):
-    monkeypatch.setattr(retractable, "_inside", lambda qkv, interval, window: torch.ones(1, window**2, dtype=torch.bool))
+    monkeypatch.setattr(
+        retractable, "_inside", lambda qkv, interval, window: torch.ones(1, window**2, dtype=torch.bool)
+    )
     with pytest.raises(AssertionError):
         test_output_and_gradients_follow_the_definition((7, 13, 2, 4), "reference")
 
 
 def test_swapped_strides_are_caught(monkeypatch):
     right = retractable._groups
-    monkeypatch.setattr(retractable, "_groups", lambda image, row, col, *grouping: right(image, row, col, *grouping).transpose(5, 6))
+    monkeypatch.setattr(
+        retractable, "_groups", lambda image, row, col, *grouping: right(image, row, col, *grouping).transpose(5, 6)
+    )
     with pytest.raises(AssertionError):
         test_output_and_gradients_follow_the_definition((16, 8, 1, 4), "sdpa")
 
@@ -152,7 +160,9 @@ def test_compiles_without_a_graph_break(backend):
     qkv, bias = qkv.requires_grad_(), bias.requires_grad_()
     out = compiled(qkv, bias)
     # the same kernels on the same numbers; a few float32 roundings where the order differs
-    torch.testing.assert_close((out, *torch.autograd.grad(out, (qkv, bias), upstream(qkv))), eager, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        (out, *torch.autograd.grad(out, (qkv, bias), upstream(qkv))), eager, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_operators_keep_the_rules_of_pytorch():
@@ -190,19 +200,31 @@ def test_a_large_group_gives_the_same_with_its_heads_apart(monkeypatch):
     """32 x 32 tokens make a million weights a head: more than one head at a time would leave the cache."""
     qkv, bias = example(33, 35, 32, batch=1)
     pieces = list(retractable._chunks((qkv,), (bias,), 1, 32))
-    assert max(part.shape[0] * (views.shape[5] * views.shape[6]) ** 2 for (views,), (part,) in pieces) <= max(32**4, 2**19 * torch.get_num_threads())
+    assert max(part.shape[0] * (views.shape[5] * views.shape[6]) ** 2 for (views,), (part,) in pieces) <= max(
+        32**4, 2**19 * torch.get_num_threads()
+    )
     plain = gradients(qkv, bias, upstream(qkv), interval=1, window=32, backend="reference")
     # sums over 1024 numbers of size 1 to 10, float64: below 1024 * 10 * 2.2e-16
-    torch.testing.assert_close(gradients(qkv, bias, upstream(qkv), interval=1, window=32, backend="sdpa"), plain, rtol=0, atol=2.3e-12)
+    torch.testing.assert_close(
+        gradients(qkv, bias, upstream(qkv), interval=1, window=32, backend="sdpa"), plain, rtol=0, atol=2.3e-12
+    )
 
 
-@pytest.mark.parametrize(("size", "gradient", "used"), [(32, True, "reference"), (32, False, "sdpa"), (30, True, "sdpa"), (128, True, "sdpa")], ids=str)
+@pytest.mark.parametrize(
+    ("size", "gradient", "used"),
+    [(32, True, "reference"), (32, False, "sdpa"), (30, True, "sdpa"), (128, True, "sdpa")],
+    ids=str,
+)
 def test_auto_keeps_the_weights_only_where_that_is_faster(monkeypatch, size, gradient, used):
     qkv, bias = example(size, size, 8, batch=1, heads=6, dtype=torch.float32)
     called = []
     for name in ("reference", "sdpa"):
         function = getattr(retractable, f"_{name}")
-        monkeypatch.setattr(retractable, f"_{name}", lambda *arguments, name=name, function=function: called.append(name) or function(*arguments))
+        monkeypatch.setattr(
+            retractable,
+            f"_{name}",
+            lambda *arguments, name=name, function=function: called.append(name) or function(*arguments),
+        )
     retractable_attention(qkv.requires_grad_(gradient), bias, interval=1)
     assert called == [used]
 
@@ -228,7 +250,9 @@ def test_sdpa_is_never_slower_than_plain_pytorch(side, window):
         torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("module", [RelativePositionBias(3, window=4), DynamicPositionBias(3, window=4, dim=6)], ids=["relative", "dynamic"])
+@pytest.mark.parametrize(
+    "module", [RelativePositionBias(3, window=4), DynamicPositionBias(3, window=4, dim=6)], ids=["relative", "dynamic"]
+)
 def test_position_bias_depends_on_the_offset_alone(module):
     bias = module().view(3, 4, 4, 4, 4)  # head, query row, query col, key row, key col
     assert torch.equal(bias[:, 1:, :, 1:], bias[:, :-1, :, :-1])
@@ -260,7 +284,9 @@ def test_a_wrong_argument_is_named(arguments, said):
         retractable_attention(**{"qkv": QKV, "bias": BIAS, "interval": 1, **arguments})
 
 
-@pytest.mark.parametrize(("installed", "said"), [(False, "package triton is not installed"), (True, "needs a GPU; qkv is on cpu")])
+@pytest.mark.parametrize(
+    ("installed", "said"), [(False, "package triton is not installed"), (True, "needs a GPU; qkv is on cpu")]
+)
 def test_triton_says_what_is_missing(monkeypatch, installed, said):
     monkeypatch.setattr(retractable, "TRITON_INSTALLED", installed)
     monkeypatch.setattr(retractable, "INTERPRETED", False)

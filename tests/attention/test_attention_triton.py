@@ -1,4 +1,6 @@
-"""The Triton kernels against the reference: on a GPU where there is one, else in Triton's interpreter, and as code for an H100."""
+"""The Triton kernels against the reference: on a GPU where there is one, else in Triton's interpreter, and as code for
+an H100.
+"""
 
 import math
 
@@ -15,7 +17,8 @@ from mptpn.attention.retractable import retractable_attention  # noqa: E402
 from triton_house import CUDA, DEVICE, DTYPES, INTERPRETED, code_for_an_h100, on_gpu, passes_in_the_interpreter, runs  # noqa: E402
 
 TINY = [(1, 1, 1, 4, 8), (1, 9, 2, 4, 16), (5, 3, 2, 2, 8), (8, 8, 1, 8, 72)]  # H, W, interval, window, head_dim
-SIZES = [(7, 13, 2, 4, 30), (17, 11, 1, 8, 30), (11, 9, 1, 9, 8), (13, 16, 1, 16, 32)]  # the last two have groups of several blocks
+# the last two have groups of several blocks
+SIZES = [(7, 13, 2, 4, 30), (17, 11, 1, 8, 30), (11, 9, 1, 9, 8), (13, 16, 1, 16, 32)]
 CASES = [(size, torch.float32) for size in TINY] + [(size, dtype) for size in SIZES for dtype in DTYPES]
 if not CUDA:
     CASES.remove((SIZES[-1], torch.float32))  # 64 pairs of blocks: a minute in the interpreter
@@ -35,7 +38,10 @@ def worst_ratio(size, dtype):
     grad = upstream(qkv).to(DEVICE)
     results = zip(gradients(qkv, bias, grad, **arguments), gradients(qkv, bias, grad, **plain), exact, strict=True)
     # an error below 1e-12 is none: a single token gives back its value and has gradients of zero
-    return max((ours - truth).square().mean().sqrt() / (2 * (theirs - truth).square().mean().sqrt() + 1e-12) for ours, theirs, truth in results)
+    return max(
+        (ours - truth).square().mean().sqrt() / (2 * (theirs - truth).square().mean().sqrt() + 1e-12)
+        for ours, theirs, truth in results
+    )
 
 
 @pytest.mark.skipif(CUDA or INTERPRETED, reason="is what runs the others")
@@ -83,7 +89,8 @@ def test_constant_values_come_back():
 def test_sparse_is_dense_after_regrouping():
     window, interval = 4, 2
     qkv, bias, arguments = case(16, 8, interval, window, 16)
-    pixels = torch.arange(16 * 8, device=DEVICE).view(2, window, interval, 1, window, interval)  # window, token, phase along h; along w
+    # window, token, phase along h; along w
+    pixels = torch.arange(16 * 8, device=DEVICE).view(2, window, interval, 1, window, interval)
     order = pixels.permute(0, 2, 1, 3, 5, 4).reshape(16, 8)  # every sparse group becomes a dense window
     sparse = retractable_attention(qkv, bias, **arguments).flatten(1, 2)[:, order]
     assert torch.equal(sparse, retractable_attention(qkv.flatten(1, 2)[:, order], bias, **{**arguments, "interval": 1}))
@@ -104,7 +111,9 @@ def test_compiles_without_a_graph_break():
 def test_operators_keep_the_rules_of_pytorch():
     qkv, bias, _ = case(5, 3, 1, 4, 16)
     torch.library.opcheck(torch.ops.mptpn.strided_attention, (qkv.requires_grad_(), bias.requires_grad_(), 1, 4))
-    torch.library.opcheck(torch.ops.mptpn.strided_attention_backward, (upstream(qkv).to(DEVICE), qkv.detach(), bias.detach(), 1, 4))
+    torch.library.opcheck(
+        torch.ops.mptpn.strided_attention_backward, (upstream(qkv).to(DEVICE), qkv.detach(), bias.detach(), 1, 4)
+    )
 
 
 @runs
@@ -133,7 +142,9 @@ def unmasked_logits(q, k, bias, exists, D: tl.constexpr):
 @pytest.mark.skipif(CUDA, reason="compiled kernels do not see the planted fault")
 @pytest.mark.parametrize("fault", ["missing mask", "swapped stride"])
 def test_a_planted_fault_is_caught(fault, monkeypatch):
-    monkeypatch.setattr(kernels, *{"missing mask": ("_logits", unmasked_logits), "swapped stride": ("_pixels", swapped_pixels)}[fault])
+    monkeypatch.setattr(
+        kernels, *{"missing mask": ("_logits", unmasked_logits), "swapped stride": ("_pixels", swapped_pixels)}[fault]
+    )
     assert worst_ratio((7, 13, 2, 4, 30), torch.float32) > 100
 
 
@@ -155,10 +166,19 @@ def test_pixel_numbers_are_64_bit():
 @pytest.mark.skipif(INTERPRETED, reason="compiles")
 @pytest.mark.parametrize(
     ("dtype", "window", "head_dim"),
-    [(torch.bfloat16, 8, 32), (torch.bfloat16, 8, 30), (torch.bfloat16, 8, 128), (torch.bfloat16, 16, 32), (torch.float32, 8, 32), (torch.float32, 16, 64)],
+    [
+        (torch.bfloat16, 8, 32),
+        (torch.bfloat16, 8, 30),
+        (torch.bfloat16, 8, 128),
+        (torch.bfloat16, 16, 32),
+        (torch.float32, 8, 32),
+        (torch.float32, 16, 64),
+    ],
 )
 def test_code_for_an_h100_fits_its_registers_and_memory(dtype, window, head_dim):
-    _, blocks, options = retractable_triton._launch(torch.empty(1, 64, 64, 3, 6, head_dim, dtype=dtype, device="meta"), 1, window)
+    _, blocks, options = retractable_triton._launch(
+        torch.empty(1, 64, 64, 3, 6, head_dim, dtype=dtype, device="meta"), 1, window
+    )
     launch = {name: options.pop(name) for name in ("num_warps", "num_stages")}
     passes = ["backward"] if blocks == 1 else ["backward_queries", "backward_keys", "backward_bias"]
     for name in ["forward", *passes]:
@@ -173,7 +193,10 @@ def test_code_for_an_h100_fits_its_registers_and_memory(dtype, window, head_dim)
 
 @on_gpu
 def test_forward_needs_no_memory_but_its_output():
-    qkv, bias = torch.randn(1, 512, 512, 3, 6, 32, device="cuda", dtype=torch.bfloat16), torch.randn(6, 64, 64, device="cuda")
+    qkv, bias = (
+        torch.randn(1, 512, 512, 3, 6, 32, device="cuda", dtype=torch.bfloat16),
+        torch.randn(6, 64, 64, device="cuda"),
+    )
     retractable_attention(qkv, bias, interval=8)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

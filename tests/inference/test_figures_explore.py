@@ -18,7 +18,18 @@ def view() -> View:
     sigma = np.full(clean.shape, 5.0)
     noisy, valid = clean + random.normal(0, 5, clean.shape), np.ones(clean.shape, bool)
     region = (slice(5, 35), slice(10, 40))
-    return View(noisy, valid, (90.0, 220.0), region, 20, "HU", denoised=clean, uncertainty=sigma / 3, sigma=sigma, method="a method")
+    return View(
+        noisy,
+        valid,
+        (90.0, 220.0),
+        region,
+        20,
+        "HU",
+        denoised=clean,
+        uncertainty=sigma / 3,
+        sigma=sigma,
+        method="a method",
+    )
 
 
 def drawn(name: str, view: View):
@@ -28,7 +39,11 @@ def drawn(name: str, view: View):
 
 
 def test_every_panel_has_the_same_size(view):
-    sizes = {Image.open(io.BytesIO(panel(name, shown))).size for name in PANELS for shown in (view, replace(view, denoised=None, uncertainty=None))}
+    sizes = {
+        Image.open(io.BytesIO(panel(name, shown))).size
+        for name in PANELS
+        for shown in (view, replace(view, denoised=None, uncertainty=None))
+    }
     assert len(sizes) == 1
 
 
@@ -54,7 +69,9 @@ def test_range_of_residual_does_not_follow_the_strength(view):
 
 def test_profile_is_the_row_of_the_whole_image_within_the_regions_columns(view):
     noisy, denoised = drawn("profile", view).lines
-    assert (noisy.get_ydata() == view.noisy[20, 10:40]).all() and (denoised.get_ydata() == view.denoised[20, 10:40]).all()
+    assert (noisy.get_ydata() == view.noisy[20, 10:40]).all() and (
+        denoised.get_ydata() == view.denoised[20, 10:40]
+    ).all()
 
 
 def test_row_is_marked_only_inside_the_region(view):

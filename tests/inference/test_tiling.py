@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mptpn.inference import tiling
-from mptpn.inference.tiling import alignment, bytes_per_pixel, exact_halo, tile_side, tiled
+from mptpn.inference.tiling import tile_side, tiled
 from mptpn.networks.blind_spot import BlindSpotNetwork
 from mptpn.networks.transformer import RetractableTransformer
 from mptpn.noise.models import PoissonGaussian
@@ -26,10 +26,10 @@ def image(height: int, width: int, *, dtype: torch.dtype = torch.float32) -> tor
     return PoissonGaussian(20 / 255).sample(clean, generator=generator(1)).to(dtype)
 
 
-def blind(hole: tuple[int, int]) -> BlindSpotNetwork:
+def blind(half_size: tuple[int, int]) -> BlindSpotNetwork:
     torch.set_num_threads(1)
     torch.manual_seed(3)
-    return BlindSpotNetwork(**SMALL, hole=hole).eval()
+    return BlindSpotNetwork(**SMALL, half_size=half_size).eval()
 
 
 def student(**other) -> RetractableTransformer:
@@ -42,51 +42,61 @@ def student(**other) -> RetractableTransformer:
 
 
 def stage_1(network: BlindSpotNetwork, whole: torch.Tensor):
-    """Stage 1 with the mean and the law's table of the whole image."""
-    offset, law = whole.mean().view(1, 1, 1, 1), preliminary.tabulated(PoissonGaussian(0.05, gain=0.01), whole)
+    """Stage 1 with the mean and the noise model's table of the whole image."""
+    offset, noise_model = whole.mean().view(1, 1, 1, 1), preliminary.tabulated(PoissonGaussian(0.05, gain=0.01), whole)
 
     @torch.no_grad()
     def function(crop: torch.Tensor) -> dict[str, torch.Tensor]:
-        return dict(zip(("mean", "sigma_mu", "sigma_n"), preliminary.predict(network, crop, offset=offset, law=law), strict=True))
+        return dict(
+            zip(
+                ("mean", "sigma_mu", "sigma_n"),
+                preliminary.predict(network, crop, offset=offset, noise_model=noise_model),
+                strict=True,
+            )
+        )
 
     return function
 
 
-@pytest.mark.parametrize(("dtype", "most"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])  # an image that spans 1: rounding, a few hundred terms deep
-@pytest.mark.parametrize("hole", HOLES)
+# an image that spans 1: rounding, a few hundred terms deep
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("half_size", HOLES)
 @pytest.mark.parametrize(("height", "width"), [(101, 67), (30, 143)])
-def test_tiles_of_the_blind_spot_network_equal_the_whole_image(height, width, hole, dtype, most):
-    network, noisy = blind(hole).to(dtype), image(height, width, dtype=dtype)
+def test_tiles_of_the_blind_spot_network_equal_the_whole_image(height, width, half_size, dtype, most):
+    network, noisy = blind(half_size).to(dtype), image(height, width, dtype=dtype)
     function = stage_1(network, noisy)
-    whole, parts = function(noisy), tiled(function, noisy, tile=29, halo=exact_halo(network))
+    whole, parts = function(noisy), tiled(function, noisy, tile=29, halo=network.halo)
     assert set(whole) == set(parts)
     for name in whole:
         assert parts[name].shape == noisy.shape and float((parts[name] - whole[name]).abs().max()) < most, name
 
 
-@pytest.mark.parametrize("hole", HOLES)
-def test_a_halo_one_pixel_too_small_is_seen(hole):
+@pytest.mark.parametrize("half_size", HOLES)
+def test_a_halo_one_pixel_too_small_is_seen(half_size):
     """The farthest pixel speaks through one chain of weights, about 0.01 of a near one; float64 sees 1e-10 of it."""
-    network, noisy = blind(hole).double(), image(90, 97, dtype=torch.float64)
+    network, noisy = blind(half_size).double(), image(90, 97, dtype=torch.float64)
     function = stage_1(network, noisy)
-    difference = tiled(function, noisy, tile=29, halo=exact_halo(network) - 1)["mean"] - function(noisy)["mean"]
+    difference = tiled(function, noisy, tile=29, halo=network.halo - 1)["mean"] - function(noisy)["mean"]
     assert float(difference.abs().max()) > 1e-8
 
 
 def test_statistics_of_a_tile_instead_of_the_image_are_seen():
     network, noisy = blind((0, 0)).double(), image(90, 97, dtype=torch.float64)
-    wrong = tiled(lambda crop: stage_1(network, crop)(crop), noisy, tile=29, halo=exact_halo(network))["mean"]
+    wrong = tiled(lambda crop: stage_1(network, crop)(crop), noisy, tile=29, halo=network.halo)["mean"]
     assert float((wrong - stage_1(network, noisy)(noisy)["mean"]).abs().max()) > 1e-6
 
 
 def test_wide_local_means_widen_the_halo_of_a_shallow_network():
     """Depth 0 reaches 2 px, a window of 11 px 5, and half a hole more."""
-    for hole, wanted in (((0, 0), 5), ((1, 3), 8)):
-        network = BlindSpotNetwork(width=8, depth=0, local_means=(11,), hole=hole).double().eval()
+    for half_size, wanted in (((0, 0), 5), ((1, 3), 8)):
+        network = BlindSpotNetwork(width=8, depth=0, local_means=(11,), half_size=half_size).double().eval()
         noisy = image(40, 51, dtype=torch.float64)
-        assert exact_halo(network) == wanted
+        assert network.halo == wanted
         function = stage_1(network, noisy)
-        error = [float((tiled(function, noisy, tile=13, halo=halo)["mean"] - function(noisy)["mean"]).abs().max()) for halo in (wanted, wanted - 1)]
+        error = [
+            float((tiled(function, noisy, tile=13, halo=halo)["mean"] - function(noisy)["mean"]).abs().max())
+            for halo in (wanted, wanted - 1)
+        ]
         assert error[0] < 1e-10 and error[1] > 1e-8
 
 
@@ -96,20 +106,22 @@ def transform(network: RetractableTransformer, whole: torch.Tensor):
 
 
 def test_the_student_lies_in_squares_of_64_px_and_reaches_256():
-    """Both scales: 8 tokens at stride 4 of 2 px, 8 at stride 2 of 4 px. Three times attention after a convolution, and a convolution before."""
-    assert (alignment(student()), exact_halo(student())) == (64, 256)
-    assert alignment(student(intervals=((3,), (2,)))) == 192  # squares of 16, 48, 32 and 64 px
+    """Both scales: 8 tokens at stride 4 of 2 px, 8 at stride 2 of 4 px. Three times attention after a convolution, and
+    a convolution before.
+    """
+    assert (student().alignment, student().halo) == (64, 256)
+    assert student(intervals=((3,), (2,))).alignment == 192  # squares of 16, 48, 32 and 64 px
 
 
 NARROW = {"intervals": ((2,), (1,)), "window": 2}  # squares of 8 px: the reach is short enough to test it
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-def test_tiles_of_the_transformer_equal_the_whole_image_at_its_exact_halo(dtype, most):
+def test_tiles_of_the_transformer_equal_the_whole_image_at_its_alignment_and_halo(dtype, most):
     network, noisy = student(**NARROW).to(dtype), image(93, 123, dtype=dtype)
     function = transform(network, noisy)
-    halo = exact_halo(network)
-    assert (alignment(network), halo) == (8, 32)
+    halo = network.halo
+    assert (network.alignment, halo) == (8, 32)
     assert float((tiled(function, noisy, tile=16, halo=halo) - function(noisy)).abs().max()) < most
 
 
@@ -122,7 +134,7 @@ def test_a_square_less_of_halo_or_origins_between_the_squares_are_seen():
 
 def test_whole_image_groups_are_refused():
     with pytest.raises(ValueError, match="whole_image"):
-        exact_halo(student(sparse_groups="whole_image", bias="dynamic"))
+        student(sparse_groups="whole_image", bias="dynamic").halo
 
 
 def test_tiles_that_hold_the_image_are_one_call_and_small_ones_many_with_progress():
@@ -150,8 +162,9 @@ def test_the_tile_fills_the_memory_and_no_more():
 
 @pytest.mark.parametrize("kind", ["blind", "student"])
 def test_the_stated_bytes_hold_the_peak_and_are_not_thrice_too_many(kind):
-    """In a process of its own, by VmHWM: ru_maxrss would start from that of the process that forked it. A call on 64 x 64 px first: threads and libraries
-    are no part of a pixel's price."""
+    """In a process of its own, by VmHWM: ru_maxrss would start from that of the process that forked it. A call on 64 x
+    64 px first: threads and libraries are no part of a pixel's price.
+    """
     code = """
         import re, torch
         from mptpn import stages
@@ -171,7 +184,7 @@ def test_the_stated_bytes_hold_the_peak_and_are_not_thrice_too_many(kind):
     """
     code = textwrap.dedent(code.replace("KIND", kind))
     peak = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-    stated = bytes_per_pixel(BlindSpotNetwork(**pipeline.BLIND) if kind == "blind" else student())
+    stated = (BlindSpotNetwork(**pipeline.BLIND) if kind == "blind" else student()).bytes_per_pixel
     assert stated / 3 < peak <= stated
 
 

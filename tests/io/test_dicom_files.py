@@ -44,7 +44,10 @@ def test_dicom_comes_back_with_its_tags(tmp_path, case, shape):
     for element in before:
         if element.keyword not in CHANGED:
             assert back[element.tag].value == element.value
-    assert list(back.ImageType) == ["DERIVED", "SECONDARY", "AXIAL"] and back.DerivationDescription == "denoised by mptpn by a test"
+    assert (
+        list(back.ImageType) == ["DERIVED", "SECONDARY", "AXIAL"]
+        and back.DerivationDescription == "denoised by mptpn by a test"
+    )
     assert back.SOPInstanceUID == back.file_meta.MediaStorageSOPInstanceUID != before.SOPInstanceUID
     assert back.SeriesInstanceUID != before.SeriesInstanceUID
 
@@ -66,7 +69,10 @@ def test_multi_frame_and_colour_dicom_come_back(tmp_path):
     same(pydicom.dcmread(copied(second, tmp_path / "out")).pixel_array, colours)
 
 
-@pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small_RLE.dcm", "examples_ybr_color.dcm", "examples_jpeg2k.dcm", "MR_small_bigendian.dcm"])
+@pytest.mark.parametrize(
+    "name",
+    ["CT_small.dcm", "MR_small_RLE.dcm", "examples_ybr_color.dcm", "examples_jpeg2k.dcm", "MR_small_bigendian.dcm"],
+)
 def test_real_dicom_comes_back(tmp_path, name):
     path = get_testdata_file(name)
     scan = open_scan(path)
@@ -90,7 +96,14 @@ def test_a_compression_that_no_installed_decoder_knows_is_said():
 
 def test_each_slice_and_each_frame_has_its_own_slope(tmp_path):
     for number in (1, 2):
-        save_dicom(tmp_path / f"pet/{number}.dcm", samples((5, 7), "i2"), number=number, RescaleSlope=number * 1.5, RescaleIntercept=0, Units="BQML")
+        save_dicom(
+            tmp_path / f"pet/{number}.dcm",
+            samples((5, 7), "i2"),
+            number=number,
+            RescaleSlope=number * 1.5,
+            RescaleIntercept=0,
+            Units="BQML",
+        )
     scan = open_scans([tmp_path / "pet"])[0][0]
     assert [scan.read(index).slope for index in range(2)] == [1.5, 3.0] and scan.unit == "BQML"
     groups = []
@@ -99,7 +112,11 @@ def test_each_slice_and_each_frame_has_its_own_slope(tmp_path):
         inner.RescaleSlope, inner.RescaleIntercept = number, -number
         item.PixelValueTransformationSequence = [inner]
         groups.append(item)
-    scan = open_scan(save_dicom(tmp_path / "frames.dcm", samples((2, 5, 7), "i2"), frames=True, PerFrameFunctionalGroupsSequence=groups))
+    scan = open_scan(
+        save_dicom(
+            tmp_path / "frames.dcm", samples((2, 5, 7), "i2"), frames=True, PerFrameFunctionalGroupsSequence=groups
+        )
+    )
     assert [(scan.read(index).slope, scan.read(index).intercept) for index in range(2)] == [(1, -1), (2, -2)]
 
 
@@ -111,7 +128,9 @@ def test_a_series_is_sorted_along_its_normal_and_comes_back_as_one_new_series(tm
         same(scan.read(index).pixels, arrays[expected].astype("f4"))
     out = [pydicom.dcmread(path) for path in sorted(copied(scan, tmp_path / "out").iterdir())]
     assert [float(data.ImagePositionPatient[2]) for data in out] == [-5, -2.5, 0, 2.5, 5]
-    assert len({data.SOPInstanceUID for data in out}) == 5 and {data.SeriesInstanceUID for data in out} - {"1.2.3"} == {out[0].SeriesInstanceUID}
+    assert len({data.SOPInstanceUID for data in out}) == 5 and {data.SeriesInstanceUID for data in out} - {"1.2.3"} == {
+        out[0].SeriesInstanceUID
+    }
     for data, expected in zip(out, [1, 4, 2, 3, 0], strict=True):
         same(data.pixel_array, arrays[expected])
 
@@ -129,7 +148,11 @@ def test_two_series_in_a_folder_are_two_scans_with_two_names(tmp_path):
     for file in (tmp_path / "both/b").iterdir():
         file.rename(tmp_path / "both/a" / f"b{file.name}")
     found, left_out = open_scans([tmp_path / "both"])
-    assert sorted(scan.slices for scan in found) == [2, 3] and {scan.name for scan in found} == {"a", "a_2"} and not left_out
+    assert (
+        sorted(scan.slices for scan in found) == [2, 3]
+        and {scan.name for scan in found} == {"a", "a_2"}
+        and not left_out
+    )
 
 
 def test_slices_at_one_place_are_kept_and_said(tmp_path):
@@ -173,7 +196,10 @@ def test_a_file_alone_in_its_series_keeps_its_name(tmp_path):
 
 def test_new_uids_depend_on_the_old_ones_and_the_note_alone(tmp_path):
     scan = open_scan(save_dicom(tmp_path / "a.dcm", samples((5, 7), "u2")))
-    first, again, other = (pydicom.dcmread(copied(scan, tmp_path / folder, note=note)) for folder, note in (("1", "a"), ("2", "a"), ("3", "b")))
+    first, again, other = (
+        pydicom.dcmread(copied(scan, tmp_path / folder, note=note))
+        for folder, note in (("1", "a"), ("2", "a"), ("3", "b"))
+    )
     assert first.SOPInstanceUID == again.SOPInstanceUID != other.SOPInstanceUID
     assert first.SeriesInstanceUID == again.SeriesInstanceUID != other.SeriesInstanceUID
     assert first.StudyInstanceUID == "1.2" and first.PatientName == PATIENT

@@ -26,8 +26,8 @@ def test_a_folder_gives_its_files_in_order_and_says_what_it_left_out(tmp_path):
     found, left_out = open_scans([folder, folder / "b.npy"])
     assert [scan.default_name() for scan in found] == ["a.png", "a_2.png", "b.npy", "ct"]
     assert list(left_out) == [str(folder / "readme.txt")]
-    for scan in found:
-        copied(scan, tmp_path / "out")
+    for one in found:
+        copied(one, tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "a_2.png", "b.npy", "ct"}
 
 
@@ -112,7 +112,10 @@ BAD = {
     "text.nii.gz": (lambda _: b"not a picture\n" * 40, "cannot be read"),
     "text.npy": (lambda _: b"not a picture\n" * 20, "no image of a known type"),
     "cut.png": (half(written(png)), "cannot be read"),
-    "cut.jpg": (half(written(lambda path: Image.fromarray(samples((90, 90), "u1")).save(path, quality=99))), "cannot be read"),
+    "cut.jpg": (
+        half(written(lambda path: Image.fromarray(samples((90, 90), "u1")).save(path, quality=99))),
+        "cannot be read",
+    ),
     "cut.tif": (half(tiff(GRAY)), "cannot be read"),
     "head.tif": (lambda _: b"II*\0", "cannot be read"),
     "cut.nii": (half(nifti(samples((9, 8, 7), "i2"))), "is cut off"),
@@ -147,8 +150,14 @@ BAD = {
     "two_sizes.tif": (written(pages_of_two_sizes), "differ in size or type"),
     "bool.tif": (tiff(GRAY > 9), "bool"),
     "complex.tif": (tiff((GRAY + 1j).astype(np.complex64)), "complex64"),
-    "five_channels.tif": (tiff(samples((5, 7, 5), "u1"), photometric="minisblack", planarconfig="contig"), "5 samples a pixel"),
-    "palette.tif": (tiff(samples((5, 7), "u1"), photometric="palette", colormap=np.zeros((3, 256), np.uint16)), "PALETTE"),
+    "five_channels.tif": (
+        tiff(samples((5, 7, 5), "u1"), photometric="minisblack", planarconfig="contig"),
+        "5 samples a pixel",
+    ),
+    "palette.tif": (
+        tiff(samples((5, 7), "u1"), photometric="palette", colormap=np.zeros((3, 256), np.uint16)),
+        "PALETTE",
+    ),
     "volume.tif": (tiff(samples((16, 16, 16), "u1"), volumetric=True, tile=(16, 16, 16)), "ZYX|no gray"),
     "black_and_white.png": (written(lambda path: Image.fromarray(GRAY > 9).save(path)), "mode 1"),
     "sixteen_bit_colour.png": (sixteen_bit_colour, "16-bit colour"),
@@ -166,7 +175,13 @@ def test_bad_input_is_refused_in_one_sentence_and_does_not_stop_the_others(tmp_p
     with pytest.raises(ValueError, match=words) as refusal:
         open_scan(path).read(0)
     message = str(refusal.value)
-    assert message.startswith(f"{path}: ") and message.endswith(".") and "\n" not in message and ";" in message and PATIENT not in message
+    assert (
+        message.startswith(f"{path}: ")
+        and message.endswith(".")
+        and "\n" not in message
+        and ";" in message
+        and PATIENT not in message
+    )
     assert refusal.value.__suppress_context__ or refusal.value.__cause__ is None and refusal.value.__context__ is None
     np.save(tmp_path / "in" / "good.npy", GRAY)
     found, left_out = open_scans([tmp_path / "in"])
@@ -207,16 +222,31 @@ def test_a_missing_decoder_is_said(tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore")
 def test_no_message_name_or_log_holds_a_tag(tmp_path, caplog, capfd):
     said = []
-    tags = {"RescaleType": PATIENT, "SeriesDescription": PATIENT, "DerivationDescription": PATIENT, "StudyDescription": PATIENT}
+    tags = {
+        "RescaleType": PATIENT,
+        "SeriesDescription": PATIENT,
+        "DerivationDescription": PATIENT,
+        "StudyDescription": PATIENT,
+    }
     with caplog.at_level(0), warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        for number, change in enumerate([{}, {"BitsStored": 12}, {"InstanceNumber": None}, {"Rows": 99}, {"photometric": PATIENT.replace("^", " ")}]):
-            path = save_dicom(tmp_path / "in" / f"{number}.dcm", GRAY, number=number, **tags, **{"photometric": "MONOCHROME2", **change})
+        for number, change in enumerate(
+            [{}, {"BitsStored": 12}, {"InstanceNumber": None}, {"Rows": 99}, {"photometric": PATIENT.replace("^", " ")}]
+        ):
+            path = save_dicom(
+                tmp_path / "in" / f"{number}.dcm",
+                GRAY,
+                number=number,
+                **tags,
+                **{"photometric": "MONOCHROME2", **change},
+            )
             path.write_bytes(path.read_bytes().replace(b"1.2.3\0", b"DOE^JA"))  # a UID that is none
         warned.clear()  # what the libraries say of our own planting
         caplog.clear()
         found, left_out = open_scans([tmp_path / "in"])
-        said += list(left_out.values()) + [text for scan in found for text in (scan.name, scan.note, scan.unit, repr(scan), str(scan.read(0).slope))]
+        said += list(left_out.values()) + [
+            text for scan in found for text in (scan.name, scan.note, scan.unit, repr(scan), str(scan.read(0).slope))
+        ]
         for scan in found:
             with scan.writer(tmp_path / "out") as writer:
                 for index in range(scan.slices):
@@ -234,4 +264,13 @@ def test_a_decoder_s_words_are_not_passed_on(tmp_path):
 
 
 def test_the_module_offers_what_it_promises():
-    assert set(files.__all__) == {"Scan", "Slice", "Unreadable", "Writer", "open_scan", "open_scans", "read_image", "spread_images"}
+    assert set(files.__all__) == {
+        "Scan",
+        "Slice",
+        "Unreadable",
+        "Writer",
+        "open_scan",
+        "open_scans",
+        "read_image",
+        "spread_images",
+    }

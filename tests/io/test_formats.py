@@ -85,7 +85,13 @@ TIFFS = {  # type, shape as written, shape of a slice, how it is opened, how it 
     "deflated": ("u2", (4, 5, 7), (5, 7), {}, GRAY | {"compression": "zlib"}),
     "tiles": ("u2", (40, 50), (40, 50), {}, GRAY | {"tile": (16, 16)}),
     "imagej": ("u2", (4, 5, 7), (5, 7), {"imagej": True}, {"metadata": {"axes": "ZYX", "spacing": 2.5, "unit": "um"}}),
-    "ome": ("u2", (4, 5, 7), (5, 7), {"ome": True}, GRAY | {"metadata": {"axes": "ZYX", "PhysicalSizeX": 0.3}, "resolutionunit": "centimeter"}),
+    "ome": (
+        "u2",
+        (4, 5, 7),
+        (5, 7),
+        {"ome": True},
+        GRAY | {"metadata": {"axes": "ZYX", "PhysicalSizeX": 0.3}, "resolutionunit": "centimeter"},
+    ),
 }
 LAYOUT = {259, 273, 278, 279, 284, 322, 323, 324, 325}  # tags that say where the bytes lie
 
@@ -94,7 +100,11 @@ LAYOUT = {259, 273, 278, 279, 284, 322, 323, 324, 325}  # tags that say where th
 def test_tiff_comes_back_with_its_tags(tmp_path, case):
     dtype, shape, slice_shape, opening, arguments = TIFFS[case]
     array, path = samples(shape, dtype), tmp_path / "a.tif"
-    extra = {} if opening.keys() & {"ome", "imagej"} else {"extratags": [(65000, "I", 2, (7, 9), True), (315, 2, 0, "an artist", True)]}
+    extra = (
+        {}
+        if opening.keys() & {"ome", "imagej"}
+        else {"extratags": [(65000, "I", 2, (7, 9), True), (315, 2, 0, "an artist", True)]}
+    )
     tifffile.imwrite(path, array, resolution=(300.5, 72), **opening, **arguments, **extra)
     scan = open_scan(path)
     pages = 4 if shape[0] == 4 and case != "planar and alpha" else 1
@@ -102,14 +112,19 @@ def test_tiff_comes_back_with_its_tags(tmp_path, case):
     target = copied(scan, tmp_path / "out")
     same(tifffile.imread(target), array)
     with tifffile.TiffFile(path) as before, tifffile.TiffFile(target) as after:
-        assert (before.byteorder, before.is_bigtiff, len(before.pages)) == (after.byteorder, after.is_bigtiff, len(after.pages)) and len(after.pages) == pages
+        assert (before.byteorder, before.is_bigtiff, len(before.pages)) == (
+            after.byteorder,
+            after.is_bigtiff,
+            len(after.pages),
+        ) and len(after.pages) == pages
         assert before.imagej_metadata == after.imagej_metadata and before.ome_metadata == after.ome_metadata
         for left, right in zip(before.pages, after.pages, strict=True):
             tags = [{tag.code: tag.value for tag in page.tags if tag.code not in LAYOUT} for page in (left, right)]
             for code in (282, 283):  # written again as the nearest fraction
                 np.testing.assert_allclose(*[np.divide(*tag.pop(code)) for tag in tags], rtol=1e-6)
             assert tags[0] == tags[1]
-        in_one_piece = (before.is_imagej or before.is_shaped) and "compression" not in arguments  # so ImageJ and tifffile read them
+        # so ImageJ and tifffile read them
+        in_one_piece = (before.is_imagej or before.is_shaped) and "compression" not in arguments
         assert not in_one_piece or after.series[0].dataoffset is not None
 
 
@@ -139,7 +154,9 @@ def test_png_comes_back_with_its_text(tmp_path, mode, shape):
         assert back.mode == mode
         same(back, array)
         assert back.text == before.text and back.text["Title"].lang == "de"
-        assert {key: back.info[key] for key in ("dpi", "icc_profile")} == {key: before.info[key] for key in ("dpi", "icc_profile")}
+        assert {key: back.info[key] for key in ("dpi", "icc_profile")} == {
+            key: before.info[key] for key in ("dpi", "icc_profile")
+        }
 
 
 def test_alpha_is_as_it_was_however_the_colours_change(tmp_path):
@@ -166,7 +183,9 @@ def test_each_page_keeps_its_own_tags(tmp_path):
     arrays = samples((3, 5, 7), "u2")
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         for number, array in enumerate(arrays):
-            file.write(array, photometric="minisblack", metadata=None, description=f"page {number}", resolution=(number + 1, 2))
+            file.write(
+                array, photometric="minisblack", metadata=None, description=f"page {number}", resolution=(number + 1, 2)
+            )
     target = copied(open_scan(tmp_path / "a.tif"), tmp_path / "out")
     with tifffile.TiffFile(target) as file:
         for number, page in enumerate(file.pages):

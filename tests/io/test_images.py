@@ -46,7 +46,9 @@ def test_eight_bits_keep_the_range_of_their_type():
 
 def test_alpha_is_dropped():
     array = np.random.default_rng(0).integers(0, 255, (5, 7, 4), dtype=np.uint8)
-    torch.testing.assert_close(image_from_array(array, name="x").pixels, image_from_array(array[..., :3], name="x").pixels, rtol=0, atol=0)
+    torch.testing.assert_close(
+        image_from_array(array, name="x").pixels, image_from_array(array[..., :3], name="x").pixels, rtol=0, atol=0
+    )
 
 
 def test_the_caller_s_array_is_left_alone():
@@ -95,7 +97,12 @@ def truncated_dicom():
     return (DICOM / "CT_small.dcm").read_bytes()[:30000]
 
 
-NO_IMAGES = {"notes.png": lambda: b"not a picture\n", "empty.png": lambda: b"", "half.dcm": truncated_dicom, "x.npy": lambda: b"\x93NUMPY"}
+NO_IMAGES = {
+    "notes.png": lambda: b"not a picture\n",
+    "empty.png": lambda: b"",
+    "half.dcm": truncated_dicom,
+    "x.npy": lambda: b"\x93NUMPY",
+}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -116,7 +123,8 @@ def test_pickled_objects_are_never_loaded(tmp_path):
 def test_dicom_comes_in_rescaled():
     image = read_image(str(DICOM / "CT_small.dcm"))
     assert image.pixels.shape == (1, 1, 128, 128)
-    assert image.value_range == (128 - 1024, 2191 - 1024) and image.unit == "HU"  # stored 128..2191, rescale intercept -1024
+    # stored 128..2191, rescale intercept -1024
+    assert image.value_range == (128 - 1024, 2191 - 1024) and image.unit == "HU"
 
 
 def test_a_colour_series_gives_its_middle_frame():
@@ -168,10 +176,14 @@ def test_bmp_is_written_as_png(tmp_path):
 def test_padding_has_the_smallest_value_of_the_others_and_does_not_set_the_range(tmp_path):
     array = np.arange(100, 135, dtype=np.int16).reshape(5, 7)
     array[:2] = -2000
-    dataset(array, PixelPaddingValue=-2000, RescaleSlope=2, RescaleIntercept=-1000).save_as(tmp_path / "x.dcm", enforce_file_format=True)
+    dataset(array, PixelPaddingValue=-2000, RescaleSlope=2, RescaleIntercept=-1000).save_as(
+        tmp_path / "x.dcm", enforce_file_format=True
+    )
     image = read_image(tmp_path / "x.dcm")
     assert image.value_range == (2 * 114 - 1000, 2 * 134 - 1000) and (image.pixels[0, 0, :2] == 0).all()
-    dataset(np.full((5, 7), -2000, np.int16), PixelPaddingValue=-2000).save_as(tmp_path / "y.dcm", enforce_file_format=True)
+    dataset(np.full((5, 7), -2000, np.int16), PixelPaddingValue=-2000).save_as(
+        tmp_path / "y.dcm", enforce_file_format=True
+    )
     with pytest.raises(ValueError, match="y.dcm: every pixel of slice 1 is padding"):
         read_image(tmp_path / "y.dcm")
 
@@ -188,7 +200,13 @@ def test_slices_are_spread_over_a_scan_and_empty_ones_are_passed_over(tmp_path):
     np.save(tmp_path / "v.npy", volume)
     images = spread_images(open_scan(tmp_path / "v.npy"))
     numbers = [int(image.name.removeprefix("v.npy slice ")) for image in images]
-    assert len(images) == 16 and numbers[0] == 3 and not {2, 5} & set(numbers) and set(np.diff(numbers)) <= {2, 3, 4} and numbers[-1] == 40
+    assert (
+        len(images) == 16
+        and numbers[0] == 3
+        and not {2, 5} & set(numbers)
+        and set(np.diff(numbers)) <= {2, 3, 4}
+        and numbers[-1] == 40
+    )
     for number, image in zip(numbers, images, strict=True):
         np.testing.assert_allclose(image.array, volume[number - 1], atol=1e-6)
     np.save(tmp_path / "v.npy", np.full((3, 5, 7), 2.0))
@@ -203,7 +221,11 @@ def test_float_pixels_are_not_written_as_png(tmp_path):
 
 def test_equal_pixels_have_equal_hashes_and_others_do_not():
     image = image_from_array(RAMP, name="a")
-    assert image.sha256 == image.with_pixels(image.pixels.clone()).sha256 == image.with_pixels(image.pixels.mT.contiguous().mT).sha256
+    assert (
+        image.sha256
+        == image.with_pixels(image.pixels.clone()).sha256
+        == image.with_pixels(image.pixels.mT.contiguous().mT).sha256
+    )
     assert image.sha256 != image.with_pixels(image.pixels + 1e-6).sha256
 
 

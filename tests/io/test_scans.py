@@ -21,7 +21,9 @@ def test_what_is_far_outside_the_type_does_not_wrap(tmp_path, dtype):
     with open_scan(tmp_path / "a.npy").writer(tmp_path / "out") as writer:
         writer.write(0, np.array([[1e30, -1e30, 7, 7]] * 2))
     back = np.load(writer.target)
-    assert back[0, 0] > 6e4 and back[0, 1] in (0, back.min()) and back[0, 1] <= 0 and np.isfinite(back.astype(float)).all()
+    assert (
+        back[0, 0] > 6e4 and back[0, 1] in (0, back.min()) and back[0, 1] <= 0 and np.isfinite(back.astype(float)).all()
+    )
 
 
 def test_twelve_bits_are_clipped_at_twelve(tmp_path):
@@ -31,7 +33,11 @@ def test_twelve_bits_are_clipped_at_twelve(tmp_path):
     assert (pydicom.dcmread(writer.target).pixel_array == 4095).all()
 
 
-@pytest.mark.parametrize("tags", [{"PixelPaddingValue": -2000}, {"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": -1999}], ids=["value", "range"])
+@pytest.mark.parametrize(
+    "tags",
+    [{"PixelPaddingValue": -2000}, {"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": -1999}],
+    ids=["value", "range"],
+)
 def test_padding_is_invalid_and_restored(tmp_path, tags):
     array = np.arange(35, dtype=np.int16).reshape(5, 7)
     array[0, :3], array[1, 0] = -2000, -1999

@@ -33,15 +33,20 @@ def test_an_interrupted_write_is_gone_on_with_and_equals_the_uninterrupted_one(t
         raise KeyboardInterrupt
     assert not broken.target.exists()
     part = next((tmp_path / "out").iterdir())
-    part.write_bytes(part.read_bytes()[:-5] if kind == "npy" else part.read_bytes() + b"half a sl")  # what a killed process leaves
+    # what a killed process leaves
+    part.write_bytes(part.read_bytes()[:-5] if kind == "npy" else part.read_bytes() + b"half a sl")
     (scan,), _ = open_scans([scan.path])
     assert scan.writer(tmp_path / "out", note="b").done == 0
     with scan.writer(tmp_path / "out", note="a") as writer:
         assert writer.done == (2 if kind == "npy" else 3)
         for index in range(writer.done, scan.slices):
             writer.write(index, denoised(index))
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [writer.target.name]  # no part file is left, not even of the other note
-    left, right = (bytes_of(tmp_path / name / writer.target.name) or {"": (tmp_path / name / writer.target.name).read_bytes()} for name in ("whole", "out"))
+    # no part file is left, not even of the other note
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [writer.target.name]
+    left, right = (
+        bytes_of(tmp_path / name / writer.target.name) or {"": (tmp_path / name / writer.target.name).read_bytes()}
+        for name in ("whole", "out")
+    )
     unzip = gzip.decompress if kind == "nii.gz" else bytes  # gzip keeps the time
     assert {name: unzip(data) for name, data in left.items()} == {name: unzip(data) for name, data in right.items()}
 
@@ -63,7 +68,8 @@ def test_missing_slices_are_said_and_nothing_appears(tmp_path):
 
 @pytest.mark.parametrize("kind", ["npy", "nii", "nii.gz", "tif", "dcm"])
 def test_memory_is_that_of_a_few_slices(tmp_path, kind):
-    array = np.random.default_rng(0).integers(0, 4, (60, 128, 130)).astype(np.int16)  # 60 slices of 33 kB, 266 kB as float64
+    # 60 slices of 33 kB, 266 kB as float64
+    array = np.random.default_rng(0).integers(0, 4, (60, 128, 130)).astype(np.int16)
     if kind == "npy":
         np.save(tmp_path / "v.npy", array)
     elif kind == "tif":

@@ -9,8 +9,18 @@ from mptpn.networks.blind_spot import BlindSpotNetwork, MaskedConv2d, blind_aver
 from mptpn.random import generator
 
 SIZES = [(1, 1), (1, 6), (5, 7), (13, 10)]
-KINDS = [{"depth": 0}, {"depth": 1}, {"depth": 2}, {"depth": 1, "local_means": (3, 5, 7, 11)}, {"depth": 3, "local_means": (11,), "channels": 2}]
-HOLES = [{"depth": 1, "hole": (0, 1)}, {"depth": 2, "hole": (2, 1), "local_means": (3, 11)}, {"depth": 1, "hole": (1, 3), "local_means": (5,)}]
+KINDS = [
+    {"depth": 0},
+    {"depth": 1},
+    {"depth": 2},
+    {"depth": 1, "local_means": (3, 5, 7, 11)},
+    {"depth": 3, "local_means": (11,), "channels": 2},
+]
+HOLES = [
+    {"depth": 1, "half_size": (0, 1)},
+    {"depth": 2, "half_size": (2, 1), "local_means": (3, 11)},
+    {"depth": 1, "half_size": (1, 3), "local_means": (5,)},
+]
 
 
 def network(*, seed=0, width=6, **kind) -> BlindSpotNetwork:
@@ -22,20 +32,32 @@ def network(*, seed=0, width=6, **kind) -> BlindSpotNetwork:
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_centre_pixel_has_no_influence(size, kind, mode):
-    assert leak(network(**kind).train(mode == "train"), (1, kind.get("channels", 1), *size), generator=generator(1)) == 0.0
+    assert (
+        leak(network(**kind).train(mode == "train"), (1, kind.get("channels", 1), *size), generator=generator(1)) == 0.0
+    )
 
 
 @pytest.mark.parametrize("kind", HOLES, ids=str)
 @pytest.mark.parametrize("size", [(1, 6), (5, 7), (13, 10)], ids=str)
 def test_no_pixel_of_a_larger_hole_has_influence(size, kind):
     blind, shape = network(**kind), (1, 1, *size)
-    assert leak(blind, shape, generator=generator(1), hole=kind["hole"]) == 0.0
+    assert leak(blind, shape, generator=generator(1), half_size=kind["half_size"]) == 0.0
     if size == (13, 10):  # and the next pixel has
-        assert leak(blind, shape, generator=generator(1), hole=(kind["hole"][0], kind["hole"][1] + 1)) > 1e-6
+        assert (
+            leak(blind, shape, generator=generator(1), half_size=(kind["half_size"][0], kind["half_size"][1] + 1))
+            > 1e-6
+        )
 
 
 def test_centre_pixel_has_no_influence_in_channels_last_and_a_batch():
-    assert leak(network(depth=1, local_means=(3, 11)).to(memory_format=torch.channels_last), (3, 1, 5, 7), generator=generator(1)) == 0.0
+    assert (
+        leak(
+            network(depth=1, local_means=(3, 11)).to(memory_format=torch.channels_last),
+            (3, 1, 5, 7),
+            generator=generator(1),
+        )
+        == 0.0
+    )
 
 
 def test_centre_pixel_has_no_influence_at_large_weights():
@@ -75,15 +97,15 @@ def test_a_window_that_fills_a_hole_is_refused():
             BlindSpotNetwork(width=4, depth=1, local_means=(3, side))
 
 
-@pytest.mark.parametrize("hole", [(-1, 0), (1,), (0, 1, 0)], ids=str)
-def test_a_hole_that_is_none_is_refused(hole):
+@pytest.mark.parametrize("half_size", [(-1, 0), (1,), (0, 1, 0)], ids=str)
+def test_a_hole_that_is_none_is_refused(half_size):
     with pytest.raises(ValueError, match="hole .* must be the half height"):
-        BlindSpotNetwork(width=4, depth=1, hole=hole)
+        BlindSpotNetwork(width=4, depth=1, half_size=half_size)
 
 
 def seen_by_gradient(blind, *, depth) -> np.ndarray:
     """Offsets with a gradient, in an image with a margin beyond the reach, [2 r + 3, 2 r + 3]."""
-    r = reach(depth=depth, hole=blind.hole) + 1
+    r = reach(depth=depth, half_size=blind.half_size) + 1
     shape = (2 * r + 1 + 4, 2 * r + 1 + 7)
     noisy = torch.rand(1, 1, *shape, generator=generator(2)).requires_grad_()
     row, col = r + 2, r + 3
@@ -93,19 +115,33 @@ def seen_by_gradient(blind, *, depth) -> np.ndarray:
 
 @pytest.mark.parametrize("depth, local_means", [(0, ()), (1, ()), (1, (3, 11)), (2, ()), (4, ()), (8, ())], ids=str)
 def test_visible_neighbours_are_the_computed_ones(depth, local_means):
-    """Union over seeds, because a ReLU can close a path; 8 features leave hundreds of paths to each neighbour. Nothing may lie outside the reach."""
-    seen = np.any([seen_by_gradient(network(seed=seed, width=8, depth=depth, local_means=local_means), depth=depth) for seed in range(3)], axis=0)
+    """Union over seeds, because a ReLU can close a path; 8 features leave hundreds of paths to each neighbour. Nothing
+    may lie outside the reach.
+    """
+    seen = np.any(
+        [
+            seen_by_gradient(network(seed=seed, width=8, depth=depth, local_means=local_means), depth=depth)
+            for seed in range(3)
+        ],
+        axis=0,
+    )
     np.testing.assert_array_equal(seen, np.pad(visible_offsets(depth=depth), 1))
 
 
 @pytest.mark.parametrize("depth, hole", [(0, (1, 2)), (1, (2, 1)), (2, (0, 1)), (1, (2, 3))], ids=str)
-def test_visible_neighbours_of_a_larger_hole_are_the_computed_ones(depth, hole):
-    seen = np.any([seen_by_gradient(network(seed=seed, width=8, depth=depth, hole=hole), depth=depth) for seed in range(3)], axis=0)
-    computed = visible_offsets(depth=depth, hole=hole)
+def test_visible_neighbours_of_a_larger_hole_are_the_computed_ones(depth, half_size):
+    seen = np.any(
+        [
+            seen_by_gradient(network(seed=seed, width=8, depth=depth, half_size=half_size), depth=depth)
+            for seed in range(3)
+        ],
+        axis=0,
+    )
+    computed = visible_offsets(depth=depth, half_size=half_size)
     np.testing.assert_array_equal(seen, np.pad(computed, 1))
-    r = reach(depth=depth, hole=hole)
-    assert not computed[r - hole[0] : r + hole[0] + 1, r - hole[1] : r + hole[1] + 1].any()
-    assert computed[r - hole[0] - 1, r] and computed[r, r + hole[1] + 1]
+    r = reach(depth=depth, half_size=half_size)
+    assert not computed[r - half_size[0] : r + half_size[0] + 1, r - half_size[1] : r + half_size[1] + 1].any()
+    assert computed[r - half_size[0] - 1, r] and computed[r, r + half_size[1] + 1]
 
 
 @pytest.mark.parametrize("depth", [1, 3, 8])
@@ -133,7 +169,10 @@ def test_a_tile_with_a_halo_of_the_reach_is_exact_and_one_pixel_less_is_not(loca
     blind, halo = network(depth=1, local_means=local_means).double(), reach(depth=1)
     noisy = torch.rand(1, 1, 41, 47, dtype=torch.float64, generator=generator(3))
     whole = torch.cat(blind(noisy))[..., 15:22, 17:28]
-    tile, short = (torch.cat(blind(noisy[..., 15 - h : 22 + h, 17 - h : 28 + h]))[..., h : h + 7, h : h + 11] for h in (halo, halo - 1))
+    tile, short = (
+        torch.cat(blind(noisy[..., 15 - h : 22 + h, 17 - h : 28 + h]))[..., h : h + 7, h : h + 11]
+        for h in (halo, halo - 1)
+    )
     # sums of at most 10^4 terms of size 1 in float64
     assert (tile - whole).abs().max() < 1e-11 < 1e-7 < (short - whole).abs().max()
 
@@ -142,7 +181,12 @@ def test_a_tile_with_a_halo_of_the_reach_is_exact_and_one_pixel_less_is_not(loca
 def test_images_of_a_batch_do_not_see_each_other(size):
     blind = network(depth=1, local_means=(3, 11)).double()
     batch = torch.rand(3, 1, *size, dtype=torch.float64, generator=generator(4))
-    torch.testing.assert_close(torch.cat(blind(batch)), torch.cat([torch.cat([blind(x[None])[i] for x in batch]) for i in (0, 1)]), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        torch.cat(blind(batch)),
+        torch.cat([torch.cat([blind(x[None])[i] for x in batch]) for i in (0, 1)]),
+        rtol=0,
+        atol=1e-12,
+    )
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)

@@ -1,4 +1,6 @@
-"""The networks in the package: they load by name, say what they are, are as good as they say, and are refused where they do not belong."""
+"""The networks in the package: they load by name, say what they are, are as good as they say, and are refused where
+they do not belong.
+"""
 
 import pytest
 import torch
@@ -6,7 +8,7 @@ import torch
 import mptpn
 from mptpn.networks.blind_spot import BlindSpotNetwork
 from mptpn.networks.pretrained import in_colour, load, mean_psnrs, psnrs
-from mptpn.networks.weights import load_weights, shipped, weights_path
+from mptpn.networks.weights import load_weights, pretrained_paths, weights_path
 from mptpn.noise.models import PoissonGaussian
 from mptpn.random import generator
 from mptpn.stages import profound
@@ -16,12 +18,19 @@ from support.photographs import white_copies
 DENOISERS = ("small", "base", "colour")
 
 
-@pytest.mark.parametrize("name, channels, sets", [("small", 1, ("bsd68", "set12")), ("base", 1, ("bsd68", "set12")), ("colour", 3, ("cbsd68",))])
+@pytest.mark.parametrize(
+    "name, channels, sets",
+    [("small", 1, ("bsd68", "set12")), ("base", 1, ("bsd68", "set12")), ("colour", 3, ("cbsd68",))],
+)
 def test_a_network_says_what_it_learned_from(name, channels, sets):
     network = mptpn.load(name)
     assert not network.training and network.arguments["channels"] == channels
     about = network.about
-    assert about["images"] == 478 and about["levels_gray"] == [2.5, 62.5] and about["parameters"]["photographs"] == "registry"
+    assert (
+        about["images"] == 478
+        and about["levels_gray"] == [2.5, 62.5]
+        and about["parameters"]["photographs"] == "registry"
+    )
     assert set(about["psnr_db"]) == {f"{s}_{level}" for s in sets for level in (15, 25, 50)}
     assert weights_path(name).stat().st_size < 14e6
 
@@ -67,14 +76,24 @@ def test_gain_and_offset_of_the_image_play_no_part():
     noisy = PoissonGaussian(0.1).sample(image, generator=generator(5))
     network = load("small")
     with torch.no_grad():
-        torch.testing.assert_close(profound.denoise(network, 300 * noisy - 1024), 300 * profound.denoise(network, noisy) - 1024, rtol=1e-4, atol=0.05)
+        torch.testing.assert_close(
+            profound.denoise(network, 300 * noisy - 1024),
+            300 * profound.denoise(network, noisy) - 1024,
+            rtol=1e-4,
+            atol=0.05,
+        )
 
 
 def test_a_colour_network_starts_by_denoising_the_mean_of_the_channels_as_the_gray_one_does():
-    """With noise of one level in each channel; differences between the channels pass as they are. Odd sizes, so that pixels are padded."""
+    """With noise of one level in each channel; differences between the channels pass as they are. Odd sizes, so that
+    pixels are padded.
+    """
     gray = load("small")
     network = in_colour(gray).eval()
-    noisy = PoissonGaussian(0.25).sample(torch.nn.functional.interpolate(torch.rand(1, 3, 7, 8, generator=generator(6)), size=(51, 70)), generator=generator(7))
+    noisy = PoissonGaussian(0.25).sample(
+        torch.nn.functional.interpolate(torch.rand(1, 3, 7, 8, generator=generator(6)), size=(51, 70)),
+        generator=generator(7),
+    )
     mean, root = noisy.mean(1, keepdim=True), 3**0.5
     with torch.no_grad():
         found, expected = network(noisy), gray(mean * root) / root
@@ -97,4 +116,4 @@ def test_other_names_and_other_networks_are_refused():
         load("large")
     with pytest.raises(ValueError, match="holds 'RetractableTransformer'; expected one of BlindSpotNetwork"):
         load_weights("small", BlindSpotNetwork)
-    assert set(DENOISERS) <= set(shipped())
+    assert set(DENOISERS) <= set(pretrained_paths())

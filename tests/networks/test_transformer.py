@@ -9,7 +9,14 @@ from mptpn.random import generator
 
 SMALL = {"widths": (8, 16), "intervals": ((2,), (3,)), "blocks": 2, "head_dim": 8, "window": 4}
 FLAT = {"widths": (16,), "intervals": ((4, 2),), "blocks": 2, "head_dim": 8, "window": 4}
-THREE = {"widths": (8, 8, 16), "intervals": ((2,), (2, 3), (1,)), "blocks": 2, "head_dim": 8, "window": 2, "unshuffle": 2}
+THREE = {
+    "widths": (8, 8, 16),
+    "intervals": ((2,), (2, 3), (1,)),
+    "blocks": 2,
+    "head_dim": 8,
+    "window": 2,
+    "unshuffle": 2,
+}
 SHAPES = {"flat": FLAT, "two scales": SMALL, "three scales": THREE}
 SIZES = [(1, 1), (1, 8), (7, 5), (16, 16), (37, 21)]
 
@@ -39,7 +46,9 @@ def test_any_size_goes_in_and_comes_out(size, shape, attention):
 @pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_forward_remembers_nothing(shape, attention, mode):
-    """Small image first, large after, small again: the public block turned a sparse block dense for ever after a small image."""
+    """Small image first, large after, small again: the public block turned a sparse block dense for ever after a small
+    image.
+    """
     net = network(attention=attention, **SHAPES[shape]).train(mode == "train")
     state = {name: value.clone() for name, value in net.state_dict().items()}
     settings = [dict(vars(module)) for module in net.modules()]
@@ -48,7 +57,9 @@ def test_forward_remembers_nothing(shape, attention, mode):
     assert torch.equal(net(image(37, 21)), fresh) and torch.equal(net(image(3, 5)), small)
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
     for before, module in zip(settings, net.modules(), strict=True):
-        assert {k: v for k, v in vars(module).items() if not k.startswith("_")} == {k: v for k, v in before.items() if not k.startswith("_")}
+        assert {k: v for k, v in vars(module).items() if not k.startswith("_")} == {
+            k: v for k, v in before.items() if not k.startswith("_")
+        }
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -78,7 +89,11 @@ def test_gradients_reach_every_weight(attention):
     net = network(attention=attention, **THREE)
     net(image(33, 30)).square().sum().backward()
     # one number added to all keys moves no softmax, and a bias network's last bias is such a number
-    assert not [name for name, p in net.named_parameters() if not name.endswith("bias.network.9.bias") and (p.grad is None or not p.grad.any())]
+    assert not [
+        name
+        for name, p in net.named_parameters()
+        if not name.endswith("bias.network.9.bias") and (p.grad is None or not p.grad.any())
+    ]
 
 
 def influence(net, *, size, row, col):
@@ -89,7 +104,9 @@ def influence(net, *, size, row, col):
 
 
 def test_dense_attention_sees_its_window_and_sparse_its_lattice():
-    """One block alone: the output at a pixel depends on the 4 x 4 window, or on the same 4 x 4 tokens three pixels apart."""
+    """One block alone: the output at a pixel depends on the 4 x 4 window, or on the same 4 x 4 tokens three pixels
+    apart.
+    """
     torch.manual_seed(0)
     size, row, col = (17, 13), 6, 5
     for interval in (1, 3):
@@ -103,7 +120,9 @@ def test_dense_attention_sees_its_window_and_sparse_its_lattice():
         assert torch.equal(gradient[0].ne(0).any(-1), same_row[:, None] & same_col)
 
 
-@pytest.mark.parametrize("attention, strides", [("both", [1, 5, 1, 5]), ("dense", [1, 1, 1, 1]), ("sparse", [5, 5, 5, 5])])
+@pytest.mark.parametrize(
+    "attention, strides", [("both", [1, 5, 1, 5]), ("dense", [1, 1, 1, 1]), ("sparse", [5, 5, 5, 5])]
+)
 def test_blocks_alternate_dense_and_sparse(attention, strides):
     net = network(widths=(8,), intervals=((5,),), blocks=4, head_dim=8, window=4, attention=attention)
     assert [module.interval for module in net.modules() if isinstance(module, Block)] == strides
@@ -111,7 +130,10 @@ def test_blocks_alternate_dense_and_sparse(attention, strides):
 
 def test_sparse_attention_sees_further_than_dense():
     shape = {"widths": (8,), "intervals": ((8,),), "blocks": 2, "head_dim": 8, "window": 4}
-    reach = {attention: int(influence(network(attention=attention, **shape), size=(41, 37), row=3, col=3).sum()) for attention in ATTENTION}
+    reach = {
+        attention: int(influence(network(attention=attention, **shape), size=(41, 37), row=3, col=3).sum())
+        for attention in ATTENTION
+    }
     assert reach["dense"] < reach["sparse"] and reach["dense"] < reach["both"]
 
 
@@ -121,7 +143,9 @@ def test_dense_sparse_and_both_have_the_same_number_of_weights():
 
 
 def test_the_defaults_have_art_s_sixteen_point_one_five_million_parameters():
-    """Counted in its colour denoiser: ours, and the scale and shift of two layer norms around the body, 4 * 180, that ours does without."""
+    """Counted in its colour denoiser: ours, and the scale and shift of two layer norms around the body, 4 * 180, that
+    ours does without.
+    """
     with torch.device("meta"):
         count = sum(p.numel() for p in RetractableTransformer().parameters())
     assert count == 16_149_063

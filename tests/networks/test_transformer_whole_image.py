@@ -1,4 +1,6 @@
-"""Sparse groups of the whole image, as in ART: the fixed groups where both are the same, nothing beyond the edge, nothing remembered."""
+"""Sparse groups of the whole image, as in ART: the fixed groups where both are the same, nothing beyond the edge,
+nothing remembered.
+"""
 
 import pytest
 import torch
@@ -38,7 +40,9 @@ def by_definition(qkv, bias, *, interval):
     out = torch.empty_like(qkv[:, :, :, 0])
     for h in range(height):
         for w in range(width):
-            mates = [(i, j) for i in range(h % interval, height, interval) for j in range(w % interval, width, interval)]
+            mates = [
+                (i, j) for i in range(h % interval, height, interval) for j in range(w % interval, width, interval)
+            ]
             keys, values = (torch.stack([qkv[:, i, j, part] for i, j in mates], 2) for part in (1, 2))
             offsets = torch.tensor([[(h - i) / interval, (w - j) / interval] for i, j in mates], dtype=torch.float64)
             logits = (qkv[:, h, w, 0, :, None] * keys).sum(-1) * qkv.shape[-1] ** -0.5 + bias.network(offsets).T
@@ -82,13 +86,16 @@ def test_network_equals_the_one_of_fixed_groups_there_and_nowhere_larger():
 
 def test_wrong_phase_is_caught(monkeypatch):
     right = whole_image._phases
-    monkeypatch.setattr(whole_image, "_phases", lambda length, interval: right(length, interval)[:1])  # groups at the edge forgotten
+    # groups at the edge forgotten
+    monkeypatch.setattr(whole_image, "_phases", lambda length, interval: right(length, interval)[:1])
     with pytest.raises(AssertionError):
         test_output_and_gradients_follow_the_definition((7, 5), 2)
 
 
 def test_moving_whole_phases_moves_the_result():
-    """Permutation law: groups do not see each other, so shuffling the phases of the lattice shuffles the output and changes no number."""
+    """Permutation noise model: groups do not see each other, so shuffling the phases of the lattice shuffles the output
+    and changes no number.
+    """
     qkv, bias = case(12, 9)
     rows = torch.arange(12).view(4, 3)[:, [2, 0, 1]].flatten()
     out = whole_image_attention(qkv, bias.network, interval=3)
@@ -99,7 +106,11 @@ def test_memory_beyond_the_edge_has_no_influence():
     qkv, bias = case(13, 11)
     frame = torch.full((2, 20, 20, 3, 2, 8), torch.nan, dtype=torch.float64)
     frame[:, 3:16, 5:16] = qkv
-    torch.testing.assert_close(whole_image_attention(frame[:, 3:16, 5:16], bias.network, interval=4), by_definition(qkv, bias, interval=4), **EXACT)
+    torch.testing.assert_close(
+        whole_image_attention(frame[:, 3:16, 5:16], bias.network, interval=4),
+        by_definition(qkv, bias, interval=4),
+        **EXACT,
+    )
 
 
 def test_a_pixel_is_influenced_by_all_of_its_lattice_and_by_nothing_else():
@@ -126,7 +137,11 @@ def test_gradients_reach_every_weight():
     net = network()
     net(image(33, 30)).square().sum().backward()
     # one number added to all keys moves no softmax, and a bias network's last bias is such a number
-    assert not [name for name, p in net.named_parameters() if not name.endswith("bias.network.9.bias") and (p.grad is None or not p.grad.any())]
+    assert not [
+        name
+        for name, p in net.named_parameters()
+        if not name.endswith("bias.network.9.bias") and (p.grad is None or not p.grad.any())
+    ]
 
 
 def test_only_sparse_blocks_see_the_whole_image_and_weights_are_the_same():
@@ -138,7 +153,11 @@ def test_only_sparse_blocks_see_the_whole_image_and_weights_are_the_same():
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"sparse_groups": "image"}, "'image'.*whole_image"), ({"bias": "relative"}, "'relative'.*dynamic"), ({"backend": "flash"}, "'flash'.*triton")],
+    [
+        ({"sparse_groups": "image"}, "'image'.*whole_image"),
+        ({"bias": "relative"}, "'relative'.*dynamic"),
+        ({"backend": "flash"}, "'flash'.*triton"),
+    ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_a_wrong_argument_is_refused_with_its_value(change, message):

@@ -17,7 +17,14 @@ from mptpn.random import generator
 KINDS = {
     BlindSpotNetwork: {"width": 5, "depth": 1, "local_means": [3, 7]},
     NoiseLevelNetwork: {"width": 4},
-    RetractableTransformer: {"channels": 1, "widths": [8, 16], "intervals": [[2], [3]], "blocks": 2, "head_dim": 8, "window": 4},
+    RetractableTransformer: {
+        "channels": 1,
+        "widths": [8, 16],
+        "intervals": [[2], [3]],
+        "blocks": 2,
+        "head_dim": 8,
+        "window": 4,
+    },
 }
 
 
@@ -32,7 +39,9 @@ def trained(kind) -> nn.Module:
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_a_network_comes_back_as_it_was(tmp_path, kind):
     network = trained(kind)
-    path = save_weights(tmp_path / "sub" / "w.safetensors", network, arguments=KINDS[kind], note={"steps": 3, "nested": {"a": [1, 2.5]}})
+    path = save_weights(
+        tmp_path / "sub" / "w.safetensors", network, arguments=KINDS[kind], note={"steps": 3, "nested": {"a": [1, 2.5]}}
+    )
     back, note = load_weights(path, *KINDS)
     assert type(back) is kind and not back.training and note == {"steps": 3, "nested": {"a": [1, 2.5]}}
     noisy = torch.rand(2, 1, 17, 21, generator=generator(0))
@@ -43,8 +52,12 @@ def test_a_network_comes_back_as_it_was(tmp_path, kind):
 
 def test_weights_in_another_memory_order_come_back_equal(tmp_path):
     network = trained(BlindSpotNetwork).to(memory_format=torch.channels_last)
-    back, _ = load_weights(save_weights(tmp_path / "w.safetensors", network, arguments=KINDS[BlindSpotNetwork]), BlindSpotNetwork)
-    assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), back.state_dict().values(), strict=True))
+    back, _ = load_weights(
+        save_weights(tmp_path / "w.safetensors", network, arguments=KINDS[BlindSpotNetwork]), BlindSpotNetwork
+    )
+    assert all(
+        torch.equal(a, b) for a, b in zip(network.state_dict().values(), back.state_dict().values(), strict=True)
+    )
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -57,7 +70,9 @@ class Trap:
         return (exec, ("raise SystemExit('a pickle was run')",))
 
 
-@pytest.mark.parametrize("content", [pickle.dumps(Trap()), b"", b"not weights", b"\xff" * 64], ids=["pickle", "empty", "text", "garbage"])
+@pytest.mark.parametrize(
+    "content", [pickle.dumps(Trap()), b"", b"not weights", b"\xff" * 64], ids=["pickle", "empty", "text", "garbage"]
+)
 def test_a_pickle_or_rubbish_in_weights_clothing_is_refused_and_not_run(tmp_path, content):
     path = tmp_path / "w.safetensors"
     path.write_bytes(content)
@@ -81,7 +96,9 @@ def test_a_truncated_file_is_refused(tmp_path):
 
 def test_another_kind_of_network_is_refused_by_name(tmp_path):
     path = save_weights(tmp_path / "w.safetensors", trained(NoiseLevelNetwork), arguments=KINDS[NoiseLevelNetwork])
-    with pytest.raises(ValueError, match="'NoiseLevelNetwork'; expected one of BlindSpotNetwork, RetractableTransformer"):
+    with pytest.raises(
+        ValueError, match="'NoiseLevelNetwork'; expected one of BlindSpotNetwork, RetractableTransformer"
+    ):
         load_weights(path, BlindSpotNetwork, RetractableTransformer)
 
 
@@ -94,7 +111,9 @@ def test_foreign_safetensors_are_refused(tmp_path):
 
 
 def test_weights_of_another_shape_are_not_loaded_in_part(tmp_path):
-    path = save_weights(tmp_path / "w.safetensors", trained(BlindSpotNetwork), arguments=KINDS[BlindSpotNetwork] | {"width": 6})
+    path = save_weights(
+        tmp_path / "w.safetensors", trained(BlindSpotNetwork), arguments=KINDS[BlindSpotNetwork] | {"width": 6}
+    )
     with pytest.raises(RuntimeError, match="size mismatch"):
         load_weights(path, BlindSpotNetwork)
 
@@ -114,7 +133,9 @@ def test_a_network_that_enlarges_is_refused_where_one_denoises(tmp_path, capsys)
     with pytest.raises(ValueError, match="network 'x2' is no denoiser of the package; choose one of small, base"):
         mptpn.load("x2")
     image = np.random.default_rng(0).normal(100, 10, (70, 80))
-    with pytest.raises(ValueError, match="holds 'SuperResolutionNetwork'; expected one of RetractableTransformer, BlindSpotNetwork"):
+    with pytest.raises(
+        ValueError, match="holds 'SuperResolutionNetwork'; expected one of RetractableTransformer, BlindSpotNetwork"
+    ):
         Denoiser.load("x2", [image])
     np.save(tmp_path / "scan.npy", image)
     assert main(["denoise", str(tmp_path / "scan.npy"), "--out", str(tmp_path / "out"), "--model", "x2"]) == 1

@@ -1,4 +1,4 @@
-"""Noise: its variance law, its density, and that it is a function of keys."""
+"""Noise: its variance noise model, its density, and that it is a function of keys."""
 
 import numpy as np
 import pytest
@@ -14,55 +14,72 @@ DRAWS = 40_000
 LAWS = [PoissonGaussian(0.1), PoissonGaussian(0.02, gain=0.05), PoissonGaussian(0.0, gain=0.1)]
 
 
-def variance_is(law: PoissonGaussian, claimed: PoissonGaussian, *, intensity: float) -> bool:
-    """Chi-squared test of the variance of DRAWS samples at one intensity; false alarm 1e-6, and 10 % off is missed with less than 1e-20."""
+def variance_is(noise_model: PoissonGaussian, claimed: PoissonGaussian, *, intensity: float) -> bool:
+    """Chi-squared test of the variance of DRAWS samples at one intensity; false alarm 1e-6, and 10 % off is missed with
+    less than 1e-20.
+    """
     clean = torch.full((1, 1, 200, DRAWS // 200), intensity, dtype=torch.float64)
-    residual = (law.sample(clean, generator=generator(1, int(1000 * intensity))) - clean).numpy()
+    residual = (noise_model.sample(clean, generator=generator(1, int(1000 * intensity))) - clean).numpy()
     total = (residual**2).sum() / float(claimed.variance(clean[:, :, :1, :1]))
     return stats.chi2.ppf(5e-7, DRAWS) < total < stats.chi2.ppf(1 - 5e-7, DRAWS)
 
 
 @pytest.mark.parametrize("intensity", [0.1, 0.5, 1.0])
-@pytest.mark.parametrize("law", LAWS, ids=str)
-def test_sampled_variance_is_gain_times_intensity_plus_sigma_squared(law, intensity):
-    assert variance_is(law, PoissonGaussian(law.sigma, gain=law.gain), intensity=intensity)
+@pytest.mark.parametrize("noise_model", LAWS, ids=str)
+def test_sampled_variance_is_gain_times_intensity_plus_sigma_squared(noise_model, intensity):
+    assert variance_is(noise_model, PoissonGaussian(noise_model.sigma, gain=noise_model.gain), intensity=intensity)
 
 
 @pytest.mark.parametrize("factor", [0.9, 1.1])
-@pytest.mark.parametrize("law", LAWS, ids=str)
-def test_a_variance_ten_percent_off_is_caught(law, factor):
-    assert not variance_is(law, PoissonGaussian(law.sigma * factor**0.5, gain=law.gain * factor), intensity=0.5)
+@pytest.mark.parametrize("noise_model", LAWS, ids=str)
+def test_a_variance_ten_percent_off_is_caught(noise_model, factor):
+    assert not variance_is(
+        noise_model, PoissonGaussian(noise_model.sigma * factor**0.5, gain=noise_model.gain * factor), intensity=0.5
+    )
 
 
 def test_moments_are_those_of_a_normal_distribution():
     clean = torch.full((1, 1, 200, DRAWS // 200), 0.5, dtype=torch.float64)
-    law = LAWS[1]
-    values = law.sample(clean, generator=generator(2)).flatten().numpy()
-    assert stats.kstest(values, stats.norm(0.5, float(law.variance(clean[0, 0, 0, 0])) ** 0.5).cdf).pvalue > 1e-6
-    assert stats.kstest(values, stats.norm(0.5, 1.1 * float(law.variance(clean[0, 0, 0, 0])) ** 0.5).cdf).pvalue < 1e-6  # the planted fault
+    noise_model = LAWS[1]
+    values = noise_model.sample(clean, generator=generator(2)).flatten().numpy()
+    assert (
+        stats.kstest(values, stats.norm(0.5, float(noise_model.variance(clean[0, 0, 0, 0])) ** 0.5).cdf).pvalue > 1e-6
+    )
+    # the planted fault
+    assert (
+        stats.kstest(values, stats.norm(0.5, 1.1 * float(noise_model.variance(clean[0, 0, 0, 0])) ** 0.5).cdf).pvalue
+        < 1e-6
+    )
 
 
 def test_gaussian_approximation_has_the_moments_of_poisson_plus_gaussian():
-    """Foi's law: photons / 20 is Poisson noise of gain 1/20; its first two moments are ours exactly."""
+    """Foi's noise model: photons / 20 is Poisson noise of gain 1/20; its first two moments are ours exactly."""
     photons, gain, sigma = 20 * 0.7, 1 / 20, 0.03
     mean, variance = stats.poisson(photons).stats("mv")
     ours = PoissonGaussian(sigma, gain=gain).variance(torch.tensor(0.7, dtype=torch.float64))
     assert float(ours) == pytest.approx(gain**2 * variance + sigma**2, rel=1e-12) and gain * mean == pytest.approx(0.7)
 
 
-@pytest.mark.parametrize("law", LAWS, ids=str)
-def test_log_likelihood_is_the_normal_density(law):
+@pytest.mark.parametrize("noise_model", LAWS, ids=str)
+def test_log_likelihood_is_the_normal_density(noise_model):
     draw = generator(3)
-    clean, noisy = torch.rand(2, 1, 5, 7, dtype=torch.float64, generator=draw) + 0.1, torch.rand(2, 1, 5, 7, dtype=torch.float64, generator=draw)
-    expected = stats.norm.logpdf(noisy.numpy(), clean.numpy(), np.sqrt(law.gain * clean.numpy() + law.sigma**2))
-    np.testing.assert_allclose(law.log_likelihood(noisy, clean).numpy(), expected, rtol=1e-12)
+    clean, noisy = (
+        torch.rand(2, 1, 5, 7, dtype=torch.float64, generator=draw) + 0.1,
+        torch.rand(2, 1, 5, 7, dtype=torch.float64, generator=draw),
+    )
+    expected = stats.norm.logpdf(
+        noisy.numpy(), clean.numpy(), np.sqrt(noise_model.gain * clean.numpy() + noise_model.sigma**2)
+    )
+    np.testing.assert_allclose(noise_model.log_likelihood(noisy, clean).numpy(), expected, rtol=1e-12)
 
 
 def test_negative_intensities_are_dark():
     assert PoissonGaussian(0.1, gain=1.0).variance(torch.tensor([-3.0, 0.0])).tolist() == pytest.approx([0.01, 0.01])
 
 
-@pytest.mark.parametrize("sigma, gain", [(-0.1, 0.0), (0.1, -1.0), (0.0, 0.0), (float("nan"), 0.0), (0.1, float("inf"))])
+@pytest.mark.parametrize(
+    "sigma, gain", [(-0.1, 0.0), (0.1, -1.0), (0.0, 0.0), (float("nan"), 0.0), (0.1, float("inf"))]
+)
 def test_an_impossible_law_is_refused_with_its_values(sigma, gain):
     with pytest.raises(ValueError, match=f"sigma {sigma} and gain {gain}"):
         PoissonGaussian(sigma, gain=gain)
@@ -89,9 +106,10 @@ def test_generators_leave_the_global_one_alone():
 
 
 def test_numbers_of_neighbouring_keys_do_not_correlate():
-    draws = np.array([torch.randn(2000, generator=generator(0, 301, step)).numpy() for step in range(20)])
+    draws = np.array([torch.randn(2000, generator=generator(0, "pairs", step)).numpy() for step in range(20)])
     correlation = np.corrcoef(draws) - np.eye(20)
-    assert np.abs(correlation).max() < 6 / 2000**0.5  # 190 coefficients of standard deviation 1 / sqrt(2000); six of them: 4e-7
+    # 190 coefficients of standard deviation 1 / sqrt(2000); six of them: 4e-7
+    assert np.abs(correlation).max() < 6 / 2000**0.5
 
 
 @pytest.mark.parametrize("count", [1, 2, 17])
@@ -115,7 +133,8 @@ def test_each_hidden_copy_has_its_own_level_and_noise():
     clean = [torch.zeros(1, 1, 120 + i, 90) for i in range(5)]
     noisy, levels = hidden_copies(clean, low=0.02, high=0.2, seed=4)
     for image, level in zip(noisy, levels, strict=True):
-        assert float(image.std()) == pytest.approx(level, rel=5 / (2 * 120 * 90) ** 0.5)  # five standard errors of a deviation, 1 / sqrt(2 n)
+        # five standard errors of a deviation, 1 / sqrt(2 n)
+        assert float(image.std()) == pytest.approx(level, rel=5 / (2 * 120 * 90) ** 0.5)
     first, second = noisy[0][..., :50, :50] / levels[0], noisy[1][..., :50, :50] / levels[1]
     assert abs(float((first * second).mean())) < 5 / 50
     again, _ = hidden_copies(clean, low=0.02, high=0.2, seed=4)
@@ -127,8 +146,11 @@ def test_each_hidden_copy_has_its_own_level_and_noise():
 def test_robust_level_is_right_on_a_slope(shape, sigma):
     slope = torch.linspace(0, 1, shape[2])[:, None] + torch.linspace(0, 2, shape[3])
     level = robust_level(PoissonGaussian(sigma).sample(slope.expand(shape), generator=generator(6)))
-    # the median of n correlated |normals|: standard error about 1.17 / sqrt(n), twice that for the overlap of neighbours; five of them
-    assert level.flatten().tolist() == pytest.approx([sigma] * shape[0], rel=5 * 2 * 1.17 / (shape[2] * shape[3]) ** 0.5)
+    # the median of n correlated |normals|: standard error about 1.17 / sqrt(n), twice that for the overlap of
+    # neighbours; five of them
+    assert level.flatten().tolist() == pytest.approx(
+        [sigma] * shape[0], rel=5 * 2 * 1.17 / (shape[2] * shape[3]) ** 0.5
+    )
 
 
 def test_robust_level_does_not_count_a_zeroed_background():

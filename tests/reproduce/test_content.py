@@ -26,7 +26,13 @@ def test_lines_of_ipython_stand_in_the_way_of_nothing():
 
 
 def test_imports_are_found_wherever_they_stand():
-    for source in ("import mptpn.noise", "from mptpn import noise", "from mptpn.noise import x", "from . import noise", "from .noise import x"):
+    for source in (
+        "import mptpn.noise",
+        "from mptpn import noise",
+        "from mptpn.noise import x",
+        "from . import noise",
+        "from .noise import x",
+    ):
         assert content.imported_modules(source) == {"__init__", "noise"}, source
         assert content.imported_modules(f"def f():\n    if True:\n        {source}") == {"__init__", "noise"}
     assert content.imported_modules("import numpy, os.path\nfrom noise import x") == set()
@@ -41,7 +47,11 @@ def test_other_weights_in_the_box_change_the_hash(monkeypatch, tmp_path):
     monkeypatch.setattr(content, "ROOT", tmp_path)
 
     def hashes() -> tuple[str, ...]:
-        return content.weights_hash("x = 1", name="a"), content.weights_hash('START = "a"', name="uses"), content.weights_hash('load("a")')
+        return (
+            content.weights_hash("x = 1", name="a"),
+            content.weights_hash('START = "a"', name="uses"),
+            content.weights_hash('load("a")'),
+        )
 
     seen = [hashes()]
     for data in (b"one", b"two"):

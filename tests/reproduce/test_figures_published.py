@@ -1,4 +1,6 @@
-"""figures/ holds what reproduce/figures.yaml declares, complete and fresh; each fault is planted once in a small house to show that it is found."""
+"""figures/ holds what reproduce/figures.yaml declares, complete and fresh; each fault is planted once in a small house
+to show that it is found.
+"""
 
 import json
 from pathlib import Path
@@ -40,14 +42,18 @@ def house(tmp_path, monkeypatch) -> Path:
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "mptpn/__init__.py").touch()
     (tmp_path / "mptpn/noise.py").write_text("A = 1\n")
-    (tmp_path / "reproduce/presets/quick.yaml").write_text("description: stub\nnotebooks: {01_noise_estimation: {seed: 3}}\n")
+    (tmp_path / "reproduce/presets/quick.yaml").write_text(
+        "description: stub\nnotebooks: {01_noise_estimation: {seed: 3}}\n"
+    )
     (tmp_path / "reproduce/figures.yaml").write_text("levels: {notebook: 01_noise_estimation}\n")
     write_notebook(tmp_path, "from mptpn.noise import A")
     about = {"name": "levels", "notebook": "01_noise_estimation", "parameters": {"seed": 3}, "device": "cpu"}
     for end, text in ((".png", "picture"), (".csv", "numbers"), (".json", json.dumps(about))):
         (tmp_path / f"runs/quick/figures/levels{end}").write_text(text)
     monkeypatch.chdir(tmp_path / "runs/quick")
-    record.record("01_noise_estimation", "01_noise_estimation", "", "0", content.code_hash("01_noise_estimation"), '{"seed": 3}')
+    record.record(
+        "01_noise_estimation", "01_noise_estimation", "", "0", content.code_hash("01_noise_estimation"), '{"seed": 3}'
+    )
     return tmp_path
 
 
@@ -71,7 +77,9 @@ def test_published_json_carries_preset_code_and_all_parameters(published):
         "preset": "quick",
         "code": content.code_hash("01_noise_estimation"),
     }
-    assert (published / "figures/levels.png").read_text() == "picture" and (published / "figures/levels.csv").read_text() == "numbers"
+    assert (published / "figures/levels.png").read_text() == "picture" and (
+        published / "figures/levels.csv"
+    ).read_text() == "numbers"
 
 
 def test_undeclared_figure_is_found(published):
@@ -80,7 +88,9 @@ def test_undeclared_figure_is_found(published):
 
 
 def test_declared_figure_that_is_missing_is_found(house):
-    assert len(faults()) == 1 and "figures/levels.png, figures/levels.csv, figures/levels.json is missing" in faults()[0]
+    assert (
+        len(faults()) == 1 and "figures/levels.png, figures/levels.csv, figures/levels.json is missing" in faults()[0]
+    )
 
 
 @pytest.mark.parametrize("end", [".png", ".csv", ".json"])
@@ -102,7 +112,9 @@ def test_figure_of_a_changed_module_is_stale_and_of_a_reworded_one_is_not(publis
 
 
 def test_figure_of_changed_parameters_is_stale(published):
-    (published / "reproduce/presets/quick.yaml").write_text("description: stub\nnotebooks: {01_noise_estimation: {seed: 4}}\n")
+    (published / "reproduce/presets/quick.yaml").write_text(
+        "description: stub\nnotebooks: {01_noise_estimation: {seed: 4}}\n"
+    )
     assert len(faults()) == 1 and "parameters of 01_noise_estimation in preset quick" in faults()[0]
 
 
@@ -121,7 +133,9 @@ def test_what_is_not_of_the_run_as_it_stands_is_not_published_and_the_old_figure
         case "other code":
             (published / "mptpn/noise.py").write_text("A = 2\n")
         case "other parameters":
-            (published / "reproduce/presets/quick.yaml").write_text("description: stub\nnotebooks: {01_noise_estimation: {}}\n")
+            (published / "reproduce/presets/quick.yaml").write_text(
+                "description: stub\nnotebooks: {01_noise_estimation: {}}\n"
+            )
         case "other file":
             (published / "runs/quick/figures/levels.png").write_text("another picture")
         case "lost file":

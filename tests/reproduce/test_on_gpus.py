@@ -16,7 +16,9 @@ def environment(tmp_path) -> dict:
 
 
 def start(environment: dict, count: int, command: str) -> subprocess.Popen:
-    return subprocess.Popen([ON_GPUS, str(count), "bash", "-c", command], env=environment, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [ON_GPUS, str(count), "bash", "-c", command], env=environment, stdout=subprocess.PIPE, text=True
+    )
 
 
 def test_two_runs_get_two_devices_and_a_third_waits_for_both(environment):

@@ -1,4 +1,6 @@
-"""The reproduction on stub notebooks that take a second each: bad input, staleness, failures. Each test works on a copy of its own."""
+"""The reproduction on stub notebooks that take a second each: bad input, staleness, failures. Each test works on a copy
+of its own.
+"""
 
 import json
 import shutil
@@ -51,7 +53,12 @@ def test_misspelt_parameter_is_refused_naming_the_nearest(house):
     preset = house / "reproduce/presets/quick.yaml"
     preset.write_text(preset.read_text().replace("learning_rate: 1", "learning_rat: 0.25"))
     sentence = refusal(house)
-    assert "'learning_rat'" in sentence and "0.25" in sentence and "'learning_rate'" in sentence and "03_profound_training" in sentence
+    assert (
+        "'learning_rat'" in sentence
+        and "0.25" in sentence
+        and "'learning_rate'" in sentence
+        and "03_profound_training" in sentence
+    )
 
 
 def test_misspelt_parameter_of_a_variant_is_refused(house):
@@ -62,7 +69,13 @@ def test_misspelt_parameter_of_a_variant_is_refused(house):
 
 @pytest.mark.parametrize(
     ("given", "kind"),
-    [("seed: 1.5", "int"), ("seed: true", "int"), ("seed: [1]", "int"), ("learning_rate: fast", "float"), ("learning_rate: 1e-3", "write 0.001")],
+    [
+        ("seed: 1.5", "int"),
+        ("seed: true", "int"),
+        ("seed: [1]", "int"),
+        ("learning_rate: fast", "float"),
+        ("learning_rate: 1e-3", "write 0.001"),
+    ],
 )
 def test_ill_typed_parameter_is_refused_with_value_and_type(house, given, kind):
     preset = house / "reproduce/presets/quick.yaml"
@@ -91,7 +104,12 @@ def test_help_lists_the_presets(house):
 
 
 def test_every_variant_runs_once_with_its_own_parameters(finished):
-    assert sorted(ran(finished)) == ["01_noise_estimation", "02_pair_synthesis", "03_profound_training/both", "03_profound_training/dense"]
+    assert sorted(ran(finished)) == [
+        "01_noise_estimation",
+        "02_pair_synthesis",
+        "03_profound_training/both",
+        "03_profound_training/dense",
+    ]
     results = {path.parent.name: path.read_text() for path in (finished / "runs/quick").rglob("result.txt")}
     assert results == {"01_noise_estimation": "1", "02_pair_synthesis": "0", "both": "0", "dense": "2"}
     executed = nbformat.read(finished / "runs/quick/notebooks/03_profound_training-dense.ipynb", as_version=4)
@@ -119,7 +137,12 @@ def test_opened_notebook_touched_file_and_reworded_comment_rerun_nothing(done):
 
 @pytest.mark.parametrize(
     ("module", "rerun"),
-    [("noise", ["01", "02", "03", "03"]), ("synthesis", ["02", "03", "03"]), ("transformer", ["03", "03"]), ("__init__", ["01", "02", "03", "03"])],
+    [
+        ("noise", ["01", "02", "03", "03"]),
+        ("synthesis", ["02", "03", "03"]),
+        ("transformer", ["03", "03"]),
+        ("__init__", ["01", "02", "03", "03"]),
+    ],
 )
 def test_changed_module_makes_exactly_its_dependants_stale(done, module, rerun):
     with open(done / f"mptpn/{module}.py", "a") as file:
@@ -146,12 +169,17 @@ def test_lost_result_is_made_again(done):
 def test_failed_run_shows_the_error_keeps_the_old_result_and_is_done_again(done):
     """Only the variant whose parameter changed runs, both times."""
     preset, before = done / "reproduce/presets/quick.yaml", ran(done)
-    result, executed = done / "runs/quick/03_profound_training/dense/result.txt", done / "runs/quick/notebooks/03_profound_training-dense.ipynb"
+    result, executed = (
+        done / "runs/quick/03_profound_training/dense/result.txt",
+        done / "runs/quick/notebooks/03_profound_training-dense.ipynb",
+    )
     old = executed.read_bytes()
     preset.write_text(preset.read_text().replace("seed: 2", "seed: 13"))
     code, out, err = run(done)
     assert code == 1
-    assert "AssertionError: planted" in out and "assert seed != 13" in out and "logs/03_profound_training-dense.log" in out
+    assert (
+        "AssertionError: planted" in out and "assert seed != 13" in out and "logs/03_profound_training-dense.log" in out
+    )
     assert result.read_text() == "2" and executed.read_bytes() == old
     preset.write_text(preset.read_text().replace("seed: 13", "seed: 5"))
     code, out, err = run(done)
@@ -159,11 +187,15 @@ def test_failed_run_shows_the_error_keeps_the_old_result_and_is_done_again(done)
     assert ran(done) == [*before, "03_profound_training/dense", "03_profound_training/dense"]
 
 
-@pytest.mark.parametrize("said, code", [("zmq.error.ZMQError: Address already in use (addr='tcp://127.0.0.1:48691')", 0), ("MemoryError", 1)])
+@pytest.mark.parametrize(
+    "said, code", [("zmq.error.ZMQError: Address already in use (addr='tcp://127.0.0.1:48691')", 0), ("MemoryError", 1)]
+)
 def test_a_kernel_whose_port_was_taken_starts_again(house, tmp_path, said, code):
     """Jupyter chooses free ports before its kernel takes them; another kernel may be first."""
     starter = house / "reproduce/on_gpus"
-    starter.write_text(f'#!/bin/sh\n[ -e {tmp_path}/once ] && shift && exec "$@"\ntouch {tmp_path}/once\necho "{said}"\nexit 1\n')
+    starter.write_text(
+        f'#!/bin/sh\n[ -e {tmp_path}/once ] && shift && exec "$@"\ntouch {tmp_path}/once\necho "{said}"\nexit 1\n'
+    )
     assert run(house, "--preset", "single")[0] == code
 
 
@@ -211,7 +243,12 @@ def test_every_variant_of_a_preset_builds_its_network(preset):
 def test_page_of_a_finished_notebook_keeps_the_last_state_of_a_progress_bar(tmp_path):
     page, output = tmp_path / "page.ipynb", nbformat.v4.new_output
     bars = [output("stream", name="stderr", text=f"\rstage 1: {share} %") for share in (0, 50, 100)]
-    told = [output("stream", name="stdout", text="before\n"), *bars, output("stream", name="stderr", text="\nended\n"), output("display_data", data={})]
+    told = [
+        output("stream", name="stdout", text="before\n"),
+        *bars,
+        output("stream", name="stderr", text="\nended\n"),
+        output("display_data", data={}),
+    ]
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("fit()", outputs=told)]), page)
     record.tidy(page)
     kept = nbformat.read(page, as_version=4).cells[0].outputs

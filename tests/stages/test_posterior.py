@@ -59,25 +59,32 @@ def test_the_posterior_s_sigma_is_the_error_it_makes(sigma_mu, sigma_n):
     ratio = float((denoised - clean).square().mean().sqrt()) / float(sigma)
     assert abs(ratio - 1) < 5 / (2 * len(clean)) ** 0.5  # five standard errors of a standard deviation: 1.4 %
     planted, _ = fuse(noisy, mean, sigma_mu=2 * levels["sigma_mu"], sigma_n=levels["sigma_n"])
-    assert float((planted - clean).square().mean().sqrt()) / float(sigma) - 1 > 5 / (2 * len(clean)) ** 0.5  # no other weights are as good
+    # no other weights are as good
+    assert float((planted - clean).square().mean().sqrt()) / float(sigma) - 1 > 5 / (2 * len(clean)) ** 0.5
 
 
 def test_the_plain_likelihood_is_the_normal_density_up_to_its_constant():
     noisy, mean, sigma_mu, sigma_n = example()
     density = torch.distributions.Normal(mean, (sigma_mu**2 + sigma_n**2).sqrt()).log_prob(noisy)
-    torch.testing.assert_close(negative_log_likelihood(noisy, mean, sigma_mu=sigma_mu, sigma_n=sigma_n), -density - 0.5 * math.log(2 * math.pi))
+    torch.testing.assert_close(
+        negative_log_likelihood(noisy, mean, sigma_mu=sigma_mu, sigma_n=sigma_n), -density - 0.5 * math.log(2 * math.pi)
+    )
 
 
 def test_the_constrained_form_is_an_upper_bound():
     noisy, mean, sigma_mu, sigma_n = example(shape=(40, 1, 31, 17))
     sigmas = {"sigma_mu": sigma_mu, "sigma_n": sigma_n}
-    assert (constrained_negative_log_likelihood(noisy, mean, **sigmas) > negative_log_likelihood(noisy, mean, **sigmas)).all()
+    assert (
+        constrained_negative_log_likelihood(noisy, mean, **sigmas) > negative_log_likelihood(noisy, mean, **sigmas)
+    ).all()
 
 
 def test_the_bound_touches_where_sigma_mu_is_zero():
     noisy, mean, sigma_mu, sigma_n = example()
     zero = {"sigma_mu": 0 * sigma_mu, "sigma_n": sigma_n}
-    torch.testing.assert_close(constrained_negative_log_likelihood(noisy, mean, **zero), negative_log_likelihood(noisy, mean, **zero))
+    torch.testing.assert_close(
+        constrained_negative_log_likelihood(noisy, mean, **zero), negative_log_likelihood(noisy, mean, **zero)
+    )
 
 
 def optimum(likelihood, *, residual: float, sigma_n: float) -> float:
@@ -86,7 +93,9 @@ def optimum(likelihood, *, residual: float, sigma_n: float) -> float:
     level = torch.tensor(sigma_n, dtype=torch.float64)
 
     def value(variance):
-        return float(likelihood(noisy, mean, sigma_mu=torch.tensor(variance, dtype=torch.float64).sqrt(), sigma_n=level))
+        return float(
+            likelihood(noisy, mean, sigma_mu=torch.tensor(variance, dtype=torch.float64).sqrt(), sigma_n=level)
+        )
 
     return float(minimize_scalar(value, bounds=(0, 10 * residual), method="bounded", options={"xatol": 1e-10}).x)
 
@@ -94,10 +103,14 @@ def optimum(likelihood, *, residual: float, sigma_n: float) -> float:
 @pytest.mark.parametrize("residual, sigma_n", [(0.09, 0.1), (0.02, 0.1), (1.0, 0.3)])
 def test_the_plain_optimum_is_the_true_spread(residual, sigma_n):
     # a minimum is found to about sqrt(2.2e-16) of its position
-    assert optimum(negative_log_likelihood, residual=residual, sigma_n=sigma_n) == pytest.approx(residual - sigma_n**2, rel=1e-5)
+    assert optimum(negative_log_likelihood, residual=residual, sigma_n=sigma_n) == pytest.approx(
+        residual - sigma_n**2, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("residual, sigma_n", [(0.09, 0.1), (0.02, 0.1), (1.0, 0.3)])
 def test_the_constrained_optimum_is_smaller_and_known(residual, sigma_n):
     found = optimum(constrained_negative_log_likelihood, residual=residual, sigma_n=sigma_n)
-    assert found == pytest.approx((sigma_n**2 * residual) ** 0.5 - sigma_n**2, rel=1e-5) and found < 0.8 * (residual - sigma_n**2)
+    assert found == pytest.approx((sigma_n**2 * residual) ** 0.5 - sigma_n**2, rel=1e-5) and found < 0.8 * (
+        residual - sigma_n**2
+    )

@@ -23,14 +23,23 @@ def scene(height, width):
 
 
 def noisy_set(levels=(0.05, 0.1, 0.2)):
-    laws = [PoissonGaussian(level) for level in levels]
-    clean = [scene(50 + 6 * i, 61) for i in range(len(laws))]
-    return clean, [law.sample(x, generator=generator(1, i)) for i, (law, x) in enumerate(zip(laws, clean, strict=True))], laws
+    noise_models = [PoissonGaussian(level) for level in levels]
+    clean = [scene(50 + 6 * i, 61) for i in range(len(noise_models))]
+    return (
+        clean,
+        [
+            noise_model.sample(x, generator=generator(1, i))
+            for i, (noise_model, x) in enumerate(zip(noise_models, clean, strict=True))
+        ],
+        noise_models,
+    )
 
 
 def batch_of(seed=0, *, patch=20, size=3):
-    _, noisy, laws = noisy_set()
-    return preliminary.patches(preliminary.prepared(noisy, laws), batch=size, patch=patch, keys=(seed, 201, 0))
+    _, noisy, noise_models = noisy_set()
+    return preliminary.patches(
+        preliminary.prepared(noisy, noise_models), batch=size, patch=patch, keys=(seed, "patches", 0)
+    )
 
 
 def test_patches_are_a_function_of_their_keys():
@@ -39,10 +48,12 @@ def test_patches_are_a_function_of_their_keys():
 
 
 def test_a_patch_is_a_turned_piece_of_the_image_whose_law_it_carries():
-    _, noisy, laws = noisy_set()
+    _, noisy, noise_models = noisy_set()
     batch = batch_of(3, patch=50, size=12)
-    for patch, sigma, offset in zip(batch["noisy"], batch["law"][:, 2].sqrt(), batch["offset"].flatten(), strict=True):
-        which = [law.sigma for law in laws].index(pytest.approx(float(sigma)))
+    for patch, sigma, offset in zip(
+        batch["noisy"], batch["noise_model"][:, 2].sqrt(), batch["offset"].flatten(), strict=True
+    ):
+        which = [noise_model.sigma for noise_model in noise_models].index(pytest.approx(float(sigma)))
         assert float(offset) == pytest.approx(float(noisy[which].mean()))
         assert torch.isin(patch, noisy[which]).all()  # noise makes every value unique
 
@@ -50,13 +61,14 @@ def test_a_patch_is_a_turned_piece_of_the_image_whose_law_it_carries():
 def test_patches_come_from_every_image_and_in_every_orientation():
     marked = [torch.arange(4.0).view(1, 1, 2, 2) + 10 * i for i in range(3)]
     batch = preliminary.patches(preliminary.prepared(marked, [PoissonGaussian(0.1)] * 3), batch=400, patch=2, keys=(0,))
-    assert len({tuple(patch.flatten().tolist()) for patch in batch["noisy"]}) == 3 * 8  # a missed one of 24: (23 / 24)^400 * 24 = 1e-6
+    # a missed one of 24: (23 / 24)^400 * 24 = 1e-6
+    assert len({tuple(patch.flatten().tolist()) for patch in batch["noisy"]}) == 3 * 8
 
 
 def test_an_image_smaller_than_a_patch_is_refused():
-    _, noisy, laws = noisy_set()
+    _, noisy, noise_models = noisy_set()
     with pytest.raises(ValueError, match=r"\(1, 1, 50, 61\).*patch 64; choose a patch of at most 50 px"):
-        preliminary.train(network(), noisy, laws=laws, steps=1, fabric=loop.launch(), patch=64)
+        preliminary.train(network(), noisy, noise_models=noise_models, steps=1, fabric=loop.launch(), patch=64)
 
 
 def test_the_mean_given_an_offset_is_blind_at_every_level():
@@ -68,8 +80,10 @@ def test_the_mean_given_an_offset_is_blind_at_every_level():
             self.blind = network(local_means=(3, 5))
 
         def forward(self, noisy):
-            law = preliminary.tabulated(PoissonGaussian(0.1, gain=0.02), torch.tensor([0.0, 1.0]))
-            mean, spread, sigma_n = preliminary.predict(self.blind, noisy, offset=torch.full((1, 1, 1, 1), 0.4), law=law)
+            noise_model = preliminary.tabulated(PoissonGaussian(0.1, gain=0.02), torch.tensor([0.0, 1.0]))
+            mean, spread, sigma_n = preliminary.predict(
+                self.blind, noisy, offset=torch.full((1, 1, 1, 1), 0.4), noise_model=noise_model
+            )
             return mean, spread
 
     assert leak(Stage1().train(), (1, 1, 7, 10), generator=generator(2)) == 0.0
@@ -79,46 +93,64 @@ def test_the_mean_given_an_offset_is_blind_at_every_level():
 def test_white_noise_results_are_equivariant_to_gain_and_offset(size):
     blind = network(local_means=(3, 5)).double().eval()
     noisy = scene(*size).double() + 0.1 * torch.randn(size, dtype=torch.float64, generator=generator(3))
-    plain = preliminary.denoise(blind, noisy, law=PoissonGaussian(0.1))
-    scaled = preliminary.denoise(blind, 37 * noisy - 5, law=PoissonGaussian(3.7))
+    plain = preliminary.denoise(blind, noisy, noise_model=PoissonGaussian(0.1))
+    scaled = preliminary.denoise(blind, 37 * noisy - 5, noise_model=PoissonGaussian(3.7))
     torch.testing.assert_close(scaled["denoised"], 37 * plain["denoised"] - 5, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(scaled["sigma"], 37 * plain["sigma"], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(
-    "law",
-    [PoissonGaussian(0.02, gain=0.05, black=0.1), NoiseLevelFunction((0.2, 0.5, 0.9), (1e-3, 4e-3, 2e-3)), Speckle(20.0)],
-    ids=lambda law: type(law).__name__,
+    "noise_model",
+    [
+        PoissonGaussian(0.02, gain=0.05, black=0.1),
+        NoiseLevelFunction((0.2, 0.5, 0.9), (1e-3, 4e-3, 2e-3)),
+        Speckle(20.0),
+    ],
+    ids=lambda noise_model: type(noise_model).__name__,
 )
-def test_the_noise_follows_the_law_at_the_blind_mean(law):
+def test_the_noise_follows_the_law_at_the_blind_mean(noise_model):
     noisy = scene(21, 30) + 0.05 * torch.randn(21, 30, generator=generator(8))
-    result = preliminary.denoise(network().eval(), noisy, law=law)
-    # read from 65 knots: a hinge between two of them is off by a quarter of a step of the steepest law, the floor adds 1e-4 of the largest variance
+    result = preliminary.denoise(network().eval(), noisy, noise_model=noise_model)
+    # read from 65 knots: a hinge between two of them is off by a quarter of a step of the steepest noise model, the
+    # floor adds 1e-4 of the largest variance
     inside = result["mean"].clamp(noisy.min(), noisy.max())
-    torch.testing.assert_close(result["sigma_n"] ** 2, law.variance(inside), rtol=0.03, atol=2e-5)
+    torch.testing.assert_close(result["sigma_n"] ** 2, noise_model.variance(inside), rtol=0.03, atol=2e-5)
 
 
 def test_a_tabulated_law_is_exact_at_its_knots_and_linear_between():
-    law, ends = Speckle(4.0), torch.tensor([0.5, 2.1])
-    table, knots = preliminary.tabulated(law, ends), torch.linspace(0.5, 2.1, preliminary.KNOTS)
-    torch.testing.assert_close(preliminary.variance_at(knots.view(1, 1, 5, 13), table).flatten(), law.variance(knots), rtol=1e-4, atol=0)
+    noise_model, ends = Speckle(4.0), torch.tensor([0.5, 2.1])
+    table, knots = preliminary.tabulated(noise_model, ends), torch.linspace(0.5, 2.1, preliminary.KNOTS)
+    torch.testing.assert_close(
+        preliminary.variance_at(knots.view(1, 1, 5, 13), table).flatten(),
+        noise_model.variance(knots),
+        rtol=1e-4,
+        atol=0,
+    )
     middle = (knots[1:] + knots[:-1]) / 2
     torch.testing.assert_close(
-        preliminary.variance_at(middle.view(1, 1, 8, 8), table).flatten(), (law.variance(knots)[1:] + law.variance(knots)[:-1]) / 2, rtol=1e-4, atol=0
+        preliminary.variance_at(middle.view(1, 1, 8, 8), table).flatten(),
+        (noise_model.variance(knots)[1:] + noise_model.variance(knots)[:-1]) / 2,
+        rtol=1e-4,
+        atol=0,
     )
-    assert preliminary.variance_at(torch.full((1, 1, 1, 1), 9.0), table).item() == pytest.approx(float(law.variance(ends[1])))
+    assert preliminary.variance_at(torch.full((1, 1, 1, 1), 9.0), table).item() == pytest.approx(
+        float(noise_model.variance(ends[1]))
+    )
 
 
 def test_patches_of_noise_that_differs_between_rows_and_columns_are_not_transposed():
-    ramp = torch.arange(6.0).view(1, 1, 1, 6).expand(1, 1, 6, 6) + torch.zeros(1, 1, 6, 6)  # changes along columns alone
+    # changes along columns alone
+    ramp = torch.arange(6.0).view(1, 1, 1, 6).expand(1, 1, 6, 6) + torch.zeros(1, 1, 6, 6)
     for transposed in (False, True):
-        batch = preliminary.patches(preliminary.prepared([ramp], [PoissonGaussian(0.1)]), batch=40, patch=4, keys=(0,), transposed=transposed)
+        batch = preliminary.patches(
+            preliminary.prepared([ramp], [PoissonGaussian(0.1)]), batch=40, patch=4, keys=(0,), transposed=transposed
+        )
         assert bool((batch["noisy"].diff(dim=2) != 0).any()) == transposed
 
 
 def test_the_result_is_the_posterior_of_its_parts():
     noisy = noisy_set()[1][1]
-    result = preliminary.denoise(network().eval(), noisy, law=PoissonGaussian(0.1))
+    result = preliminary.denoise(network().eval(), noisy, noise_model=PoissonGaussian(0.1))
     denoised, sigma = fuse(noisy, result["mean"], sigma_mu=result["sigma_mu"], sigma_n=result["sigma_n"])
     assert torch.equal(result["denoised"], denoised) and torch.equal(result["sigma"], sigma)
     assert all(part.shape == noisy.shape for part in result.values())
@@ -131,49 +163,71 @@ MEAN = {"features", "mean", "head", "branches"}
 def test_each_phase_trains_its_part(fraction, trained):
     blind = network()
     preliminary.loss(blind, batch_of(), fraction).backward()
-    assert {name.split(".")[0] for name, p in blind.named_parameters() if p.grad is not None and p.grad.any()} == trained
+    assert {
+        name.split(".")[0] for name, p in blind.named_parameters() if p.grad is not None and p.grad.any()
+    } == trained
 
 
 def test_padding_takes_no_part_in_training_and_none_in_the_mean():
     """A third of each image is padding. The pixels beside it are counted: they hold noise."""
-    _, noisy, laws = noisy_set()
+    _, noisy, noise_models = noisy_set()
     padded = [torch.cat([y, torch.full_like(y[..., :30], -20.0)], 3) for y in noisy]
-    batch = preliminary.patches(preliminary.prepared(padded, laws), batch=8, patch=50, keys=(0, 201, 0))
+    batch = preliminary.patches(preliminary.prepared(padded, noise_models), batch=8, patch=50, keys=(0, 201, 0))
     assert torch.equal(batch["counts"] == 0, batch["noisy"] == -20) and 0 < float(batch["counts"].mean()) < 1
     for offset in batch["offset"].flatten().tolist():
         assert any(offset == pytest.approx(float(y.mean()), rel=1e-5) for y in noisy)
     changed = batch | {"noisy": batch["noisy"].masked_fill(batch["counts"] == 0, -20.0).requires_grad_()}
-    mean, spread, sigma_n = preliminary.predict(network(), changed["noisy"], offset=batch["offset"], law=batch["law"])
+    mean, spread, sigma_n = preliminary.predict(
+        network(), changed["noisy"], offset=batch["offset"], noise_model=batch["noise_model"]
+    )
     assert torch.isfinite(mean).all()
-    errors = preliminary.loss(network(), changed, 0.0), preliminary.loss(network(), changed | {"counts": torch.ones_like(batch["counts"])}, 0.0)
+    errors = (
+        preliminary.loss(network(), changed, 0.0),
+        preliminary.loss(network(), changed | {"counts": torch.ones_like(batch["counts"])}, 0.0),
+    )
     assert 100 * errors[0] < errors[1]
 
 
 def test_padding_changes_the_denoised_image_only_near_it():
-    blind, law = network(), PoissonGaussian(0.1)
-    noisy = law.sample(scene(50, 61), generator=generator(5))
+    blind, noise_model = network(), PoissonGaussian(0.1)
+    noisy = noise_model.sample(scene(50, 61), generator=generator(5))
     padded = torch.cat([noisy, torch.full_like(noisy[..., :40], -20.0)], 3)
-    alone, beside = (preliminary.denoise(blind, y, law=law)["denoised"] for y in (noisy, padded))
+    alone, beside = (preliminary.denoise(blind, y, noise_model=noise_model)["denoised"] for y in (noisy, padded))
     far = noisy.shape[3] - reach(depth=1) - 11
-    assert far > 20 and torch.allclose(alone[..., :far], beside[..., :far], atol=1e-4) and not torch.allclose(alone, beside[..., :61], atol=1e-2)
+    assert (
+        far > 20
+        and torch.allclose(alone[..., :far], beside[..., :far], atol=1e-4)
+        and not torch.allclose(alone, beside[..., :61], atol=1e-2)
+    )
 
 
 def test_a_law_without_noise_in_the_dark_keeps_the_likelihood_finite():
     batch = batch_of()
-    law = preliminary.tabulated(PoissonGaussian(0.0, gain=0.1), torch.tensor([0.0, 1.0]))
-    batch |= {"noisy": batch["noisy"] * 0, "offset": batch["offset"] * 0 + 0.01, "law": law.expand(len(batch["noisy"]), -1)}
+    noise_model = preliminary.tabulated(PoissonGaussian(0.0, gain=0.1), torch.tensor([0.0, 1.0]))
+    batch |= {
+        "noisy": batch["noisy"] * 0,
+        "offset": batch["offset"] * 0 + 0.01,
+        "noise_model": noise_model.expand(len(batch["noisy"]), -1),
+    }
     assert torch.isfinite(preliminary.loss(network(), batch, 0.5))
 
 
 def test_one_noisy_copy_is_enough_to_denoise():
-    """On smooth scenes the error falls by at least 6 dB at every level, without the averages' help; the untrained network is worse than the noisy image."""
+    """On smooth scenes the error falls by at least 6 dB at every level, without the averages' help; the untrained
+    network is worse than the noisy image.
+    """
     torch.set_num_threads(1)
-    clean, noisy, laws = noisy_set()
+    clean, noisy, noise_models = noisy_set()
     blind = network(width=8)
 
     def gains():
-        return [psnr_db(preliminary.denoise(blind, y, law=law)["denoised"], x) - psnr_db(y, x) for x, y, law in zip(clean, noisy, laws, strict=True)]
+        return [
+            psnr_db(preliminary.denoise(blind, y, noise_model=noise_model)["denoised"], x) - psnr_db(y, x)
+            for x, y, noise_model in zip(clean, noisy, noise_models, strict=True)
+        ]
 
     assert min(gains()) < 0
-    history = preliminary.train(blind, noisy, laws=laws, steps=100, fabric=loop.launch(threads=1), batch=4, patch=32, lr=3e-3)
+    history = preliminary.train(
+        blind, noisy, noise_models=noise_models, steps=100, fabric=loop.launch(threads=1), batch=4, patch=32, lr=3e-3
+    )
     assert min(gains()) > 6 and len(history) == 100

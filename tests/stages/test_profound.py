@@ -51,7 +51,9 @@ def test_the_network_sees_noise_of_one_size():
 
 def test_images_of_a_batch_do_not_see_each_other():
     y, net = torch.cat([noisy(1, 1, 13, 9), 20 * noisy(1, 1, 13, 9, seed=1) + 5]), network()
-    torch.testing.assert_close(profound.denoise(net, y), torch.cat([profound.denoise(net, x[None]) for x in y]), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        profound.denoise(net, y), torch.cat([profound.denoise(net, x[None]) for x in y]), rtol=0, atol=1e-10
+    )
 
 
 def test_a_new_network_leaves_the_image_as_it_is():
@@ -61,8 +63,13 @@ def test_a_new_network_leaves_the_image_as_it_is():
 
 
 def test_a_part_is_seen_in_the_unit_of_its_whole():
-    """In the middle of a tile with a halo, far from every edge, a window-attention network gives the same only if it is given the whole's mean and level."""
-    whole, middle = noisy(1, 1, 40, 40) * torch.linspace(0.2, 3, 40, dtype=torch.float64), nn.Conv2d(1, 1, 3, padding=1, bias=False).double()
+    """In the middle of a tile with a halo, far from every edge, a window-attention network gives the same only if it is
+    given the whole's mean and level.
+    """
+    whole, middle = (
+        noisy(1, 1, 40, 40) * torch.linspace(0.2, 3, 40, dtype=torch.float64),
+        nn.Conv2d(1, 1, 3, padding=1, bias=False).double(),
+    )
     unit = {"offset": whole.mean().view(1, 1, 1, 1), "scale": robust_level(whole)}
     relu = nn.Sequential(middle, nn.ReLU())  # not linear: the unit matters
     expected, tile = profound.denoise(relu, whole)[..., 4:12, 4:12], whole[..., 2:14, 2:14]
@@ -75,7 +82,13 @@ def batch_of(size=(13, 9)):
     level = torch.tensor([0.1, 0.2, 0.4], dtype=torch.float64).view(3, 1, 1, 1)
     weight = torch.tensor([0.1, 1.0, 1.0], dtype=torch.float64).view(3, 1, 1, 1)
     offset = torch.tensor([0.0, 0.3, -1.0], dtype=torch.float64).view(3, 1, 1, 1)
-    return {"noisy": clean + level * noisy(3, 1, *size, seed=3), "clean": clean, "scale": level, "offset": offset, "weight": weight}
+    return {
+        "noisy": clean + level * noisy(3, 1, *size, seed=3),
+        "clean": clean,
+        "scale": level,
+        "offset": offset,
+        "weight": weight,
+    }
 
 
 def test_the_loss_is_the_weighted_error_in_units_of_the_noise():
@@ -96,4 +109,8 @@ def test_gradients_reach_every_weight():
     net = network().train()
     profound.loss(net, batch_of((20, 27))).backward()
     # one number added to all keys moves no softmax, and a bias network's last bias is such a number
-    assert not [name for name, p in net.named_parameters() if not name.endswith("bias.network.9.bias") and (p.grad is None or not p.grad.any())]
+    assert not [
+        name
+        for name, p in net.named_parameters()
+        if not name.endswith("bias.network.9.bias") and (p.grad is None or not p.grad.any())
+    ]

@@ -1,4 +1,6 @@
-"""Correlated noise from a denoiser's residuals: a law that is right stays, one that is wrong gets better, and what is no noise changes nothing."""
+"""Correlated noise from a denoiser's residuals: a noise model that is right stays, one that is wrong gets better, and
+what is no noise changes nothing.
+"""
 
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch.nn import functional as F
 
 from mptpn.noise.models import CorrelatedGaussian, NoiseLevelFunction, PoissonGaussian
 from mptpn.random import generator
-from mptpn.stages.refinement import autocovariance, refined
+from mptpn.stages.refinement import autocovariance, refine
 
 SIGMA = 0.05
 TRUE = F.pad(torch.tensor([[0.1, 0.25, 0.1], [0.4, 1.0, 0.4], [0.1, 0.25, 0.1]]), (2,) * 4)  # at lags -3..3
@@ -26,20 +28,22 @@ def smooth(*size: int) -> torch.Tensor:
     return low_pass(scene(*size))
 
 
-def noisy_set(law, size=(160, 144), number=4) -> list[torch.Tensor]:
-    return [law.sample(smooth(*size), generator=generator(9, i)) for i in range(number)]
+def noisy_set(noise_model, size=(160, 144), number=4) -> list[torch.Tensor]:
+    return [noise_model.sample(smooth(*size), generator=generator(9, i)) for i in range(number)]
 
 
-def of_neighbours(law) -> torch.Tensor:
+def of_neighbours(noise_model) -> torch.Tensor:
     """Correlation at lags (0, 1), (1, 0), (1, 1), (0, 2)."""
-    middle = len(law.correlation) // 2
-    return torch.tensor([law.correlation[middle + row][middle + col] for row, col in ((0, 1), (1, 0), (1, 1), (0, 2))])
+    middle = len(noise_model.correlation) // 2
+    return torch.tensor(
+        [noise_model.correlation[middle + row][middle + col] for row, col in ((0, 1), (1, 0), (1, 1), (0, 2))]
+    )
 
 
 def test_autocovariance_is_that_of_the_noise():
     """92000 px; a correlation of them is known to about 0.005."""
-    law = CorrelatedGaussian(PoissonGaussian(SIGMA), TRUE)
-    residuals = [y - smooth(160, 144) for y in noisy_set(law)]
+    noise_model = CorrelatedGaussian(PoissonGaussian(SIGMA), TRUE)
+    residuals = [y - smooth(160, 144) for y in noisy_set(noise_model)]
     found = autocovariance(residuals, [torch.ones_like(r, dtype=torch.bool) for r in residuals], radius=3) / SIGMA**2
     torch.testing.assert_close(found[2:5, 2:5], TRUE[2:5, 2:5].double(), atol=0.02, rtol=0)
     torch.testing.assert_close(found, TRUE.double(), atol=0.03, rtol=0)
@@ -60,21 +64,30 @@ def test_autocovariance_leaves_out_what_does_not_count():
 
 
 @pytest.mark.parametrize("level", [0.8, 1.0, 1.25])
-@pytest.mark.parametrize("start", [TRUE, 0.5 * (TRUE + WHITE), (1.3 * TRUE).clamp_max(1.0)], ids=["right", "half of it", "too wide"])
+@pytest.mark.parametrize(
+    "start", [TRUE, 0.5 * (TRUE + WHITE), (1.3 * TRUE).clamp_max(1.0)], ids=["right", "half of it", "too wide"]
+)
 def test_level_and_correlation_go_to_the_truth(start, level):
-    """The low pass takes out 95 % of white noise and 88 % of this one; of what it leaves in, nothing can be found: up to 0.06 of the map."""
+    """The low pass takes out 95 % of white noise and 88 % of this one; of what it leaves in, nothing can be found: up
+    to 0.06 of the map.
+    """
     noisy = noisy_set(CorrelatedGaussian(PoissonGaussian(SIGMA), TRUE))
-    laws = [CorrelatedGaussian(PoissonGaussian(SIGMA * level), start)] * len(noisy)
-    found = refined(laws, noisy, denoise=low_pass)
-    assert len(found) == len(noisy) and len({law.law.sigma for law in found}) == 1
-    assert found[0].law.sigma == pytest.approx(SIGMA, rel=0.04)
+    noise_models = [CorrelatedGaussian(PoissonGaussian(SIGMA * level), start)] * len(noisy)
+    found = refine(noise_models, noisy, denoise=low_pass)
+    assert len(found) == len(noisy) and len({noise_model.noise_model.sigma for noise_model in found}) == 1
+    assert found[0].noise_model.sigma == pytest.approx(SIGMA, rel=0.04)
     torch.testing.assert_close(of_neighbours(found[0]), EXPECTED, atol=0.06, rtol=0)
 
 
 def test_levels_of_the_images_keep_their_ratios():
-    laws = [CorrelatedGaussian(PoissonGaussian(sigma, gain=0.01), TRUE) for sigma in (0.04, 0.06)]
-    noisy = [CorrelatedGaussian(law.law.scaled(1.2), TRUE).sample(smooth(160, 144), generator=generator(9, i)) for i, law in enumerate(laws)]
-    first, second = (law.law for law in refined(laws, noisy, denoise=low_pass))
+    noise_models = [CorrelatedGaussian(PoissonGaussian(sigma, gain=0.01), TRUE) for sigma in (0.04, 0.06)]
+    noisy = [
+        CorrelatedGaussian(noise_model.noise_model.scaled(1.2), TRUE).sample(
+            smooth(160, 144), generator=generator(9, i)
+        )
+        for i, noise_model in enumerate(noise_models)
+    ]
+    first, second = (noise_model.noise_model for noise_model in refine(noise_models, noisy, denoise=low_pass))
     assert first.sigma / second.sigma == pytest.approx(0.04 / 0.06) and first.gain == pytest.approx(second.gain)
     assert first.sigma == pytest.approx(1.2 * 0.04, rel=0.05) and first.gain == pytest.approx(1.44 * 0.01, rel=0.1)
 
@@ -82,7 +95,7 @@ def test_levels_of_the_images_keep_their_ratios():
 def test_a_table_is_scaled_too_and_some_images_of_many_are_enough():
     table = NoiseLevelFunction((0.0, 1.0), (SIGMA**2, 1.2 * SIGMA**2))
     noisy = noisy_set(CorrelatedGaussian(table, TRUE), size=(64, 72), number=13)
-    found = refined([CorrelatedGaussian(table.scaled(0.8), TRUE)] * 13, noisy, denoise=low_pass)
+    found = refine([CorrelatedGaussian(table.scaled(0.8), TRUE)] * 13, noisy, denoise=low_pass)
     assert len(found) == 13
     assert float(found[12].variance(torch.tensor(0.0))) == pytest.approx(SIGMA**2, rel=0.1)
 
@@ -92,26 +105,29 @@ def never(image: torch.Tensor) -> torch.Tensor:
 
 
 def test_noise_without_correlation_is_left_alone_and_nothing_is_denoised_for_it():
-    laws = (PoissonGaussian(SIGMA), PoissonGaussian(2 * SIGMA))
-    assert refined(laws, noisy_set(PoissonGaussian(SIGMA))[:2], denoise=never) == laws
+    noise_models = (PoissonGaussian(SIGMA), PoissonGaussian(2 * SIGMA))
+    assert refine(noise_models, noisy_set(PoissonGaussian(SIGMA))[:2], denoise=never) == noise_models
 
 
 def test_an_image_whose_middle_is_constant_changes_nothing():
     noisy = noisy_set(CorrelatedGaussian(PoissonGaussian(SIGMA), TRUE))
-    laws = [CorrelatedGaussian(PoissonGaussian(SIGMA * 1.2), TRUE)] * 5
-    assert refined(laws, [*noisy, torch.full((1, 1, 160, 144), 0.3)], denoise=low_pass)[0] == refined(laws[:4], noisy, denoise=low_pass)[0]
+    noise_models = [CorrelatedGaussian(PoissonGaussian(SIGMA * 1.2), TRUE)] * 5
+    assert (
+        refine(noise_models, [*noisy, torch.full((1, 1, 160, 144), 0.3)], denoise=low_pass)[0]
+        == refine(noise_models[:4], noisy, denoise=low_pass)[0]
+    )
 
 
 def test_residuals_that_are_no_noise_change_nothing():
     """A denoiser that gives a constant: content is in the residuals, many times the noise."""
-    law = CorrelatedGaussian(PoissonGaussian(0.01), TRUE)
-    noisy = noisy_set(law)
-    laws = [law] * len(noisy)
-    assert refined(laws, noisy, denoise=lambda image: torch.full_like(image, 0.4)) == tuple(laws)
+    noise_model = CorrelatedGaussian(PoissonGaussian(0.01), TRUE)
+    noisy = noisy_set(noise_model)
+    noise_models = [noise_model] * len(noisy)
+    assert refine(noise_models, noisy, denoise=lambda image: torch.full_like(image, 0.4)) == tuple(noise_models)
 
 
 def test_it_is_a_function_of_its_seed():
     noisy = noisy_set(CorrelatedGaussian(PoissonGaussian(SIGMA), TRUE), size=(64, 64), number=2)
-    laws = [CorrelatedGaussian(PoissonGaussian(SIGMA), WHITE)] * 2
-    first, again, other = (refined(laws, noisy, denoise=low_pass, seed=seed) for seed in (0, 0, 1))
+    noise_models = [CorrelatedGaussian(PoissonGaussian(SIGMA), WHITE)] * 2
+    first, again, other = (refine(noise_models, noisy, denoise=low_pass, seed=seed) for seed in (0, 0, 1))
     assert first == again != other

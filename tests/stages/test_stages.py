@@ -8,7 +8,7 @@ import torch
 from mptpn.metrics import psnr_db
 from mptpn.networks.blind_spot import BlindSpotNetwork
 from mptpn.networks.transformer import RetractableTransformer
-from mptpn.noise.estimate import report
+from mptpn.noise.estimate import estimate
 from mptpn.noise.models import CorrelatedGaussian, PoissonGaussian
 from mptpn.random import generator
 from mptpn.stages import pipeline, preliminary, profound, synthesis
@@ -29,14 +29,19 @@ def scene(height: int, width: int) -> torch.Tensor:
 
 
 def noisy_set(*, correlated: bool = False) -> list[torch.Tensor]:
-    laws = [PoissonGaussian(level) for level in LEVELS]
-    laws = [CorrelatedGaussian(law, PAIR) for law in laws] if correlated else laws
-    return [law.sample(scene(*size), generator=generator(1, i)) for i, (law, size) in enumerate(zip(laws, SIZES, strict=True))]
+    noise_models = [PoissonGaussian(level) for level in LEVELS]
+    noise_models = (
+        [CorrelatedGaussian(noise_model, PAIR) for noise_model in noise_models] if correlated else noise_models
+    )
+    return [
+        noise_model.sample(scene(*size), generator=generator(1, i))
+        for i, (noise_model, size) in enumerate(zip(noise_models, SIZES, strict=True))
+    ]
 
 
 @pytest.fixture(scope="module")
-def noise() -> pipeline.NoiseOfSet:
-    return pipeline.noise_of(noisy_set())
+def noise() -> pipeline.SetNoise:
+    return pipeline.estimate_set(noisy_set())
 
 
 @pytest.fixture(scope="module")
@@ -55,37 +60,54 @@ def weights(net: torch.nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize("which", range(len(LEVELS)))
 def test_each_image_of_a_set_has_a_level_of_its_own(noise, which):
-    """Of 9000 pixels and more, at 2 % of the level: three errors and the smooth scene's rest are within 8 %; the next level is 50 % higher."""
-    law = noise.laws[which]
-    assert float(law.variance(torch.tensor(0.5))) ** 0.5 == pytest.approx(LEVELS[which], rel=0.08)
-    assert len(noise.laws) == len(LEVELS) and not isinstance(law, CorrelatedGaussian)
+    """Of 9000 pixels and more, at 2 % of the level: three errors and the smooth scene's rest are within 8 %; the next
+    level is 50 % higher.
+    """
+    noise_model = noise.noise_models[which]
+    assert float(noise_model.variance(torch.tensor(0.5))) ** 0.5 == pytest.approx(LEVELS[which], rel=0.08)
+    assert len(noise.noise_models) == len(LEVELS) and not isinstance(noise_model, CorrelatedGaussian)
 
 
 def test_the_images_of_a_set_share_its_correlation_and_keep_their_levels():
-    noise = pipeline.noise_of(noisy_set(correlated=True))
-    assert isinstance(noise.whole.law, CorrelatedGaussian) and noise.whole.hole == (0, 1)
-    for law, level in zip(noise.laws, LEVELS, strict=True):
-        assert isinstance(law, CorrelatedGaussian) and law.correlation == noise.whole.law.correlation
-        assert float(law.variance(torch.tensor(0.5))) ** 0.5 == pytest.approx(level, rel=0.12)
+    noise = pipeline.estimate_set(noisy_set(correlated=True))
+    assert isinstance(noise.whole.noise_model, CorrelatedGaussian) and noise.whole.half_size == (0, 1)
+    for noise_model, level in zip(noise.noise_models, LEVELS, strict=True):
+        assert (
+            isinstance(noise_model, CorrelatedGaussian)
+            and noise_model.correlation == noise.whole.noise_model.correlation
+        )
+        assert float(noise_model.variance(torch.tensor(0.5))) ** 0.5 == pytest.approx(level, rel=0.12)
 
 
 def test_an_image_that_correlates_by_chance_takes_the_independence_of_its_set(noise):
     """The set decides, so that one blind spot serves all its images."""
     alone = CorrelatedGaussian(PoissonGaussian(0.05), PAIR).sample(scene(*SIZES[0]), generator=generator(4))
-    assert isinstance(report([alone]).law, CorrelatedGaussian)
-    assert isinstance(pipeline.law_of(alone, whole=noise.whole), PoissonGaussian)
+    assert isinstance(estimate([alone]).noise_model, CorrelatedGaussian)
+    assert isinstance(pipeline.noise_model_of(alone, whole=noise.whole), PoissonGaussian)
 
 
 @pytest.mark.parametrize("hole, wanted", [(None, (0, 1)), ((1, 1), (1, 1))])
-def test_the_blind_spot_is_what_the_noise_asks_for_unless_it_is_given(hole, wanted):
+def test_the_blind_spot_is_what_the_noise_asks_for_unless_it_is_given(half_size, wanted):
     noisy = noisy_set(correlated=True)
-    net = pipeline.stage_1(noisy, noise=pipeline.noise_of(noisy), steps=1, fabric=loop.launch(threads=1), hole=hole, patch=24, batch=1)
-    assert net.hole == wanted and not net.training
+    net = pipeline.stage_1(
+        noisy,
+        noise=pipeline.estimate_set(noisy),
+        steps=1,
+        fabric=loop.launch(threads=1),
+        half_size=half_size,
+        patch=24,
+        batch=1,
+    )
+    assert net.half_size == wanted and not net.training
 
 
 def test_stage_1_is_a_function_of_its_seed(noise):
     def trained(seed):
-        return weights(pipeline.stage_1(noisy_set(), noise=noise, steps=3, fabric=loop.launch(threads=1), patch=24, batch=2, seed=seed))
+        return weights(
+            pipeline.stage_1(
+                noisy_set(), noise=noise, steps=3, fabric=loop.launch(threads=1), patch=24, batch=2, seed=seed
+            )
+        )
 
     first = trained(0)
     torch.manual_seed(77)  # what the caller draws does not matter
@@ -96,7 +118,7 @@ def test_stage_1_is_a_function_of_its_seed(noise):
 def test_no_budget_trains_nothing_and_an_endless_one_all_steps(noise):
     start = {"noise": noise, "fabric": loop.launch(threads=1), "patch": 24, "batch": 1, "ema": 0.0}
     torch.manual_seed(0)
-    untrained = weights(BlindSpotNetwork(**pipeline.BLIND, hole=(0, 0)))
+    untrained = weights(BlindSpotNetwork(**pipeline.BLIND, half_size=(0, 0)))
     assert torch.equal(weights(pipeline.stage_1(noisy_set(), steps=2, seconds=0.0, **start)), untrained)
     assert not torch.equal(weights(pipeline.stage_1(noisy_set(), steps=2, **start)), untrained)
 
@@ -108,8 +130,9 @@ def test_stage_1_denoises_a_set_after_forty_steps(noise, blind):
 
     def gains(net):
         return [
-            psnr_db(preliminary.denoise(net, y, law=law)["denoised"], scene(*size)) - psnr_db(y, scene(*size))
-            for y, law, size in zip(noisy_set(), noise.laws, SIZES, strict=True)
+            psnr_db(preliminary.denoise(net, y, noise_model=noise_model)["denoised"], scene(*size))
+            - psnr_db(y, scene(*size))
+            for y, noise_model, size in zip(noisy_set(), noise.noise_models, SIZES, strict=True)
         ]
 
     assert all(after > max(4, before + 1) for after, before in zip(gains(blind), gains(untrained), strict=True))
@@ -118,12 +141,17 @@ def test_stage_1_denoises_a_set_after_forty_steps(noise, blind):
 def test_stage_2_takes_the_laws_of_stage_1_and_its_results(noise, blind):
     noisy = noisy_set()
     pairs = pipeline.stage_2(noisy, photographs(), noise=noise, blind=blind, batch=8, patch=32)
-    assert [look.law for look in pairs.looks] == list(noise.laws)
-    for (first, second), y, law in zip(pairs.pairs_a, noisy, noise.laws, strict=True):
-        assert torch.equal(first, y) and torch.equal(second, preliminary.denoise(blind, y, law=law)["denoised"])
+    assert [look.noise_model for look in pairs.targets] == list(noise.noise_models)
+    for (first, second), y, noise_model in zip(pairs.pairs_a, noisy, noise.noise_models, strict=True):
+        assert torch.equal(first, y) and torch.equal(
+            second, preliminary.denoise(blind, y, noise_model=noise_model)["denoised"]
+        )
     drawn = pairs(0)
     assert drawn["noisy"].shape == drawn["clean"].shape == (8, 1, 32, 32) and not drawn["noisy"].requires_grad
-    assert {round(float(w), 6) for step in range(8) for w in pairs(step)["weight"].flatten()} == {round(pairs.weight_a, 6), 1.0}
+    assert {round(float(w), 6) for step in range(8) for w in pairs(step)["weight"].flatten()} == {
+        round(pairs.weight_a, 6),
+        1.0,
+    }
 
 
 def test_a_first_network_s_results_are_content_of_half_of_the_pairs(noise):
@@ -135,7 +163,14 @@ def test_a_first_network_s_results_are_content_of_half_of_the_pairs(noise):
         for own, image in zip(pairs.own, noisy, strict=True):
             torch.testing.assert_close(own, profound.denoise(first, image), atol=1e-4, rtol=0)
     batch = pairs(0)
-    is_own = [any((own.unfold(2, 32, 1).unfold(3, 32, 1) == turned).all((4, 5)).any() for own in pairs.own for turned in turns(x)) for x in batch["clean"]]
+    is_own = [
+        any(
+            (own.unfold(2, 32, 1).unfold(3, 32, 1) == turned).all((4, 5)).any()
+            for own in pairs.own
+            for turned in turns(x)
+        )
+        for x in batch["clean"]
+    ]
     assert is_own == [True] * 4 + [False] * 4 and not pairs(0)["noisy"].requires_grad
     residue = (batch["noisy"] - batch["clean"]).flatten(1).std(1)
     torch.testing.assert_close(residue, batch["sigma"].flatten(), rtol=5 / (2 * 32 * 32) ** 0.5, atol=0)
@@ -148,7 +183,7 @@ def turns(square: torch.Tensor) -> list[torch.Tensor]:
 def test_an_image_that_is_nearly_constant_tells_no_noise():
     hot = torch.zeros(1, 1, 64, 64)
     hot[..., 30, 30] = 1.0
-    told = pipeline.telling([noisy_set()[0], hot, torch.ones(1, 1, 40, 40)], subjects=["a", "b", "c"])
+    told = pipeline.measure_set([noisy_set()[0], hot, torch.ones(1, 1, 40, 40)], subjects=["a", "b", "c"])
     assert told[0].subject == "a" and told[1:] == [None, None]
 
 
@@ -158,7 +193,9 @@ def test_without_a_blind_spot_network_stage_2_has_pairs_from_photographs_alone(n
 
 
 def test_pairs_from_photographs_have_the_noise_of_the_set(noise):
-    """Levels of the pairs, at their own means, are those of the set times those that it asks for, and the residue has that level: 6 x 32 x 32 px, 5 %."""
+    """Levels of the pairs, at their own means, are those of the set times those that it asks for, and the residue has
+    that level: 6 x 32 x 32 px, 5 %.
+    """
     pairs = pipeline.stage_2(noisy_set(), photographs(), noise=noise, batch=6, patch=32)
     drawn = [pairs(step) for step in range(6)]
     for batch in drawn:
@@ -166,32 +203,53 @@ def test_pairs_from_photographs_have_the_noise_of_the_set(noise):
         torch.testing.assert_close(residue, batch["sigma"].flatten(), rtol=5 / (2 * 32 * 32) ** 0.5, atol=0)
     levels = torch.cat([batch["sigma"].flatten() for batch in drawn])
     low, high = noise.levels
-    assert levels.min() > 0.9 * low * LEVELS[0] and levels.max() < 1.1 * high * LEVELS[-1] and levels.max() > 2 * levels.min()
+    assert (
+        levels.min() > 0.9 * low * LEVELS[0]
+        and levels.max() < 1.1 * high * LEVELS[-1]
+        and levels.max() > 2 * levels.min()
+    )
 
 
 def test_the_levels_that_stage_3_should_know_are_those_of_the_places():
-    """Noise of one level asks for hardly any, noise that is twice as strong on one side for a factor of two and its square root to spare."""
+    """Noise of one level asks for hardly any, noise that is twice as strong on one side for a factor of two and its
+    square root to spare.
+    """
     scenes = [scene(256, 256 + 32 * i) for i in range(3)]
-    even = pipeline.noise_of([PoissonGaussian(0.05).sample(x, generator=generator(8, i)) for i, x in enumerate(scenes)])
+    even = pipeline.estimate_set(
+        [PoissonGaussian(0.05).sample(x, generator=generator(8, i)) for i, x in enumerate(scenes)]
+    )
     assert 0.93 < even.levels[0] <= 0.97 and 1.03 < even.levels[1] < 1.07
     sides = [torch.where(torch.arange(x.shape[3]) < x.shape[3] // 2, 0.04, 0.08) for x in scenes]
-    uneven = pipeline.noise_of([x + side * torch.randn(x.shape, generator=generator(9, i)) for i, (x, side) in enumerate(zip(scenes, sides, strict=True))])
-    known = float(uneven.laws[0].variance(torch.tensor(0.5))) ** 0.5
+    uneven = pipeline.estimate_set(
+        [
+            x + side * torch.randn(x.shape, generator=generator(9, i))
+            for i, (x, side) in enumerate(zip(scenes, sides, strict=True))
+        ]
+    )
+    known = float(uneven.noise_models[0].variance(torch.tensor(0.5))) ** 0.5
     assert uneven.levels[0] * known < 0.04 and 0.08 < uneven.levels[1] * known < 0.16
-    faint = pipeline.noise_of([PoissonGaussian(2 / 255).sample(image.pixels, generator=generator(10)) for image in embedded.natural("val")[:2]])
+    faint = pipeline.estimate_set(
+        [
+            PoissonGaussian(2 / 255).sample(image.pixels, generator=generator(10))
+            for image in embedded.natural("val")[:2]
+        ]
+    )
     assert faint.levels[1] <= 2.5  # structure passes for levels beneath weak noise
-    few = pipeline.noise_of([PoissonGaussian(0.05).sample(scene(64, 90), generator=generator(8))])
+    few = pipeline.estimate_set([PoissonGaussian(0.05).sample(scene(64, 90), generator=generator(8))])
     assert few.levels == synthesis.LEVELS
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.8])
 def test_the_spread_of_levels_is_what_their_errors_do_not_explain(share):
-    """Places whose logarithms spread by 0.2 in all, a share of the variance being errors; no chance: they lie at the quantiles of a normal law."""
+    """Places whose logarithms spread by 0.2 in all, a share of the variance being errors; no chance: they lie at the
+    quantiles of a normal noise model.
+    """
     logs = 0.2 * torch.special.ndtri((torch.arange(2000, dtype=torch.float64) + 0.5) / 2000)
     errors = torch.full_like(logs, max(0.2 * share**0.5, 1e-6))
     low, high = pipeline._to_know(logs.exp(), errors)
     expected = math.exp(2 * 1.645 * 0.2 * (1 - share) ** 0.5)
-    assert high == pytest.approx(expected, rel=0.005) and low == pytest.approx(1 / expected, rel=0.005)  # 0.1 % of the variance lies beyond the quantiles
+    # 0.1 % of the variance lies beyond the quantiles
+    assert high == pytest.approx(expected, rel=0.005) and low == pytest.approx(1 / expected, rel=0.005)
 
 
 def test_levels_that_agree_as_well_as_their_errors_allow_are_one_level():
@@ -199,11 +257,17 @@ def test_levels_that_agree_as_well_as_their_errors_allow_are_one_level():
     one = (0.97, pytest.approx(1 / 0.97))
     assert pipeline._to_know(torch.ones(12, dtype=torch.float64), torch.full((12,), 0.1, dtype=torch.float64)) == one
     logs = 0.2 * torch.linspace(-1.5, 1.5, 50, dtype=torch.float64)
-    assert pipeline._to_know(logs.exp(), torch.full_like(logs, 0.3)) == one != pipeline._to_know(logs.exp(), torch.full_like(logs, 0.05))
+    assert (
+        pipeline._to_know(logs.exp(), torch.full_like(logs, 0.3))
+        == one
+        != pipeline._to_know(logs.exp(), torch.full_like(logs, 0.05))
+    )
 
 
 def test_stage_3_learns_from_the_pairs_and_is_a_function_of_its_seed(noise):
-    """Thirty steps of a small network: the loss on pairs that it does not see falls to 0.6 of what one step leaves, 0.5 as measured."""
+    """Thirty steps of a small network: the loss on pairs that it does not see falls to 0.6 of what one step leaves, 0.5
+    as measured.
+    """
     pairs = pipeline.stage_2(noisy_set(), photographs(), noise=noise, batch=4, patch=32)
     held_out, small = pairs(10_000), pipeline.STUDENT | {"widths": (16, 32), "blocks": 1}
 

@@ -1,4 +1,6 @@
-"""Pairs: the noise is white at the learned level, the content takes on the look, and every draw is a function of seed and step."""
+"""Pairs: the noise is white at the learned level, the content takes on the look, and every draw is a function of seed
+and step.
+"""
 
 import math
 from dataclasses import replace
@@ -17,15 +19,15 @@ from mptpn.stages.synthesis import (
     QUANTILES,
     SMOOTH,
     WEIGHT_A,
-    Look,
     PairSynthesis,
+    TargetStatistics,
     _mapped,
-    closest,
-    look_of,
+    best_blur,
     noise_steps,
     radial_spectrum,
     sharpness,
     structure,
+    target_statistics,
 )
 
 
@@ -44,8 +46,10 @@ def look(*, sigma=0.1, gain=0.0, mean=0.4, deviation=0.15, blur=0.8, robust=0.12
     content = gaussian_blur(torch.randn(1, 1, 200, 151, generator=generator(20)), sigma=blur)
     content = mean + deviation * (content - content.mean()) / content.std()
     quantiles = smoothed_quantiles(content).tolist()
-    law = PoissonGaussian(sigma, gain=gain)
-    return Look(law, mean, deviation, robust, structure(content), noise_steps(sigma**2), tuple(quantiles))
+    noise_model = PoissonGaussian(sigma, gain=gain)
+    return TargetStatistics(
+        noise_model, mean, deviation, robust, structure(content), noise_steps(sigma**2), tuple(quantiles)
+    )
 
 
 def pair_a(height=61, width=70):
@@ -75,33 +79,48 @@ def test_levels_are_log_uniform_between_the_two_that_are_given():
     levels = torch.cat([pairs(step)["sigma"].flatten() for step in range(4)]) / 0.1
     shares = (levels.log2() + 1) / 2
     assert shares.min() >= 0 and shares.max() <= 1 + 1e-6
-    # 256 draws: the distance of Kolmogorov and Smirnov is below 1.63 / 16 in 99 % of the cases; levels that are even themselves are 0.25 away at the middle
+    # 256 draws: the distance of Kolmogorov and Smirnov is below 1.63 / 16 in 99 % of the cases; levels that are even
+    # themselves are 0.25 away at the middle
     assert float((shares.sort().values - torch.linspace(0, 1, 256)).abs().max()) < 1.63 / 16
 
 
 @pytest.mark.parametrize("match_content", [True, False])
 def test_a_signal_dependent_law_is_kept(match_content):
-    """The variance in the dark and in the bright third of the pixels follows gain * clean + sigma^2, levels averaged: E u^2 = (h^2 - l^2) / (2 log(h / l))."""
-    law = PoissonGaussian(0.02, gain=0.05)
-    pairs = PairSynthesis([photo()], [look(sigma=0.02, gain=0.05, deviation=0.1)], batch=16, patch=40, match_content=match_content)
+    """The variance in the dark and in the bright third of the pixels follows gain * clean + sigma^2, levels averaged: E
+    u^2 = (h^2 - l^2) / (2 log(h / l)).
+    """
+    noise_model = PoissonGaussian(0.02, gain=0.05)
+    pairs = PairSynthesis(
+        [photo()], [look(sigma=0.02, gain=0.05, deviation=0.1)], batch=16, patch=40, match_content=match_content
+    )
     batch = [pairs(step) for step in range(32)]
     noisy, clean = (torch.cat([b[key] for b in batch]).flatten() for key in ("noisy", "clean"))
     for low, high in ((0, 1 / 3), (2 / 3, 1)):
         inside = (clean > clean.quantile(low)) & (clean <= clean.quantile(high))
-        ratio = float(((noisy - clean)[inside] ** 2).mean() / law.variance(clean[inside]).mean())
-        # 512 levels u^2 between 0.44 and 2.25, of standard deviation 0.51: standard error 0.0226; the pixels add a tenth of that; four of both
+        ratio = float(((noisy - clean)[inside] ** 2).mean() / noise_model.variance(clean[inside]).mean())
+        # 512 levels u^2 between 0.44 and 2.25, of standard deviation 0.51: standard error 0.0226; the pixels add a
+        # tenth of that; four of both
         assert ratio == pytest.approx((1.5**2 - 1.5**-2) / (4 * math.log(1.5)), abs=4 * 0.0228)
 
 
 def test_draws_are_a_function_of_seed_and_step_alone():
     def draws(seed, steps):
-        pairs = PairSynthesis([photo(), photo(seed=1)], [look(), look(sigma=0.05)], pairs_a=[pair_a(), pair_a(80, 55)], batch=8, patch=33, seed=seed)
+        pairs = PairSynthesis(
+            [photo(), photo(seed=1)],
+            [look(), look(sigma=0.05)],
+            pairs_a=[pair_a(), pair_a(80, 55)],
+            batch=8,
+            patch=33,
+            seed=seed,
+        )
         return {step: pairs(step) for step in steps}
 
     forward, backward, other = draws(0, (0, 1, 7)), draws(0, (7, 1, 0)), draws(1, (0,))
     for step, batch in forward.items():
         assert all(torch.equal(batch[key], backward[step][key]) for key in batch)
-    assert not torch.equal(forward[0]["noisy"], forward[1]["noisy"]) and not torch.equal(forward[0]["noisy"], other[0]["noisy"])
+    assert not torch.equal(forward[0]["noisy"], forward[1]["noisy"]) and not torch.equal(
+        forward[0]["noisy"], other[0]["noisy"]
+    )
 
 
 def test_the_global_generator_is_left_alone_and_has_no_say():
@@ -116,7 +135,9 @@ def test_the_global_generator_is_left_alone_and_has_no_say():
 
 @pytest.mark.parametrize("batch", [2, 8, 12, 16])
 def test_pairs_a_come_first_with_weight_a_tenth_and_are_an_eighth_of_all(batch):
-    pairs = PairSynthesis([photo(33, 34)], [look()], pairs_a=[pair_a(33, 35)], batch=batch, patch=33, match_content=False)
+    pairs = PairSynthesis(
+        [photo(33, 34)], [look()], pairs_a=[pair_a(33, 35)], batch=batch, patch=33, match_content=False
+    )
     counts, steps = [], 200
     for step in range(steps):
         weight = pairs(step)["weight"].flatten().tolist()
@@ -157,7 +178,10 @@ def test_smooth_content_has_the_least_sharpness_and_white_the_most():
 
 
 def test_blurring_lowers_sharpness_step_by_step():
-    values = [sharpness(structure(gaussian_blur(torch.randn(1, 1, 200, 151, generator=generator(0)), sigma=width))) for width in (0, 0.4, 0.7, 1.0, 1.6)]
+    values = [
+        sharpness(structure(gaussian_blur(torch.randn(1, 1, 200, 151, generator=generator(0)), sigma=width)))
+        for width in (0, 0.4, 0.7, 1.0, 1.6)
+    ]
     assert values == sorted(values, reverse=True) and values[0] > 5 * values[-1]
 
 
@@ -170,43 +194,66 @@ BLURRED = (0.0, 0.5, 0.8, 1.2, 2.0)
 
 
 def shapes(seed=30):
-    return torch.tensor([structure(gaussian_blur(torch.randn(1, 1, 200, 151, generator=generator(seed)), sigma=width)) for width in BLURRED])
+    return torch.tensor(
+        [
+            structure(gaussian_blur(torch.randn(1, 1, 200, 151, generator=generator(seed)), sigma=width))
+            for width in BLURRED
+        ]
+    )
 
 
 # not white content in noise as strong: the two have one shape, only their sum is known
-@pytest.mark.parametrize("width, sigma", [(width, sigma) for width in BLURRED for sigma in (0.0, 0.3, 1.0) if width or sigma < 1])
+@pytest.mark.parametrize(
+    "width, sigma", [(width, sigma) for width in BLURRED for sigma in (0.0, 0.3, 1.0) if width or sigma < 1]
+)
 def test_the_blur_of_content_is_found_through_noise_as_strong_as_the_content(width, sigma):
     """With noise known 3 % too high; the fault: without a tolerance for that, shapes fall apart."""
     content = gaussian_blur(torch.randn(1, 1, 300, 251, generator=generator(1)), sigma=width)
     content = content / content.std()
-    seen = look_of(content + sigma * torch.randn(content.shape, generator=generator(2)), law=PoissonGaussian(max(1.03**0.5 * sigma, 1e-6)))
-    assert closest(seen, shapes()) == BLURRED.index(width)
+    seen = target_statistics(
+        content + sigma * torch.randn(content.shape, generator=generator(2)),
+        noise_model=PoissonGaussian(max(1.03**0.5 * sigma, 1e-6)),
+    )
+    assert best_blur(seen, shapes()) == BLURRED.index(width)
 
 
 def test_the_blur_is_found_through_correlated_noise_that_white_noise_would_hide():
     content = gaussian_blur(torch.randn(1, 1, 300, 251, generator=generator(1)), sigma=0.8)
-    law = CorrelatedGaussian(PoissonGaussian(0.7), CORRELATION)
-    noisy = law.sample(content / content.std(), generator=generator(2))
-    assert closest(look_of(noisy, law=law), shapes()) == BLURRED.index(0.8) != closest(look_of(noisy, law=law.law), shapes())
+    noise_model = CorrelatedGaussian(PoissonGaussian(0.7), CORRELATION)
+    noisy = noise_model.sample(content / content.std(), generator=generator(2))
+    assert (
+        best_blur(target_statistics(noisy, noise_model=noise_model), shapes())
+        == BLURRED.index(0.8)
+        != best_blur(target_statistics(noisy, noise_model=noise_model.noise_model), shapes())
+    )
 
 
 CORRELATION = ((0.135, 0.3, 0.135), (0.45, 1.0, 0.45), (0.135, 0.3, 0.135))  # at lags -1..1
 
 
 def test_pairs_of_a_correlated_law_carry_its_correlation_and_pairs_a_keep_their_rows():
-    law = CorrelatedGaussian(PoissonGaussian(0.1), CORRELATION)
+    noise_model = CorrelatedGaussian(PoissonGaussian(0.1), CORRELATION)
     ramp = torch.arange(40.0).expand(1, 1, 40, 40).contiguous()  # changes along columns alone
-    pairs = PairSynthesis([photo()], [replace(look(), law=law)], pairs_a=[(ramp, ramp)], batch=16, patch=33)
+    pairs = PairSynthesis(
+        [photo()], [replace(look(), noise_model=noise_model)], pairs_a=[(ramp, ramp)], batch=16, patch=33
+    )
     batches = [pairs(step) for step in range(6)]
     b = torch.cat([b["noisy"][b["weight"].flatten() == 1] - b["clean"][b["weight"].flatten() == 1] for b in batches])
-    # about 80 patches of 33 x 33 px: 5 / sqrt(80 000) of chance, three times that for correlated noise, and a share of 1 / 33 lost to the patch's own mean
+    # about 80 patches of 33 x 33 px: 5 / sqrt(80 000) of chance, three times that for correlated noise, and a share of
+    # 1 / 33 lost to the patch's own mean
     assert residual_correlation(b) == pytest.approx((0.3, 0.45), abs=0.06)
     a = torch.cat([b["noisy"][b["weight"].flatten() < 1] for b in batches])
     assert len(a) > 4 and not a.diff(dim=2).any()
 
 
 def test_each_pair_says_in_which_unit_the_whole_image_is_seen():
-    pairs = PairSynthesis([photo()], [look(mean=0.4, robust=0.12), look(mean=0.7, robust=0.3)], pairs_a=[pair_a(), pair_a()], batch=8, patch=33)
+    pairs = PairSynthesis(
+        [photo()],
+        [look(mean=0.4, robust=0.12), look(mean=0.7, robust=0.3)],
+        pairs_a=[pair_a(), pair_a()],
+        batch=8,
+        patch=33,
+    )
     batch = pairs(0)
     known = {0.4: 0.12, 0.7: 0.3}
     for offset, scale in zip(*(batch[name].flatten().tolist() for name in ("offset", "scale")), strict=True):
@@ -218,9 +265,10 @@ def test_each_pair_says_in_which_unit_the_whole_image_is_seen():
 
 @pytest.mark.parametrize("sigma", [0.05, 0.3])
 def test_a_look_takes_the_noise_s_share_off_the_contrast(sigma):
-    x, law = photo(200, 151), PoissonGaussian(sigma)
-    found = look_of(law.sample(x, generator=generator(4)), law=law)
-    # variance 0.04 + sigma^2 of 30 000 pixels: relative standard error sqrt(2 / 30 000) = 0.8 % of the sum, five of them on the difference
+    x, noise_model = photo(200, 151), PoissonGaussian(sigma)
+    found = target_statistics(noise_model.sample(x, generator=generator(4)), noise_model=noise_model)
+    # variance 0.04 + sigma^2 of 30 000 pixels: relative standard error sqrt(2 / 30 000) = 0.8 % of the sum, five of
+    # them on the difference
     assert found.deviation**2 == pytest.approx(float(x.var()), abs=5 * 0.008 * (0.04 + sigma**2))
     assert found.mean == pytest.approx(float(x.mean()), abs=5 * sigma / 30_000**0.5)
 
@@ -228,27 +276,39 @@ def test_a_look_takes_the_noise_s_share_off_the_contrast(sigma):
 def test_matched_photographs_have_the_look_s_intensities_and_sharpness():
     goal = look(mean=0.2, deviation=0.05, blur=1.0)
     clean = PairSynthesis([photo(200, 200), photo(210, 200, seed=3)], [goal, look()]).dressed(0, 0)
-    torch.testing.assert_close(smoothed_quantiles(clean), torch.tensor(goal.quantiles), rtol=0, atol=0.01)  # fifth of the deviation: the map is bent a little
+    # fifth of the deviation: the map is bent a little
+    torch.testing.assert_close(smoothed_quantiles(clean), torch.tensor(goal.quantiles), rtol=0, atol=0.01)
     assert float(clean.std()) == pytest.approx(0.05, rel=0.1)
-    others = [abs(sharpness(structure(x)) - sharpness(goal.steps)) for x in (photo(200, 200), gaussian_blur(photo(200, 200), sigma=2.0))]
+    others = [
+        abs(sharpness(structure(x)) - sharpness(goal.steps))
+        for x in (photo(200, 200), gaussian_blur(photo(200, 200), sigma=2.0))
+    ]
     assert abs(sharpness(structure(clean)) - sharpness(goal.steps)) < min(others)
 
 
 def test_photographs_are_measured_once_and_kept_at_the_widths_in_use(monkeypatch):
-    """Several trainings draw from the same photographs; measuring one of BSDS takes half a second, and all its widths 7 MiB."""
+    """Several trainings draw from the same photographs; measuring one of BSDS takes half a second, and all its widths 7
+    MiB.
+    """
     photos, seen = [photo(200, 200), photo(90, 77, seed=3)], []
     monkeypatch.setattr("mptpn.stages.synthesis.structure", lambda image: seen.append(image) or structure(image))
     first, second = (PairSynthesis(photos, [look(blur=width)], batch=4, patch=40) for width in (0.8, 2.0))
     assert len(seen) == len(photos) * len(BLURS) and len(first._blurred) == 0
     again = [PairSynthesis([x.clone() for x in photos], [look(blur=2.0)], batch=4, patch=40)(0), second(0), second(0)]
-    assert all(torch.equal(again[0]["noisy"], batch["noisy"]) for batch in again) and len(second._blurred) <= len(photos)
+    assert all(torch.equal(again[0]["noisy"], batch["noisy"]) for batch in again) and len(second._blurred) <= len(
+        photos
+    )
 
 
 @pytest.mark.parametrize("sigma", [0.02, 0.2])
 def test_fine_detail_keeps_its_contrast(sigma):
-    """Photographs like the noisy images: theirs is the contrast of the truth, half of which is finer than noise lets see."""
+    """Photographs like the noisy images: theirs is the contrast of the truth, half of which is finer than noise lets
+    see.
+    """
     truth = photo(200, 190)
-    goal = look_of(PoissonGaussian(sigma).sample(truth, generator=generator(12)), law=PoissonGaussian(sigma))
+    goal = target_statistics(
+        PoissonGaussian(sigma).sample(truth, generator=generator(12)), noise_model=PoissonGaussian(sigma)
+    )
     pairs = PairSynthesis([photo(200, 200, seed=7)], [goal])
     assert gaussian_blur(truth, sigma=SMOOTH).std() < 0.5 * truth.std()
     assert float(pairs.dressed(0, 0).std()) == pytest.approx(float(truth.std()), rel=0.1)
@@ -260,7 +320,8 @@ def test_intensities_beyond_the_known_ones_go_on_straight():
     known, wanted = np.linspace(0, 1, QUANTILES), np.linspace(10, 30, QUANTILES)
     found = _mapped(torch.tensor([-0.5, 0.0, 0.25, 1.0, 1.5]), known, wanted)
     torch.testing.assert_close(found, torch.tensor([0.0, 10.0, 15.0, 30.0, 40.0]))
-    assert _mapped(torch.tensor([-1.0, 2.0]), np.zeros(QUANTILES), wanted).tolist() == [10.0, 30.0]  # a constant photograph: no slope is known
+    # a constant photograph: no slope is known
+    assert _mapped(torch.tensor([-1.0, 2.0]), np.zeros(QUANTILES), wanted).tolist() == [10.0, 30.0]
 
 
 def test_unmatched_photographs_are_pieces_of_themselves():
@@ -269,10 +330,12 @@ def test_unmatched_photographs_are_pieces_of_themselves():
     assert torch.isin(clean, x).all()
 
 
-@pytest.mark.parametrize("photos, looks", [([], [look()]), ([photo()], []), ([], [])], ids=["no photographs", "no looks", "neither"])
-def test_empty_pools_are_refused_with_their_sizes(photos, looks):
-    with pytest.raises(ValueError, match=f"{len(photos)} photographs and {len(looks)} looks"):
-        PairSynthesis(photos, looks)
+@pytest.mark.parametrize(
+    "photos, looks", [([], [look()]), ([photo()], []), ([], [])], ids=["no photographs", "no looks", "neither"]
+)
+def test_empty_pools_are_refused_with_their_sizes(photos, targets):
+    with pytest.raises(ValueError, match=f"{len(photos)} photographs and {len(targets)} looks"):
+        PairSynthesis(photos, targets)
 
 
 def test_own_content_is_given_for_each_look_or_not_at_all():
@@ -282,16 +345,20 @@ def test_own_content_is_given_for_each_look_or_not_at_all():
 
 def test_own_content_takes_the_other_half_of_the_pairs_b_and_the_law_of_its_image():
     """Two images of different levels whose contents tell them apart; of twelve pairs one or two are A."""
-    looks = [look(sigma=0.05), look(sigma=0.2)]
+    targets = [look(sigma=0.05), look(sigma=0.2)]
     own = [torch.full((1, 1, 50, 60), value) for value in (-5.0, 7.0)]
-    pairs = PairSynthesis([photo()], looks, pairs_a=[pair_a(), pair_a()], own=own, levels=(1.0, 1.0), batch=12, patch=40, seed=2)
+    pairs = PairSynthesis(
+        [photo()], targets, pairs_a=[pair_a(), pair_a()], own=own, levels=(1.0, 1.0), batch=12, patch=40, seed=2
+    )
     seen = set()
     for step in range(6):
         batch = pairs(step)
         count_a = int((batch["weight"] < 1).sum())
         means = batch["clean"].mean((1, 2, 3)).tolist()
         is_own = [value in (-5.0, 7.0) for value in means]
-        assert is_own == [False] * count_a + [True] * ((12 - count_a) // 2) + [False] * (12 - count_a - (12 - count_a) // 2)
+        assert is_own == [False] * count_a + [True] * ((12 - count_a) // 2) + [False] * (
+            12 - count_a - (12 - count_a) // 2
+        )
         for value, sigma, mine in zip(means, batch["sigma"].flatten().tolist(), is_own, strict=True):
             if mine:
                 seen.add(value)
@@ -318,7 +385,8 @@ def test_blur_is_scipy_s():
 def test_white_noise_has_a_flat_spectrum(side):
     frequency, power = radial_spectrum(torch.randn(200, 1, side, side, generator=generator(7)))
     assert frequency[0] == pytest.approx(1 / side) and frequency[-1] <= 0.5 and len(power) == side // 2
-    # a ring of r cycles has about pi r independent values a patch (the taper ties neighbours together, twofold); centring takes a part of the first
+    # a ring of r cycles has about pi r independent values a patch (the taper ties neighbours together, twofold);
+    # centring takes a part of the first
     for r, value in list(enumerate(power, 1))[1:]:
         assert abs(value - 1) < 5 * (2 / (math.pi * r * 200)) ** 0.5 + 0.02
 
@@ -331,21 +399,31 @@ def test_the_spectrum_sums_to_the_variance():
     ring = ((along[:, None] ** 2 + along**2).sqrt() * 33).round().long()
     count = torch.tensor([int((ring == r).sum()) for r in range(1, 17)])
     corners = 33 * 33 - int(count.sum()) - 1
-    assert float((power * count).sum()) == pytest.approx(33 * 33 - corners, rel=0.03)  # white: the corners and the centre hold their own share
+    # white: the corners and the centre hold their own share
+    assert float((power * count).sum()) == pytest.approx(33 * 33 - corners, rel=0.03)
 
 
 def test_noise_taken_off_leaves_the_spectrum_of_the_content():
-    content = torch.cat([gaussian_blur(torch.randn(1, 1, 32, 32, generator=generator(9, i)), sigma=1.0) for i in range(300)])
+    content = torch.cat(
+        [gaussian_blur(torch.randn(1, 1, 32, 32, generator=generator(9, i)), sigma=1.0) for i in range(300)]
+    )
     noisy = content + 0.2 * torch.randn(content.shape, generator=generator(10))
-    expected, found, raw = (torch.tensor(radial_spectrum(x, noise_variance=v)[1]) for x, v in ((content, 0.0), (noisy, 0.04), (noisy, 0.0)))
-    # shares of a variance of about 0.08; 300 patches know each ring to about 3 %, of the noise's power (0.5 of the content's mean) too
+    expected, found, raw = (
+        torch.tensor(radial_spectrum(x, noise_variance=v)[1]) for x, v in ((content, 0.0), (noisy, 0.04), (noisy, 0.0))
+    )
+    # shares of a variance of about 0.08; 300 patches know each ring to about 3 %, of the noise's power (0.5 of the
+    # content's mean) too
     assert (found - expected).abs().max() < 0.15 < (raw - expected).abs().max()
 
 
 def test_padding_changes_no_look():
     noisy = PoissonGaussian(0.1).sample(torch.rand(1, 1, 60, 70, generator=generator(8)), generator=generator(9))
     padded = torch.cat([noisy, torch.full_like(noisy[..., :40], -20.0)], 3)
-    alone, beside = (look_of(y, law=PoissonGaussian(0.1)) for y in (noisy, padded))
-    assert beside.mean == pytest.approx(alone.mean, rel=1e-5) and beside.deviation == pytest.approx(alone.deviation, rel=1e-5)
-    assert beside.steps == pytest.approx(alone.steps, rel=1e-5) and beside.robust == pytest.approx(alone.robust, rel=0.02)
+    alone, beside = (target_statistics(y, noise_model=PoissonGaussian(0.1)) for y in (noisy, padded))
+    assert beside.mean == pytest.approx(alone.mean, rel=1e-5) and beside.deviation == pytest.approx(
+        alone.deviation, rel=1e-5
+    )
+    assert beside.steps == pytest.approx(alone.steps, rel=1e-5) and beside.robust == pytest.approx(
+        alone.robust, rel=0.02
+    )
     assert beside.quantiles[1:-1] == pytest.approx(alone.quantiles[1:-1], abs=0.02)

@@ -1,4 +1,6 @@
-"""Bicubic resizing: MATLAB's, to one gray level on every low-resolution file of Set5 and Set14, and the published floor on Set5."""
+"""Bicubic resizing: MATLAB's, to one gray level on every low-resolution file of Set5 and Set14, and the published floor
+on Set5.
+"""
 
 import os
 
@@ -18,7 +20,9 @@ PUBLISHED = {2: 33.66, 4: 28.42}  # bicubic on Set5, PSNR on Y, border = scale
 
 
 def ramp(height: int, width: int) -> torch.Tensor:
-    rows, cols = torch.meshgrid(torch.arange(height, dtype=torch.float64), torch.arange(width, dtype=torch.float64), indexing="ij")
+    rows, cols = torch.meshgrid(
+        torch.arange(height, dtype=torch.float64), torch.arange(width, dtype=torch.float64), indexing="ij"
+    )
     return (0.3 * rows - 0.2 * cols + 5)[None, None]
 
 
@@ -43,7 +47,8 @@ def test_low_resolution_files_are_met_to_one_gray_level(name, count, scale):
     assert len(pairs) == count
     for high, low in pairs:
         levels = ((bicubic.shrink(high, scale=scale, border=BORDER[name]) - low).abs() * 255).round()
-        assert levels.max() <= 1 and (levels > 0).double().mean() < 0.01  # without the rounding between rows and columns: 2 levels, 14 % of the pixels
+        # without the rounding between rows and columns: 2 levels, 14 % of the pixels
+        assert levels.max() <= 1 and (levels > 0).double().mean() < 0.01
 
 
 @real
@@ -52,7 +57,9 @@ def test_bicubic_on_set5_is_the_published_floor(scale):
     """On Y alone, in floats, 8 bits at the end: to the second decimal; the colour files give 0.01 more (33.67, 28.43)."""
     psnr = []
     for high, _ in files("set5", scale):
-        y = (torch.tensor([65.481, 128.553, 24.966], dtype=torch.float64) @ high[0].flatten(1) + 16).view(1, 1, *high.shape[2:]) / 255
+        y = (torch.tensor([65.481, 128.553, 24.966], dtype=torch.float64) @ high[0].flatten(1) + 16).view(
+            1, 1, *high.shape[2:]
+        ) / 255
         up = bicubic.resize(bicubic.resize(y, scale=1 / scale), scale=scale)
         inside = (..., slice(scale, -scale), slice(scale, -scale))
         psnr.append(metrics.psnr_db(bicubic.to_eight_bit(up)[inside], bicubic.to_eight_bit(y)[inside]))
@@ -79,7 +86,8 @@ def test_thirds_of_many_sizes_are_not_one_too_large():
 
 def test_shrinking_removes_what_the_small_grid_cannot_carry():
     stripes = (torch.arange(64) % 2).double().expand(1, 1, 64, 64)
-    for scale in (0.5, 0.25):  # the symmetric kernel weighs black and white alike; without antialiasing one of them stays, an error of 0.5
+    # the symmetric kernel weighs black and white alike; without antialiasing one of them stays, an error of 0.5
+    for scale in (0.5, 0.25):
         assert (bicubic.resize(stripes, scale=scale)[..., 2:-2] - 0.5).abs().max() < 1e-12
 
 
@@ -111,7 +119,9 @@ def test_a_wrong_call_is_told_what_is_wrong(call, message):
 
 def test_bytes_are_taken_where_8_bits_hold_the_image_and_come_back_equal():
     shallow, deep = torch.arange(256).view(1, 1, 16, 16) / 255, torch.rand(1, 1, 16, 16, generator=generator(2))
-    assert bicubic.as_bytes(shallow).dtype == torch.uint8 and torch.equal(bicubic.as_floats(bicubic.as_bytes(shallow)), shallow)
+    assert bicubic.as_bytes(shallow).dtype == torch.uint8 and torch.equal(
+        bicubic.as_floats(bicubic.as_bytes(shallow)), shallow
+    )
     assert torch.equal(bicubic.as_bytes(deep), deep) and torch.equal(bicubic.as_bytes(shallow + 1), shallow + 1)
 
 

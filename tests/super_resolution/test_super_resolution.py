@@ -1,4 +1,6 @@
-"""The super-resolution network: the size of the published one, deterministic, any image size, weights that go from one scale to another."""
+"""The super-resolution network: the size of the published one, deterministic, any image size, weights that go from one
+scale to another.
+"""
 
 import pytest
 import torch
@@ -66,12 +68,14 @@ def test_another_rotation_seed_hashes_otherwise():
 
 def test_small_images_need_no_hash():
     low = image(3, 5)  # 15 pixels, a chunk of 16: everything attends to everything
-    assert torch.allclose(network(change={"rotation_seed": 0})(low), network(change={"rotation_seed": 1})(low), atol=1e-5)
+    assert torch.allclose(
+        network(change={"rotation_seed": 0})(low), network(change={"rotation_seed": 1})(low), atol=1e-5
+    )
 
 
 def test_the_quadratic_law_gives_the_same_network():
-    low, chunked, law = image(14, 15), network(), network(change={"backend": "reference"})
-    assert torch.allclose(chunked(low), law(low), atol=1e-4)  # float32; numbers up to 255 inside
+    low, chunked, noise_model = image(14, 15), network(), network(change={"backend": "reference"})
+    assert torch.allclose(chunked(low), noise_model(low), atol=1e-4)  # float32; numbers up to 255 inside
 
 
 def test_the_image_may_be_in_any_inner_range_and_a_batch_is_its_images():
@@ -95,7 +99,9 @@ def test_recomputing_changes_no_gradient():
 
 
 def saved(tmp_path, net: SuperResolutionNetwork, change: dict | None = None):
-    return save_weights(tmp_path / f"x{net.scale}.safetensors", net, arguments={"scale": net.scale} | SMALL | (change or {}))
+    return save_weights(
+        tmp_path / f"x{net.scale}.safetensors", net, arguments={"scale": net.scale} | SMALL | (change or {})
+    )
 
 
 def test_weights_come_back_and_keep_the_hashing(tmp_path):
@@ -156,9 +162,14 @@ def test_networks_of_the_package_are_known_by_name():
         target = SuperResolutionNetwork(scale, **shape)
         assert start_from(target, f"x{scale}", test_only=True) == f"x{scale}: all weights, x{scale}."
         source, note = load_weights(f"x{scale}", SuperResolutionNetwork)
-        assert all(torch.equal(v, target.state_dict()[k]) for k, v in source.state_dict().items()) and "research" in note["trained_on"]
+        assert (
+            all(torch.equal(v, target.state_dict()[k]) for k, v in source.state_dict().items())
+            and "research" in note["trained_on"]
+        )
     assert "stem and body of a network for x2" in start_from(SuperResolutionNetwork(3, **shape), "x2")
-    with pytest.raises(ValueError, match="x2: weights for x2 with bicubic_skip=True cannot enlarge x2 with bicubic_skip=False"):
+    with pytest.raises(
+        ValueError, match="x2: weights for x2 with bicubic_skip=True cannot enlarge x2 with bicubic_skip=False"
+    ):
         start_from(SuperResolutionNetwork(2, **shape | {"bicubic_skip": False}), "x2", test_only=True)
     with pytest.raises(ValueError, match="holds 'RetractableTransformer'; expected one of SuperResolutionNetwork"):
         start_from(network(), "small")

@@ -84,7 +84,9 @@ def test_an_image_smaller_than_a_chunk_and_odd_sizes_are_enlarged():
 
 def test_a_gray_image_passes_through_a_colour_network_and_comes_back_gray():
     low = image(9, 12, channels=1)
-    assert torch.allclose(enlarge(hashing(), low), enlarge(hashing(), low.expand(-1, 3, -1, -1)).mean(1, keepdim=True), atol=1e-6)
+    assert torch.allclose(
+        enlarge(hashing(), low), enlarge(hashing(), low.expand(-1, 3, -1, -1)).mean(1, keepdim=True), atol=1e-6
+    )
 
 
 def test_an_image_in_double_precision_comes_back_in_it():
@@ -99,7 +101,8 @@ def test_a_16_bit_image_keeps_its_range_and_its_depth():
     net = SuperResolutionNetwork(2, n_resblocks=1, n_feats=8, bicubic_skip=True).eval()  # untrained: bicubic
     out = low.with_pixels(enlarge(net, low.pixels)).array
     assert out.shape == (40, 44) and len(np.unique(np.round(out))) > 1000  # 8 bits have 256
-    assert np.abs(out[8:-8:2, 8:-8:2] - (levels - 100 * 22 / 4 - 100 / 4)[4:-4, 4:-4]).max() < 1  # a ramp, a quarter of a pixel up and left
+    # a ramp, a quarter of a pixel up and left
+    assert np.abs(out[8:-8:2, 8:-8:2] - (levels - 100 * 22 / 4 - 100 / 4)[4:-4, 4:-4]).max() < 1
 
 
 def test_luma_is_matlabs():
@@ -121,9 +124,18 @@ def test_scores_of_a_known_error_leave_out_the_border_and_round_to_8_bits():
 @real
 @pytest.mark.parametrize(("scale", "psnr_db", "ssim"), [(2, 33.66, 0.9299), (4, 28.42, 0.8104)])
 def test_bicubic_on_the_files_of_set5_scores_as_published(scale, psnr_db, ssim):
-    """Within 0.02 dB and 0.001: the published floor resized Y alone, the files are colour (test_bicubic meets it to the second decimal)."""
-    found = [scores(resize(s.low.double(), scale=scale, eight_bit=True), s.high, scale=scale) for s in scenes("Set5", scale=scale)]
-    assert len(found) == 5 and abs(np.mean([f["psnr_db"] for f in found]) - psnr_db) < 0.02 and abs(np.mean([f["ssim"] for f in found]) - ssim) < 0.001
+    """Within 0.02 dB and 0.001: the published floor resized Y alone, the files are colour (test_bicubic meets it to the
+    second decimal).
+    """
+    found = [
+        scores(resize(s.low.double(), scale=scale, eight_bit=True), s.high, scale=scale)
+        for s in scenes("Set5", scale=scale)
+    ]
+    assert (
+        len(found) == 5
+        and abs(np.mean([f["psnr_db"] for f in found]) - psnr_db) < 0.02
+        and abs(np.mean([f["ssim"] for f in found]) - ssim) < 0.001
+    )
 
 
 @real
@@ -149,8 +161,14 @@ def test_networks_of_the_package_score_on_set5_what_their_notes_say(scale):
         (lambda: enlarge(hashing().train(), torch.zeros(1, 3, 4, 4)), "network.eval()"),
         (lambda: enlarge(hashing(), torch.zeros(1, 3, 4, 4), tile=-1), "tile -1"),
         (lambda: scores(torch.zeros(1, 3, 40, 40), torch.zeros(1, 3, 42, 40), scale=2), "40 x 40 px and 42 x 40 px"),
-        (lambda: scores(torch.zeros(1, 3, 40, 40), torch.zeros(1, 3, 40, 40), scale=0), "scale 0 is none of 2, 3 and 4"),
-        (lambda: scores(torch.zeros(1, 3, 14, 40), torch.zeros(1, 3, 14, 40), scale=2), "14 x 40 px leave less than 11 x 11"),
+        (
+            lambda: scores(torch.zeros(1, 3, 40, 40), torch.zeros(1, 3, 40, 40), scale=0),
+            "scale 0 is none of 2, 3 and 4",
+        ),
+        (
+            lambda: scores(torch.zeros(1, 3, 14, 40), torch.zeros(1, 3, 14, 40), scale=2),
+            "14 x 40 px leave less than 11 x 11",
+        ),
     ],
 )
 def test_a_wrong_call_is_told_what_is_wrong(call, message):

@@ -1,4 +1,6 @@
-"""A large archive: downloaded whole, gone on with after a cut, refused in another size or with other bytes, unpacked at once or not at all."""
+"""A large archive: downloaded whole, gone on with after a cut, refused in another size or with other bytes, unpacked at
+once or not at all.
+"""
 
 import errno
 import hashlib
@@ -26,9 +28,13 @@ def zipped() -> bytes:
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    """The archive on this machine; asked: the ranges that were asked for, cut: bytes after which the connection is dropped, ranges: whether they are served."""
+    """The archive on this machine; asked: the ranges that were asked for, cut: bytes after which the connection is
+    dropped, ranges: whether they are served.
+    """
     body = zipped()
-    state = SimpleNamespace(asked=[], cut=None, ranges=True, promised=None, status=200, folder=tmp_path / "data/PHOTOS_HR")
+    state = SimpleNamespace(
+        asked=[], cut=None, ranges=True, promised=None, status=200, folder=tmp_path / "data/PHOTOS_HR"
+    )
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -48,7 +54,11 @@ def server(monkeypatch, tmp_path):
     httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    state.call = {"url": f"http://127.0.0.1:{httpd.server_port}/PHOTOS_HR.zip", "size": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+    state.call = {
+        "url": f"http://127.0.0.1:{httpd.server_port}/PHOTOS_HR.zip",
+        "size": len(body),
+        "sha256": hashlib.sha256(body).hexdigest(),
+    }
     state.fetch = lambda **change: archive.unpack_from(**(state.call | {"folder": state.folder} | change))
     yield state
     httpd.shutdown()
@@ -56,12 +66,17 @@ def server(monkeypatch, tmp_path):
 
 
 def is_whole_and_alone(state) -> bool:
-    return {path.name: path.read_bytes() for path in state.folder.iterdir()} == FILES and list(state.folder.parent.iterdir()) == [state.folder]
+    return {path.name: path.read_bytes() for path in state.folder.iterdir()} == FILES and list(
+        state.folder.parent.iterdir()
+    ) == [state.folder]
 
 
 def cut_after(state, count: int) -> None:
     state.cut = count
-    with pytest.raises(ConnectionError, match=rf"PHOTOS_HR.zip: .* after {count} of {state.call['size']} bytes; .*call again, and it goes on from there"):
+    with pytest.raises(
+        ConnectionError,
+        match=rf"PHOTOS_HR.zip: .* after {count} of {state.call['size']} bytes; .*call again, and it goes on from there",
+    ):
         state.fetch()
     state.cut = None
     assert not state.folder.exists() and [path.name for path in state.folder.parent.iterdir()] == ["PHOTOS_HR.zip.part"]
@@ -111,7 +126,10 @@ def test_other_bytes_are_refused_and_not_kept(server):
     cut_after(server, 4000)
     part = server.folder.with_name("PHOTOS_HR.zip.part")
     part.write_bytes(b"?" + part.read_bytes()[1:])
-    with pytest.raises(ValueError, match=rf"other bytes than the registered ones \(SHA-256 [0-9a-f]{{64}}, not {server.call['sha256']}\); nothing is kept"):
+    with pytest.raises(
+        ValueError,
+        match=rf"other bytes than the registered ones \(SHA-256 [0-9a-f]{{64}}, not {server.call['sha256']}\); nothing is kept",
+    ):
         server.fetch()
     assert list(server.folder.parent.iterdir()) == []
 
@@ -129,13 +147,18 @@ def test_a_failure_in_unpacking_leaves_no_folder_and_keeps_the_archive(server, m
 
 def test_too_little_space_is_found_before_the_download(server, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * server.call["size"] - 1))
-    with pytest.raises(OSError, match=r"data: 0\.0 GB are free, and PHOTOS_HR.zip needs 0\.0 GB with its images; free some, or set MPTPN_DATA"):
+    with pytest.raises(
+        OSError,
+        match=r"data: 0\.0 GB are free, and PHOTOS_HR.zip needs 0\.0 GB with its images; free some, or set MPTPN_DATA",
+    ):
         server.fetch()
     assert server.asked == []
 
 
 def test_offline_and_missing_pages_are_one_sentence_each(server):
-    with pytest.raises(ConnectionError, match=r"^http://\S+PHOTOS_HR.zip: no answer \(.*refused\) after 0 of \d+ bytes; go online") as caught:
+    with pytest.raises(
+        ConnectionError, match=r"^http://\S+PHOTOS_HR.zip: no answer \(.*refused\) after 0 of \d+ bytes; go online"
+    ) as caught:
         server.fetch(url="http://127.0.0.1:1/PHOTOS_HR.zip")  # nobody may listen at port 1
     assert "\n" not in str(caught.value)
     server.status = 404

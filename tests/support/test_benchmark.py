@@ -8,7 +8,8 @@ import torch
 from mptpn.attention import retractable
 from support import benchmark, timing
 
-LIMITS = {"copy": 1e9, "product": 1e9}  # bytes and operations a second: floors in ms are then megabytes and mega-operations
+# bytes and operations a second: floors in ms are then megabytes and mega-operations
+LIMITS = {"copy": 1e9, "product": 1e9}
 SMALL = {"backends": ["reference", "sdpa"], "ceilings": LIMITS, "window": 4, "heads": 2, "head_dim": 8, "seconds": 0.0}
 TINY = {"widths": (8,), "intervals": ((2,),), "blocks": 2, "head_dim": 8, "window": 4}
 
@@ -46,7 +47,8 @@ def test_traffic_counts_what_is_read_and_written_and_no_views():
 
 def test_ceilings_are_plausible():
     limits = timing.ceilings("cpu", torch.float32)
-    assert 1e8 < limits["copy"] < 1e13 and 1e8 < limits["product"] < 1e15  # from a slow shared core to the largest server
+    # from a slow shared core to the largest server
+    assert 1e8 < limits["copy"] < 1e13 and 1e8 < limits["product"] < 1e15
 
 
 @pytest.mark.parametrize("backward", [False, True])
@@ -70,7 +72,9 @@ def test_whole_image_groups_are_measured_and_right():
 
 def test_a_wrong_backend_is_not_timed(monkeypatch):
     right = retractable._groups
-    monkeypatch.setattr(retractable, "_groups", lambda image, row, col, *grouping: right(image, row, col, *grouping).transpose(5, 6))
+    monkeypatch.setattr(
+        retractable, "_groups", lambda image, row, col, *grouping: right(image, row, col, *grouping).transpose(5, 6)
+    )
     with pytest.raises(ArithmeticError, match="sdpa: its error .* Nothing is timed"):
         benchmark.time_attention(8, interval=1, **SMALL)
 
@@ -87,7 +91,9 @@ def test_a_fault_at_the_far_end_of_a_large_image_is_seen(monkeypatch):
 
     def spoiled(qkv, *arguments, **grouping):
         out, *gradients = honest(qkv, *arguments, **grouping)
-        return out + (1e-3 * torch.ones_like(out)).index_fill(1, torch.arange(out.shape[1] - 1), 0.0) * (out.shape[1] > 80), *gradients
+        return out + (1e-3 * torch.ones_like(out)).index_fill(1, torch.arange(out.shape[1] - 1), 0.0) * (
+            out.shape[1] > 80
+        ), *gradients
 
     monkeypatch.setattr(benchmark, "attend", spoiled)
     with pytest.raises(ArithmeticError):
@@ -97,15 +103,21 @@ def test_a_fault_at_the_far_end_of_a_large_image_is_seen(monkeypatch):
 @pytest.mark.parametrize("training", [False, True])
 def test_networks_are_timed_with_their_floors(training, monkeypatch):
     monkeypatch.setitem(benchmark.NETWORKS, "tiny", TINY)
-    rows = benchmark.time_network("tiny", side=12, backends=["reference", "sdpa"], ceilings=LIMITS, training=training, seconds=0.0)
+    rows = benchmark.time_network(
+        "tiny", side=12, backends=["reference", "sdpa"], ceilings=LIMITS, training=training, seconds=0.0
+    )
     for row in rows:
         assert row["ms"] > 0 and row["error_ratio"] <= 2 and row["copy_floor_ms"] > 0 and row["arithmetic_floor_ms"] > 0
 
 
 def test_arithmetic_of_a_network_is_that_of_its_products(monkeypatch):
-    """Counted by hand: convolutions, linear layers, and two products of 16 keys in each of two blocks; position biases have 49 offsets."""
+    """Counted by hand: convolutions, linear layers, and two products of 16 keys in each of two blocks; position biases
+    have 49 offsets.
+    """
     monkeypatch.setitem(benchmark.NETWORKS, "tiny", TINY)
-    counted = benchmark.floors("tiny", size=(1, 1, 8, 8), dtype=torch.float32, training=False, ceilings=LIMITS)["arithmetic_floor_ms"]
+    counted = benchmark.floors("tiny", size=(1, 1, 8, 8), dtype=torch.float32, training=False, ceilings=LIMITS)[
+        "arithmetic_floor_ms"
+    ]
     convolutions = 9 * (8 + 8 * 8 + 8 * 8 + 8)
     blocks = 2 * (8 * 24 + 8 * 8 + 2 * 8 * 32 + 2 * 16 * 8)
     biases = 2 * 49 * (2 * 11 + 2 * 11 * 11 + 11)
@@ -114,8 +126,14 @@ def test_arithmetic_of_a_network_is_that_of_its_products(monkeypatch):
 
 def test_floors_of_a_network_grow_with_the_pixels(monkeypatch):
     monkeypatch.setitem(benchmark.NETWORKS, "tiny", TINY)
-    small, large = (benchmark.floors("tiny", size=(1, 1, n, n), dtype=torch.float32, training=True, ceilings=LIMITS) for n in (64, 128))
-    assert 3.8 < large["copy_floor_ms"] / small["copy_floor_ms"] < 4 and 3.8 < large["arithmetic_floor_ms"] / small["arithmetic_floor_ms"] < 4
+    small, large = (
+        benchmark.floors("tiny", size=(1, 1, n, n), dtype=torch.float32, training=True, ceilings=LIMITS)
+        for n in (64, 128)
+    )
+    assert (
+        3.8 < large["copy_floor_ms"] / small["copy_floor_ms"] < 4
+        and 3.8 < large["arithmetic_floor_ms"] / small["arithmetic_floor_ms"] < 4
+    )
 
 
 def test_the_multi_scale_network_has_five_million_weights():
@@ -126,5 +144,13 @@ def test_the_multi_scale_network_has_five_million_weights():
 def test_on_a_gpu_the_kernel_is_timed_beside_its_floor():
     limits = timing.ceilings("cuda", torch.bfloat16)
     for backward in (False, True):
-        (row,) = benchmark.time_attention(256, backends=["triton"], interval=8, ceilings=limits, backward=backward, dtype=torch.bfloat16, device="cuda")
+        (row,) = benchmark.time_attention(
+            256,
+            backends=["triton"],
+            interval=8,
+            ceilings=limits,
+            backward=backward,
+            dtype=torch.bfloat16,
+            device="cuda",
+        )
         assert row["ms"] > 0 and row["error_ratio"] <= 2

@@ -10,14 +10,24 @@ import torch
 
 import mptpn
 from mptpn import metrics
-from mptpn.filters import middle
+from mptpn.filters import center_crop
 from mptpn.noise.models import PoissonGaussian
 from mptpn.random import generator
 from support import embedded, methods
 
-CLEAN = middle(embedded.natural("val")[0].pixels, side=65)[..., :60]
+CLEAN = center_crop(embedded.natural("val")[0].pixels, side=65)[..., :60]
 LAW = PoissonGaussian(25 / 255)
-SCENE = methods.Scene("test", "bsd68", "rocket", "rocket", LAW.sample(CLEAN, generator=generator(1)), CLEAN, PoissonGaussian(0.1), seconds=5.0, told=LAW)
+SCENE = methods.TestImage(
+    "test",
+    "bsd68",
+    "rocket",
+    "rocket",
+    LAW.sample(CLEAN, generator=generator(1)),
+    CLEAN,
+    PoissonGaussian(0.1),
+    seconds=5.0,
+    told=LAW,
+)
 STUB = "import numpy as np, sys\nimage = np.load(sys.argv[1])\n"
 
 
@@ -65,12 +75,16 @@ def test_program_outside_sees_the_same_bytes(stub):
 
 def test_seconds_of_a_program_outside_are_the_processor_s(stub):
     _, asleep = methods.outside_denoise(CLEAN, command=stub("np.save(sys.argv[2], image); import time; time.sleep(2)"))
-    _, awake = methods.outside_denoise(CLEAN, command=stub("np.save(sys.argv[2], image); import time\nwhile time.process_time() < 3: pass"))
+    _, awake = methods.outside_denoise(
+        CLEAN, command=stub("np.save(sys.argv[2], image); import time\nwhile time.process_time() < 3: pass")
+    )
     assert awake >= 2.9 and asleep < 2  # importing NumPy takes a fifth of a second; the clock ticks in hundredths
 
 
 def test_program_outside_is_spared_this_environment(stub, monkeypatch):
-    """A Jupyter kernel's MPLBACKEND, inherited, ends the import of Matplotlib, and so of CAREamics, where matplotlib-inline is not installed."""
+    """A Jupyter kernel's MPLBACKEND, inherited, ends the import of Matplotlib, and so of CAREamics, where
+    matplotlib-inline is not installed.
+    """
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     monkeypatch.setenv("PYTHONPATH", "ours")
     lines = "import os\nassert not {'MPLBACKEND', 'PYTHONPATH'} & set(os.environ)\nnp.save(sys.argv[2], image * int(os.environ['OMP_NUM_THREADS']))"
@@ -110,7 +124,9 @@ def test_results_of_a_program_outside_are_kept_by_bytes_and_arguments(stub, tmp_
 
 
 def test_careamics_script_hands_the_image_through(tmp_path):
-    """The script itself with a stub in the place of CAREamics: its calls, and [1, 1, H, W] predictions come back as [H, W]."""
+    """The script itself with a stub in the place of CAREamics: its calls, and [1, 1, H, W] predictions come back as [H,
+    W].
+    """
     (tmp_path / "careamics").mkdir()
     (tmp_path / "careamics/__init__.py").write_text(
         "class CAREamist:\n"
@@ -133,5 +149,5 @@ def test_careamics_script_hands_the_image_through(tmp_path):
 
 def test_middle_of_an_odd_image():
     image = torch.arange(35.0).view(1, 1, 5, 7)
-    assert middle(image, side=3).flatten().tolist() == [9, 10, 11, 16, 17, 18, 23, 24, 25]
-    assert middle(image, side=0).shape == image.shape and middle(image, side=6).shape == (1, 1, 5, 6)
+    assert center_crop(image, side=3).flatten().tolist() == [9, 10, 11, 16, 17, 18, 23, 24, 25]
+    assert center_crop(image, side=0).shape == image.shape and center_crop(image, side=6).shape == (1, 1, 5, 6)

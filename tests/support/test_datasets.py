@@ -1,4 +1,6 @@
-"""The real sets: fetched once and with the registered bytes or not at all, split as they say, noisy beside its own clean."""
+"""The real sets: fetched once and with the registered bytes or not at all, split as they say, noisy beside its own
+clean.
+"""
 
 import errno
 import hashlib
@@ -23,7 +25,9 @@ from support.embedded import SAME, overlap
 
 ROOT = Path(__file__).parents[2]
 REAL = Path(os.environ.get("MPTPN_DATA") or ROOT.parent / "shared/data")
-real = pytest.mark.skipif(not REAL.is_dir(), reason=f"the real images are not here: {REAL} (MPTPN_DATA, else ../shared/data) is no folder")
+real = pytest.mark.skipif(
+    not REAL.is_dir(), reason=f"the real images are not here: {REAL} (MPTPN_DATA, else ../shared/data) is no folder"
+)
 COUNTS = {  # pairs
     "w2s": {"train": 36, "val": 6, "test": 6},
     "oct": {"train": 8, "val": 2, "test": 2},
@@ -35,12 +39,15 @@ COUNTS = {  # pairs
     "fluo_misc": {"test": 2},
 }
 SPLIT_BY_SUBJECT = ("w2s", "oct", "bsds500", "div2k")
-GAP = {"ldct_d45f": 100, "ldct_b30f": 80, "m4raw_t1": 2, "m4raw_flair": 2}  # mm of table, or slice numbers: at least one slice lies between
+# mm of table, or slice numbers: at least one slice lies between
+GAP = {"ldct_d45f": 100, "ldct_b30f": 80, "m4raw_t1": 2, "m4raw_flair": 2}
 
 
 def png(seed: int) -> bytes:
     file = io.BytesIO()
-    Picture.fromarray(torch.randint(0, 256, (11, 7), generator=generator(seed), dtype=torch.uint8).numpy()).save(file, "PNG")
+    Picture.fromarray(torch.randint(0, 256, (11, 7), generator=generator(seed), dtype=torch.uint8).numpy()).save(
+        file, "PNG"
+    )
     return file.getvalue()
 
 
@@ -49,7 +56,9 @@ CONTENT = {"noisy.png": png(0), "first.png": png(1), "second clean.png": png(2)}
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    """A toy set of three files, its address on this machine, an empty MPTPN_DATA; server.hits counts requests, server.body answers them."""
+    """A toy set of three files, its address on this machine, an empty MPTPN_DATA; server.hits counts requests,
+    server.body answers them.
+    """
     state = SimpleNamespace(hits=Counter(), body=lambda name: CONTENT[name], promised=None, data=tmp_path / "data")
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -68,10 +77,25 @@ def server(monkeypatch, tmp_path):
     threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(datasets, "ADDRESS", f"http://127.0.0.1:{httpd.server_port}")
-    source = {"folder": "toys", "low": "-10", "high": "500", "unit": "HU", "repository": "some/where", "commit": "c0ffee"}
+    source = {
+        "folder": "toys",
+        "low": "-10",
+        "high": "500",
+        "unit": "HU",
+        "repository": "some/where",
+        "commit": "c0ffee",
+    }
     monkeypatch.setattr(datasets, "SETS", {"toy": source})
     rows = [
-        {"set": "toy", "split": "test", "subject": "s", "image": "i", "side": "noisy" if name == "noisy.png" else "clean", "file": name, "path": f"a b/{name}"}
+        {
+            "set": "toy",
+            "split": "test",
+            "subject": "s",
+            "image": "i",
+            "side": "noisy" if name == "noisy.png" else "clean",
+            "file": name,
+            "path": f"a b/{name}",
+        }
         | {"bytes": str(len(body)), "sha256": hashlib.sha256(body).hexdigest()}
         for name, body in CONTENT.items()
     ]
@@ -119,7 +143,9 @@ def test_available_downloads_nothing_and_counts_a_shorter_file_as_missing(server
 
 def test_wrong_bytes_from_the_public_address_are_refused_and_not_kept(server):
     server.body = lambda name: CONTENT[name][:-1] + b"?"
-    with pytest.raises(ValueError, match=r"^http://127\.\S+noisy\.png: sends other bytes .* put it at .*toys/noisy\.png\.$"):
+    with pytest.raises(
+        ValueError, match=r"^http://127\.\S+noisy\.png: sends other bytes .* put it at .*toys/noisy\.png\.$"
+    ):
         datasets.fetch("toy", "noisy.png")
     assert kept(server) == []
 
@@ -127,7 +153,9 @@ def test_wrong_bytes_from_the_public_address_are_refused_and_not_kept(server):
 def test_a_transfer_that_breaks_off_is_refused_and_not_kept(server):
     server.promised = len(CONTENT["noisy.png"])
     server.body = lambda name: CONTENT[name][:40]
-    with pytest.raises(ConnectionError, match=r"^http://\S+noisy\.png: not downloaded .* go online, or put the file at .*\.$"):
+    with pytest.raises(
+        ConnectionError, match=r"^http://\S+noisy\.png: not downloaded .* go online, or put the file at .*\.$"
+    ):
         datasets.fetch("toy", "noisy.png")
     assert kept(server) == []
 
@@ -140,7 +168,9 @@ def test_a_missing_page_names_its_status(server):
 
 def test_an_address_that_does_not_answer_stops_at_once(server, monkeypatch):
     monkeypatch.setattr(datasets, "ADDRESS", "http://127.0.0.1:1")  # nobody may listen at port 1
-    with pytest.raises(ConnectionError, match=r"^http://127\.0\.0\.1:1/\S+: not downloaded \(ConnectionError, no answer\); .*\.$") as caught:
+    with pytest.raises(
+        ConnectionError, match=r"^http://127\.0\.0\.1:1/\S+: not downloaded \(ConnectionError, no answer\); .*\.$"
+    ) as caught:
         datasets.fetch("toy", "noisy.png")
     assert "\n" not in str(caught.value) and kept(server) == []
 
@@ -148,7 +178,9 @@ def test_an_address_that_does_not_answer_stops_at_once(server, monkeypatch):
 def test_a_damaged_local_file_is_refused_and_left_alone(server):
     path = datasets.fetch("toy", "noisy.png")
     path.write_bytes(b"damaged")
-    with pytest.raises(ValueError, match=r"noisy\.png: other bytes than the registered ones \(7, not \d+\); delete the file"):
+    with pytest.raises(
+        ValueError, match=r"noisy\.png: other bytes than the registered ones \(7, not \d+\); delete the file"
+    ):
         datasets.fetch("toy", "noisy.png")
     assert path.read_bytes() == b"damaged" and server.hits.total() == 1
 
@@ -159,7 +191,9 @@ def test_a_folder_that_cannot_be_written_is_named(server, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(datasets.pooch, "retrieve", refuse)
-    with pytest.raises(OSError, match=r"toys/noisy\.png: missing, and cannot be written \((pooch|Read-only).*set MPTPN_DATA"):
+    with pytest.raises(
+        OSError, match=r"toys/noisy\.png: missing, and cannot be written \((pooch|Read-only).*set MPTPN_DATA"
+    ):
         datasets.fetch("toy", "noisy.png")
 
 
@@ -173,11 +207,17 @@ def test_mptpn_data_that_names_no_folder_is_refused_not_made(server, monkeypatch
 def test_an_image_of_several_files_is_their_mean_over_the_sets_range(server, capsys):
     (pair,) = datasets.pairs.__wrapped__("toy", "test")
     low, high = pair.clean.value_range
-    mean = np.mean([np.asarray(Picture.open(io.BytesIO(CONTENT[name]))) for name in ("first.png", "second clean.png")], axis=0)
+    mean = np.mean(
+        [np.asarray(Picture.open(io.BytesIO(CONTENT[name]))) for name in ("first.png", "second clean.png")], axis=0
+    )
     assert (low, high, pair.noisy.unit) == (-10.0, 500.0, "HU") and pair.noisy.value_range == pair.clean.value_range
     # float32 of values up to 265 / 510, back times 510: rounding 510 * 2**-25 = 1.5e-5
     np.testing.assert_allclose(pair.clean.pixels[0, 0].numpy() * (high - low) + low, mean, atol=5e-5)
-    assert pair.noisy.pixels.shape == (1, 1, 11, 7) and pair.noisy.name == pair.clean.name == "i" and "toy test clean" in capsys.readouterr().err
+    assert (
+        pair.noisy.pixels.shape == (1, 1, 11, 7)
+        and pair.noisy.name == pair.clean.name == "i"
+        and "toy test clean" in capsys.readouterr().err
+    )
     datasets.pairs.__wrapped__("toy", "test")
     assert capsys.readouterr().err == "" and server.hits.total() == 3  # nothing missing: no bar
 
@@ -202,13 +242,25 @@ def test_an_unknown_name_is_refused(call, message):
 
 def test_the_registry_is_text_of_hashes_and_public_addresses():
     text = (ROOT / "mptpn/registry.tsv").read_text()
-    assert len(text) < 250_000 and text.isascii() and "/work" not in text and "://" not in text  # names and hashes: 190 bytes a file
-    assert all(re.fullmatch("[0-9a-f]{40}", row["commit"]) and row["licence"] and row["citation"] for row in datasets.SETS.values())
+    # names and hashes: 190 bytes a file
+    assert len(text) < 250_000 and text.isascii() and "/work" not in text and "://" not in text
+    assert all(
+        re.fullmatch("[0-9a-f]{40}", row["commit"]) and row["licence"] and row["citation"]
+        for row in datasets.SETS.values()
+    )
     for row in datasets.FILES.values():
-        assert set(row) == {"set", "split", "subject", "image", "side", "file", "bytes", "sha256", "path"} and all(row.values()) and None not in row
+        assert (
+            set(row) == {"set", "split", "subject", "image", "side", "file", "bytes", "sha256", "path"}
+            and all(row.values())
+            and None not in row
+        )
         assert re.fullmatch("[0-9a-f]{64}", row["sha256"]) and int(row["bytes"]) > 0 and row["set"] in datasets.SETS
         assert row["split"] in ("train", "val", "test") and row["side"] in ("noisy", "clean")
-        assert not Path(row["file"]).is_absolute() and ".." not in Path(row["file"]).parts and not row["path"].startswith("/")
+        assert (
+            not Path(row["file"]).is_absolute()
+            and ".." not in Path(row["file"]).parts
+            and not row["path"].startswith("/")
+        )
 
 
 def test_no_file_is_registered_twice():
@@ -218,13 +270,20 @@ def test_no_file_is_registered_twice():
 
 
 def test_every_noisy_image_has_its_clean_one_in_the_same_split():
-    sides = {side: {(r["set"], r["split"], r["subject"], r["image"]) for r in datasets.FILES.values() if r["side"] == side} for side in ("noisy", "clean")}
+    sides = {
+        side: {(r["set"], r["split"], r["subject"], r["image"]) for r in datasets.FILES.values() if r["side"] == side}
+        for side in ("noisy", "clean")
+    }
     assert sides["noisy"] == {image for image in sides["clean"] if image[0] in COUNTS}
-    assert Counter((name, split) for name, split, *_ in sides["noisy"]) == {(name, split): n for name, splits in COUNTS.items() for split, n in splits.items()}
+    assert Counter((name, split) for name, split, *_ in sides["noisy"]) == {
+        (name, split): n for name, splits in COUNTS.items() for split, n in splits.items()
+    }
 
 
 def test_no_subject_is_in_two_splits():
-    subjects = Counter((name, subject) for name, _, subject in {(r["set"], r["split"], r["subject"]) for r in datasets.FILES.values()})
+    subjects = Counter(
+        (name, subject) for name, _, subject in {(r["set"], r["split"], r["subject"]) for r in datasets.FILES.values()}
+    )
     shared = {name for (name, _), splits in subjects.items() if splits > 1}
     assert shared == set(GAP) and not shared & set(SPLIT_BY_SUBJECT)
     d45f = {(r["split"] == "test", r["subject"]) for r in datasets.FILES.values() if r["set"] == "ldct_d45f"}
@@ -250,8 +309,14 @@ def test_pairs_are_gray_in_range_and_share_name_subject_and_range(name, data):
         assert len(loaded) == count == len({pair.noisy.name for pair in loaded})
         for pair in loaded:
             assert pair.noisy.pixels.shape == pair.clean.pixels.shape and pair.noisy.pixels.shape[:2] == (1, 1)
-            assert all(i.pixels.dtype == torch.float32 and 0 <= i.pixels.min() < i.pixels.max() <= 1 for i in (pair.noisy, pair.clean))
-            assert len({(image.name, image.subject, image.value_range, image.unit) for image in (pair.noisy, pair.clean)}) == 1
+            assert all(
+                i.pixels.dtype == torch.float32 and 0 <= i.pixels.min() < i.pixels.max() <= 1
+                for i in (pair.noisy, pair.clean)
+            )
+            assert (
+                len({(image.name, image.subject, image.value_range, image.unit) for image in (pair.noisy, pair.clean)})
+                == 1
+            )
 
 
 def correlations(split) -> list[torch.Tensor]:
@@ -262,7 +327,10 @@ def correlations(split) -> list[torch.Tensor]:
         flat = flat - flat.mean(1, keepdim=True)
         return flat / flat.norm(dim=1, keepdim=True)
 
-    groups = [[pair for pair in split if pair.noisy.pixels.shape == shape] for shape in {pair.noisy.pixels.shape for pair in split}]
+    groups = [
+        [pair for pair in split if pair.noisy.pixels.shape == shape]
+        for shape in {pair.noisy.pixels.shape for pair in split}
+    ]
     return [rows([pair.noisy for pair in group]) @ rows([pair.clean for pair in group]).T for group in groups]
 
 
@@ -306,7 +374,10 @@ def test_the_colour_test_holds_the_scenes_of_the_gray_one(data):
     partners = []
     for image in colour:
         luma = datasets.luminance(image.pixels[0].mul(255).permute(1, 2, 0).numpy())
-        off = [np.abs(luma - other.pixels[0, 0].mul(255).numpy()).max() if other.pixels.shape[2:] == luma.shape else np.inf for other in gray]
+        off = [
+            np.abs(luma - other.pixels[0, 0].mul(255).numpy()).max() if other.pixels.shape[2:] == luma.shape else np.inf
+            for other in gray
+        ]
         partners.append(int(np.argmin(off)))
         assert min(off) < 2 and sorted(off)[1] > 30  # rounding, and another program that read the JPEG file
     assert sorted(partners) == list(range(68))
@@ -314,14 +385,26 @@ def test_the_colour_test_holds_the_scenes_of_the_gray_one(data):
 
 @real
 def test_no_training_photograph_is_a_test_image(data):
-    """Whole pictures by their details at 24 x 24 px, the ten most alike by overlap(); a rescaled, rounded copy is found."""
+    """Whole pictures by their details at 24 x 24 px, the ten most alike by overlap(); a rescaled, rounded copy is
+    found.
+    """
     train, val = datasets.natural("train"), datasets.natural("val")
     tests = (*datasets.awgn("bsd68"), *datasets.awgn("set12"), *val)
     assert (len(train), len(val), len(tests)) == (478, 10, 68 + 12 + 10)
-    in_bytes = [{(image.pixels * 255).round().byte().numpy().tobytes() for image in images} for images in (train, tests)]
+    in_bytes = [
+        {(image.pixels * 255).round().byte().numpy().tobytes() for image in images} for images in (train, tests)
+    ]
     assert not in_bytes[0] & in_bytes[1] and len(in_bytes[0]) == 478
     alike = details(train) @ details(tests).T
     assert alike.max() < SAME
-    assert max(overlap(train[k // len(tests)], tests[k % len(tests)]) for k in alike.flatten().topk(10).indices.tolist()) < SAME
-    copies = [image.with_pixels((interpolate(image.pixels, scale_factor=0.7, mode="bilinear", antialias=True) * 255).round() / 255) for image in tests]
+    assert (
+        max(overlap(train[k // len(tests)], tests[k % len(tests)]) for k in alike.flatten().topk(10).indices.tolist())
+        < SAME
+    )
+    copies = [
+        image.with_pixels(
+            (interpolate(image.pixels, scale_factor=0.7, mode="bilinear", antialias=True) * 255).round() / 255
+        )
+        for image in tests
+    ]
     assert (details(copies) @ details(tests).T).diag().min() > SAME

@@ -19,7 +19,11 @@ EMPTY_TILES = {"scintigraphy_70", "scintigraphy_71"}  # below the feet: nothing 
 
 def pools() -> dict[str, tuple[Image, ...]]:
     medical = {f"medical {split}": embedded.medical(split) for split in SPLITS}
-    return medical | {f"photos {split}": embedded.natural(split) for split in SPLITS} | {"really noisy": embedded.really_noisy()}
+    return (
+        medical
+        | {f"photos {split}": embedded.natural(split) for split in SPLITS}
+        | {"really noisy": embedded.really_noisy()}
+    )
 
 
 def other(pixels) -> Image:
@@ -35,10 +39,15 @@ def across_pools() -> list[tuple[Image, Image]]:
 @pytest.mark.parametrize("pool", pools())
 def test_images_are_gray_float32_and_large_enough_for_a_patch(pool):
     for image in pools()[pool]:
-        assert image.pixels.dtype == torch.float32 and image.pixels.shape[:2] == (1, 1) and min(image.pixels.shape[2:]) >= 64
+        assert (
+            image.pixels.dtype == torch.float32
+            and image.pixels.shape[:2] == (1, 1)
+            and min(image.pixels.shape[2:]) >= 64
+        )
 
 
-@pytest.mark.parametrize("pool", sorted(pools().keys() - {"really noisy"}))  # the EPI's brightest pixels lie beyond what is shown as white
+# the EPI's brightest pixels lie beyond what is shown as white
+@pytest.mark.parametrize("pool", sorted(pools().keys() - {"really noisy"}))
 def test_images_lie_inside_their_range(pool):
     assert all(0 <= image.pixels.min() and image.pixels.max() <= 1 for image in pools()[pool])
 
@@ -70,7 +79,9 @@ def test_no_bytes_are_there_twice():
 
 
 def test_no_picture_is_in_two_pools():
-    """Every second medical training image against all others; the largest of all pairs is 0.53 (a rocket, a scintigraphy)."""
+    """Every second medical training image against all others; the largest of all pairs is 0.53 (a rocket, a
+    scintigraphy).
+    """
     assert max(overlap(i, j) for i, j in across_pools()) < SAME - 0.15
 
 
@@ -91,7 +102,9 @@ def half(pixels, top=0.25, left=0.25):
 
 
 COPIES = {
-    "rescaled to 60 %": lambda x: interpolate(x, (int(x.shape[2] * 0.6), int(x.shape[3] * 0.6)), mode="bilinear", antialias=True),
+    "rescaled to 60 %": lambda x: interpolate(
+        x, (int(x.shape[2] * 0.6), int(x.shape[3] * 0.6)), mode="bilinear", antialias=True
+    ),
     "rescaled to 137 %": lambda x: interpolate(x, (int(x.shape[2] * 1.37), int(x.shape[3] * 1.37)), mode="bicubic"),
     "squeezed": lambda x: interpolate(x, (x.shape[2] // 2, x.shape[3] // 3), mode="area"),
     "flipped": lambda x: x.flip(3),
@@ -120,7 +133,11 @@ def test_without_the_high_pass_a_head_and_a_retina_look_like_copies():
     head = embedded.medical("test")[0]
     retina = next(image for image in embedded.medical("train") if image.name == "retina_03")
     quarters = [half(head.pixels, top, left) for top in (0, 0.25, 0.5) for left in (0, 0.25, 0.5)]
-    assert max(float(thumbnail(retina) @ thumbnail(other(x.rot90(k, (2, 3))))) for x in quarters for k in range(4)) > SAME > overlap(head, retina) + 0.15
+    assert (
+        max(float(thumbnail(retina) @ thumbnail(other(x.rot90(k, (2, 3))))) for x in quarters for k in range(4))
+        > SAME
+        > overlap(head, retina) + 0.15
+    )
 
 
 def test_overlap_is_symmetric():
@@ -143,7 +160,9 @@ def test_an_unknown_split_is_refused(pool):
 def test_tiles_cover_the_image_once_and_share_its_subject():
     image = image_from_array(np.arange(8.0 * 9).reshape(8, 9), name="x", subject="somebody")
     cut = embedded.tiles(image, rows=2, cols=3)
-    assert sorted(torch.cat([tile.pixels.flatten() for tile in cut]).tolist()) == sorted(image.pixels.flatten().tolist())
+    assert sorted(torch.cat([tile.pixels.flatten() for tile in cut]).tolist()) == sorted(
+        image.pixels.flatten().tolist()
+    )
     assert {tile.subject for tile in cut} == {"somebody"} and len({tile.name for tile in cut}) == 6
 
 

@@ -24,7 +24,14 @@ def figure():
 
 
 def save(figure, out, *, name="03_x", table=TABLE, **parameters):
-    return figures.save_figure(figure, name, table=table, notebook="03_profound_training", parameters={"out": str(out), "seed": 0, **parameters}, out=out)
+    return figures.save_figure(
+        figure,
+        name,
+        table=table,
+        notebook="03_profound_training",
+        parameters={"out": str(out), "seed": 0, **parameters},
+        out=out,
+    )
 
 
 def test_a_figure_is_a_picture_a_table_and_an_origin(tmp_path, figure):
@@ -35,7 +42,10 @@ def test_a_figure_is_a_picture_a_table_and_an_origin(tmp_path, figure):
     origin = json.loads(picture.with_suffix(".json").read_text())
     assert origin["name"] == "03_x" and origin["notebook"] == "03_profound_training"
     assert origin["parameters"] == {"seed": 0, "steps": 7}
-    assert origin["versions"]["torch"] == torch.__version__.split("+")[0] or origin["versions"]["torch"] == torch.__version__
+    assert (
+        origin["versions"]["torch"] == torch.__version__.split("+")[0]
+        or origin["versions"]["torch"] == torch.__version__
+    )
     assert origin["commit"] is None or len(origin["commit"].rstrip("+")) >= 12
     assert origin["device"]
 
@@ -73,11 +83,20 @@ def test_a_table_or_parameters_that_cannot_be_written_keep_the_old_files(tmp_pat
     assert {path.name: path.read_bytes() for path in picture.parent.iterdir()} == before
 
 
-@pytest.mark.parametrize("image", [torch.eye(5, 7)[None, None].requires_grad_(), torch.eye(5, 7), np.eye(5, 7)], ids=["batch", "tensor", "array"])
+@pytest.mark.parametrize(
+    "image",
+    [torch.eye(5, 7)[None, None].requires_grad_(), torch.eye(5, 7), np.eye(5, 7)],
+    ids=["batch", "tensor", "array"],
+)
 def test_an_image_is_shown_over_the_stated_range_without_axes(image):
     fig, ax = plt.subplots()
     drawn = figures.show(ax, image, title="noisy", low=-1, high=2)
-    assert drawn.get_clim() == (-1, 2) and drawn.get_array().shape == (5, 7) and not ax.axison and ax.get_title() == "noisy"
+    assert (
+        drawn.get_clim() == (-1, 2)
+        and drawn.get_array().shape == (5, 7)
+        and not ax.axison
+        and ax.get_title() == "noisy"
+    )
     plt.close(fig)
 
 
@@ -106,7 +125,11 @@ def test_a_level_axis_is_logarithmic_with_plain_numbers(axis):
     figures.level_axis(ax, axis)
     fig.canvas.draw()
     side = getattr(ax, f"{axis}axis")
-    assert side.get_scale() == "log" and [label.get_text() for label in side.get_ticklabels()] == ["5", "10", "20", "50"] and not len(side.get_minorticklocs())
+    assert (
+        side.get_scale() == "log"
+        and [label.get_text() for label in side.get_ticklabels()] == ["5", "10", "20", "50"]
+        and not len(side.get_minorticklocs())
+    )
     plt.close(fig)
 
 

@@ -1,4 +1,6 @@
-"""Pairs drawn from photographs: the squares are the photographs', the noise has the stated level and law, and the step alone decides."""
+"""Pairs drawn from photographs: the squares are the photographs', the noise has the stated level and noise model, and
+the step alone decides.
+"""
 
 import pytest
 import torch
@@ -44,7 +46,9 @@ def test_the_step_decides_alone_and_the_seed_matters():
     first, second = (NoisyPhotographs(photographs(), batch=4, patch=SIDE, seed=seed) for seed in (0, 1))
     again = NoisyPhotographs(photographs(), batch=4, patch=SIDE)
     assert all(torch.equal(first(7)[name], again(7)[name]) for name in first(7))
-    assert not torch.equal(first(7)["noisy"], first(8)["noisy"]) and not torch.equal(first(7)["noisy"], second(7)["noisy"])
+    assert not torch.equal(first(7)["noisy"], first(8)["noisy"]) and not torch.equal(
+        first(7)["noisy"], second(7)["noisy"]
+    )
 
 
 def test_white_noise_has_the_drawn_level_and_scale_is_that_of_the_whole_photograph():
@@ -62,7 +66,9 @@ def test_levels_are_even_between_the_ends():
     pairs = NoisyPhotographs(flat, poisson_share=0.0, batch=64, patch=64)
     levels = torch.cat([(b["noisy"] - b["clean"]).std(dim=(1, 2, 3)) for b in map(pairs, range(8))]) * 255
     assert 2 < levels.min() < 4 and 61 < levels.max() < 66
-    assert float(levels.mean()) == pytest.approx(127.5 * sum(LEVELS), rel=0.06) and float(levels.std()) == pytest.approx(60 / 12**0.5, rel=0.08)
+    assert float(levels.mean()) == pytest.approx(127.5 * sum(LEVELS), rel=0.06) and float(
+        levels.std()
+    ) == pytest.approx(60 / 12**0.5, rel=0.08)
 
 
 def test_poisson_noise_grows_with_intensity_at_the_same_mean_variance():
@@ -81,12 +87,20 @@ def test_poisson_noise_grows_with_intensity_at_the_same_mean_variance():
 def test_white_copies_are_the_same_for_the_same_purpose():
     clean = [torch.rand(1, 1, 50, 50, generator=generator(3))]
     first, again, other = (white_copies(clean, level=0.1, seed=0, purpose=p)[0] for p in (1, 1, 2))
-    assert torch.equal(first, again) and not torch.equal(first, other) and float((first - clean[0]).std()) == pytest.approx(0.1, rel=0.05)
+    assert (
+        torch.equal(first, again)
+        and not torch.equal(first, other)
+        and float((first - clean[0]).std()) == pytest.approx(0.1, rel=0.05)
+    )
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"patch": 31}, "smaller than patch 31"), ({"levels": (0.0, 0.1)}, "levels"), ({"poisson_share": 1.5}, "poisson_share 1.5")],
+    [
+        ({"patch": 31}, "smaller than patch 31"),
+        ({"levels": (0.0, 0.1)}, "levels"),
+        ({"poisson_share": 1.5}, "poisson_share 1.5"),
+    ],
 )
 def test_a_wrong_call_is_told_what_is_wrong(settings, message):
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,6 @@
-"""Planted discs are found again in full by the identity, and what is measured elsewhere has the spread that the formula says."""
+"""Planted discs are found again in full by the identity, and what is measured elsewhere has the spread that the formula
+says.
+"""
 
 import math
 
@@ -21,7 +23,9 @@ def flat(height=141, width=173):
 
 def test_discs_lie_on_the_lattice_apart_from_each_other_and_inside():
     planted, discs = lesions.plant(flat(), diameters=DIAMETERS, contrast=0.1, seed=1)
-    assert {disc.diameter for disc in discs} == set(DIAMETERS) and {math.copysign(1, disc.contrast) for disc in discs} == {-1, 1}
+    assert {disc.diameter for disc in discs} == set(DIAMETERS) and {
+        math.copysign(1, disc.contrast) for disc in discs
+    } == {-1, 1}
     reach = 15 / 2 + lesions.RING
     assert all(reach <= disc.row <= 140 - reach and reach <= disc.col <= 172 - reach for disc in discs)
     assert min(math.hypot(a.row - b.row, a.col - b.col) for a in discs for b in discs if a is not b) > 2 * reach
@@ -31,7 +35,10 @@ def test_discs_lie_on_the_lattice_apart_from_each_other_and_inside():
 
 
 def test_places_are_the_seed_s_and_not_the_contrast_s():
-    places = [[(d.row, d.col, d.diameter) for d in lesions.plant(CLEAN, diameters=DIAMETERS, contrast=c, seed=s)[1]] for c, s in ((0.1, 1), (0.0, 1), (0.1, 2))]
+    places = [
+        [(d.row, d.col, d.diameter) for d in lesions.plant(CLEAN, diameters=DIAMETERS, contrast=c, seed=s)[1]]
+        for c, s in ((0.1, 1), (0.0, 1), (0.1, 2))
+    ]
     assert places[0] == places[1] != places[2]
 
 
@@ -53,7 +60,12 @@ def test_constant_image_gives_0():
 @pytest.mark.parametrize("width", [0.7, 2.0])
 def test_blur_loses_of_a_disc_what_its_convolution_says(width):
     """A blur is linear, so the kept share is the same in any noise; here summed over pairs of pixels, without a filter."""
-    rows = lesions.trial(lambda noisy, _: torch.from_numpy(gaussian_filter(noisy.numpy(), (0, 0, width, width), truncate=8)), [CLEAN], sigma=0.1, realisations=1)
+    rows = lesions.trial(
+        lambda noisy, _: torch.from_numpy(gaussian_filter(noisy.numpy(), (0, 0, width, width), truncate=8)),
+        [CLEAN],
+        sigma=0.1,
+        realisations=1,
+    )
     around = np.arange(-20, 21)
     distance = np.hypot(around[:, None], around)
     tap = np.exp(-0.5 * (np.arange(-64, 65) / width) ** 2)
@@ -63,13 +75,19 @@ def test_blur_loses_of_a_disc_what_its_convolution_says(width):
         edge = row["diameter"] / 2
         inside = np.argwhere(distance <= edge)
         blurred = sum(np.outer(kernel[64 + around + 20 - r], kernel[64 + around + 20 - c]) for r, c in inside)
-        wanted = blurred[distance <= edge].mean() - blurred[(distance > edge + lesions.GAP) & (distance <= edge + lesions.RING)].mean()
-        assert row["recovered"] == pytest.approx(wanted, abs=2e-4)  # float32 differences of 0.025 at intensities of 1: 1e-5 relative, over 9 pixels or more
+        wanted = (
+            blurred[distance <= edge].mean()
+            - blurred[(distance > edge + lesions.GAP) & (distance <= edge + lesions.RING)].mean()
+        )
+        # float32 differences of 0.025 at intensities of 1: 1e-5 relative, over 9 pixels or more
+        assert row["recovered"] == pytest.approx(wanted, abs=2e-4)
     assert {row["diameter"]: row["recovered"] for row in rows}[3] < 0.95  # and a planted wrong width would be seen
 
 
 def test_false_structure_of_the_identity_is_that_of_the_noise():
-    """White noise through a difference of two means: sigma sqrt(1 / n + 1 / m); at least 28 places x 60 draws give it to 1.7 %, four times that is allowed."""
+    """White noise through a difference of two means: sigma sqrt(1 / n + 1 / m); at least 28 places x 60 draws give it
+    to 1.7 %, four times that is allowed.
+    """
     rows = lesions.trial(lambda noisy, _: noisy, [flat(190, 230)], sigma=0.1, contrasts=(0.5,), realisations=60)
     assert min(row["discs"] for row in rows) >= 28 // 4 * 60
     for row in rows:
@@ -85,7 +103,10 @@ def test_false_structure_of_the_identity_is_that_of_the_noise():
 
 def test_a_denoiser_that_invents_a_texture_is_found():
     texture = PoissonGaussian(0.05).sample(torch.zeros(1, 1, 141, 173), generator=generator(5))
-    honest, inventor = (lesions.trial(f, [flat()], sigma=0.1, contrasts=(1.0,)) for f in (lambda y, _: flat(), lambda y, _: flat() + texture))
+    honest, inventor = (
+        lesions.trial(f, [flat()], sigma=0.1, contrasts=(1.0,))
+        for f in (lambda y, _: flat(), lambda y, _: flat() + texture)
+    )
     assert all(a["false_sd"] == 0 < 0.01 < b["false_sd"] for a, b in zip(honest, inventor, strict=True))
 
 

@@ -1,4 +1,6 @@
-"""Sets for super-resolution: what is where, high and low resolution that fit, numbers left out, sentences for what does not fit."""
+"""Sets for super-resolution: what is where, high and low resolution that fit, numbers left out, sentences for what does
+not fit.
+"""
 
 import os
 
@@ -16,22 +18,33 @@ real = pytest.mark.skipif(not os.environ.get("MPTPN_DATA"), reason="MPTPN_DATA n
 def test_embedded_scenes_need_no_data_and_are_in_no_training(scale, monkeypatch):
     monkeypatch.delenv("MPTPN_DATA", raising=False)
     for scene in sets.scenes("embedded", scale=scale):
-        assert scene.high.shape[2:] == tuple(scale * side for side in scene.low.shape[2:]) and scene.high.shape[1] in (1, 3)
+        assert scene.high.shape[2:] == tuple(scale * side for side in scene.low.shape[2:]) and scene.high.shape[1] in (
+            1,
+            3,
+        )
     assert not set(sets.EMBEDDED["train"]) & set(sets.EMBEDDED["test"])
     (images,) = sets.training_images("embedded")
-    assert all(image.shape[:2] == (1, 3) and 0 <= as_floats(image).min() and as_floats(image).max() <= 1 for image in images)
+    assert all(
+        image.shape[:2] == (1, 3) and 0 <= as_floats(image).min() and as_floats(image).max() <= 1 for image in images
+    )
 
 
 @real
 @pytest.mark.parametrize("scale", [2, 3, 4])
-@pytest.mark.parametrize(("name", "count"), [("Set5", 5), ("Set14", 14), ("Urban100", 20), ("ER_cells", 16), ("DIV2K_crops", 90)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("Set5", 5), ("Set14", 14), ("Urban100", 20), ("ER_cells", 16), ("DIV2K_crops", 90)]
+)
 def test_test_sets_are_whole_and_fit_pixel_on_pixel(name, count, scale):
     found = sets.scenes(name, scale=scale)
     assert len(found) == count == len({scene.name for scene in found})
     for scene in found:
-        assert scene.high.shape[2:] == tuple(scale * side for side in scene.low.shape[2:]) and min(scene.low.shape[2:]) >= 57
+        assert (
+            scene.high.shape[2:] == tuple(scale * side for side in scene.low.shape[2:])
+            and min(scene.low.shape[2:]) >= 57
+        )
         if scale in (2, 4):
-            assert ((shrink(scene.high, scale=scale) - scene.low)[..., 3:-3, 3:-3].abs() * 255).max() < 1.01  # Set14's border is another, see bicubic
+            # Set14's border is another, see bicubic
+            assert ((shrink(scene.high, scale=scale) - scene.low)[..., 3:-3, 3:-3].abs() * 255).max() < 1.01
 
 
 @real
@@ -59,13 +72,16 @@ def test_whole_div2k_is_found_in_its_folder(tmp_path, monkeypatch):
 
 def test_whole_div2k_is_downloaded_where_it_is_missing_and_nothing_else_is_written_over(tmp_path, monkeypatch):
     monkeypatch.setenv("MPTPN_DATA", str(tmp_path))
-    monkeypatch.setattr(sets, "DIV2K", sets.DIV2K | {"url": "http://127.0.0.1:1/DIV2K_train_HR.zip", "size": 1})  # nobody may listen at port 1
+    # nobody may listen at port 1
+    monkeypatch.setattr(sets, "DIV2K", sets.DIV2K | {"url": "http://127.0.0.1:1/DIV2K_train_HR.zip", "size": 1})
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with pytest.raises(ConnectionError, match="DIV2K_train_HR.zip: no answer"):
         sets.training_images.__wrapped__("DIV2K")
     (tmp_path / "DIV2K_train_HR").mkdir()
     (tmp_path / "DIV2K_train_HR/notes.txt").write_text("mine")
-    with pytest.raises(FileNotFoundError, match="DIV2K_train_HR: no DIV2K images 0001.png to 0800.png there; .*DIV2K_crops"):
+    with pytest.raises(
+        FileNotFoundError, match="DIV2K_train_HR: no DIV2K images 0001.png to 0800.png there; .*DIV2K_crops"
+    ):
         sets.training_images.__wrapped__("DIV2K")
 
 

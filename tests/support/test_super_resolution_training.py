@@ -1,4 +1,6 @@
-"""Training of super-resolution: patches that fit pixel on pixel, a rate halved where it says, and a tiny network that passes bicubic."""
+"""Training of super-resolution: patches that fit pixel on pixel, a rate halved where it says, and a tiny network that
+passes bicubic.
+"""
 
 import pytest
 import torch
@@ -11,7 +13,15 @@ from mptpn.training import loop
 from support.super_resolution_sets import scenes, training_images
 from support.super_resolution_training import Patches, rate, train
 
-TINY = {"n_resblocks": 1, "n_feats": 8, "res_scale": 1.0, "chunk_size": 16, "n_hashes": 1, "rgb_range": 1.0, "bicubic_skip": True}
+TINY = {
+    "n_resblocks": 1,
+    "n_feats": 8,
+    "res_scale": 1.0,
+    "chunk_size": 16,
+    "n_hashes": 1,
+    "rgb_range": 1.0,
+    "bicubic_skip": True,
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +44,22 @@ def test_low_patches_are_their_high_patches_shrunk_in_every_orientation(scale):
     patches = Patches((images((61, 75), (50, 52)),), scale=scale, patch_size=12 * scale, batch_size=24)
     batch = patches(3)
     assert batch["low"].shape == (24, 3, 12, 12) and batch["high"].shape == (24, 3, 12 * scale, 12 * scale)
-    assert ((shrink(batch["high"], scale=scale) - batch["low"])[..., 2:-2, 2:-2].abs() * 255).max() <= 1.01  # rows and columns are rounded in turn
+    # rows and columns are rounded in turn
+    assert ((shrink(batch["high"], scale=scale) - batch["low"])[..., 2:-2, 2:-2].abs() * 255).max() <= 1.01
 
 
 def test_patches_are_a_function_of_the_step_and_differ_from_step_to_step():
     patches = Patches((images((40, 44)),), scale=2, patch_size=16, batch_size=4)
-    assert torch.equal(patches(5)["high"], patches(5)["high"]) and not torch.equal(patches(5)["high"], patches(6)["high"])
+    assert torch.equal(patches(5)["high"], patches(5)["high"]) and not torch.equal(
+        patches(5)["high"], patches(6)["high"]
+    )
 
 
 def test_each_set_is_drawn_equally_often_whatever_its_size():
-    dark, bright = (tuple(image * 0.2 + shift for image in images(*sizes)) for sizes, shift in (([(20, 20)] * 19, 0.0), ([(21, 23)], 0.8)))
+    dark, bright = (
+        tuple(image * 0.2 + shift for image in images(*sizes))
+        for sizes, shift in (([(20, 20)] * 19, 0.0), ([(21, 23)], 0.8))
+    )
     batch = Patches((dark, bright), scale=2, patch_size=8, batch_size=400)(0)
     assert abs((batch["high"].mean((1, 2, 3)) > 0.5).double().mean() - 0.5) < 0.1  # 4 standard errors
 
@@ -56,7 +72,16 @@ def test_a_one_channel_network_gets_one_channel_and_16_bit_pixels_stay():
 
 
 def test_the_rate_is_halved_at_the_epochs_that_decay_names():
-    assert [rate(e, lr=1.0, decay="200-400-600-800") for e in (0, 199.9, 200, 399, 400, 600, 800, 999)] == [1, 1, 0.5, 0.5, 0.25, 0.125, 0.0625, 0.0625]
+    assert [rate(e, lr=1.0, decay="200-400-600-800") for e in (0, 199.9, 200, 399, 400, 600, 800, 999)] == [
+        1,
+        1,
+        0.5,
+        0.5,
+        0.25,
+        0.125,
+        0.0625,
+        0.0625,
+    ]
     assert rate(1e6, lr=0.3, decay="") == 0.3
 
 
@@ -88,7 +113,17 @@ def test_a_killed_training_goes_on_to_the_same_weights_and_rates(fabric, tmp_pat
     assert [row["lr"] for row in rows] == [row["lr"] for row in history]
 
 
-@pytest.mark.parametrize("other", [{"decay": "2-5"}, {"chunk_size": 8}, {"n_hashes": 2}, {"res_scale": 0.5}, {"rgb_range": 2.0}, {"rotation_seed": 1}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"decay": "2-5"},
+        {"chunk_size": 8},
+        {"n_hashes": 2},
+        {"res_scale": 0.5},
+        {"rgb_range": 2.0},
+        {"rotation_seed": 1},
+    ],
+)
 def test_a_checkpoint_of_another_decay_or_network_is_not_gone_on_from(fabric, tmp_path, capsys, other):
     """None of these changes a weight at the start."""
     patches = Patches((images((24, 26)),), scale=2, patch_size=8, batch_size=2)
@@ -110,12 +145,16 @@ def test_a_training_goes_on_with_less_memory_or_another_backend(fabric, tmp_path
 
 
 def test_a_minute_of_training_is_not_needed_to_pass_bicubic(fabric):
-    """150 steps of a network of 7 thousand weights, on a photograph that is not trained on; the preset quick-sr does the same for a minute."""
+    """150 steps of a network of 7 thousand weights, on a photograph that is not trained on; the preset quick-sr does
+    the same for a minute.
+    """
     network = tiny()
     patches = Patches(training_images("embedded"), scale=2, patch_size=48, batch_size=4)
     train(network, patches, fabric=fabric, epochs=4, steps_per_epoch=40, lr=0.004, decay="2-3", ema=0.95)
     rocket = scenes("embedded", scale=2)[0]
-    ours, floor = (scores(x, rocket.high, scale=2)["psnr_db"] for x in (enlarge(network, rocket.low), resize(rocket.low, scale=2)))
+    ours, floor = (
+        scores(x, rocket.high, scale=2)["psnr_db"] for x in (enlarge(network, rocket.low), resize(rocket.low, scale=2))
+    )
     assert ours > floor + 0.2, (ours, floor)
 
 
@@ -127,8 +166,14 @@ def test_a_minute_of_training_is_not_needed_to_pass_bicubic(fabric):
         (lambda: Patches(((),), scale=2, patch_size=8), "no image"),
         (lambda: rate(0, lr=1, decay="200-100"), "'200-100' must be rising epochs"),
         (lambda: rate(0, lr=1, decay="200,400"), "'200,400'"),
-        (lambda: train(tiny(3), Patches((images((20, 20)),), scale=2, patch_size=8), fabric=None), "patches are for x2 and the network enlarges x3"),
-        (lambda: train(tiny(), Patches((images((20, 20)),), scale=2, patch_size=8), fabric=None, decay="x"), "decay 'x'"),
+        (
+            lambda: train(tiny(3), Patches((images((20, 20)),), scale=2, patch_size=8), fabric=None),
+            "patches are for x2 and the network enlarges x3",
+        ),
+        (
+            lambda: train(tiny(), Patches((images((20, 20)),), scale=2, patch_size=8), fabric=None, decay="x"),
+            "decay 'x'",
+        ),
     ],
 )
 def test_a_wrong_call_is_told_what_is_wrong(call, message):

@@ -19,7 +19,9 @@ def loss(module, batch, fraction):
 def trained(accelerator, *, data=batches, **settings):
     module = linear()
     fabric = loop.launch(accelerator=accelerator)
-    history = loop.fit(module, loss=loss, batches=data, steps=STEPS, lr=0.01, ema=0.9, fabric=fabric, phases=PHASES, **settings)
+    history = loop.fit(
+        module, loss=loss, batches=data, steps=STEPS, lr=0.01, ema=0.9, fabric=fabric, phases=PHASES, **settings
+    )
     return weights(module).cpu(), history
 
 

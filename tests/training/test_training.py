@@ -1,4 +1,6 @@
-"""The training loop: the same weights after a crash, a kill, or on two processes; and it stops rather than train on NaN."""
+"""The training loop: the same weights after a crash, a kill, or on two processes; and it stops rather than train on
+NaN.
+"""
 
 import math
 import os
@@ -44,9 +46,15 @@ def crashing_at(step):
     return crash
 
 
-def train(module, *, data=batches, law=loss, **settings) -> list[dict]:
+def train(module, *, data=batches, noise_model=loss, **settings) -> list[dict]:
     fabric = loop.launch(threads=1)
-    return loop.fit(module, loss=law, batches=data, fabric=fabric, **{"steps": STEPS, "lr": 0.01, "ema": 0.9, "checkpoint_seconds": 0.0} | settings)
+    return loop.fit(
+        module,
+        loss=noise_model,
+        batches=data,
+        fabric=fabric,
+        **{"steps": STEPS, "lr": 0.01, "ema": 0.9, "checkpoint_seconds": 0.0} | settings,
+    )
 
 
 def weights(module) -> torch.Tensor:
@@ -70,7 +78,9 @@ def test_a_crashed_training_resumes_to_the_same_bits(tmp_path, step, ema):
     assert torch.load(checkpoint)["step"] == step
     history = train(fresh := linear(), checkpoint=checkpoint, ema=ema)
     assert torch.equal(weights(fresh), weights(whole))
-    assert [{k: row[k] for k in ("step", "loss", "lr")} for row in history] == [{k: row[k] for k in ("step", "loss", "lr")} for row in expected]
+    assert [{k: row[k] for k in ("step", "loss", "lr")} for row in history] == [
+        {k: row[k] for k in ("step", "loss", "lr")} for row in expected
+    ]
 
 
 def test_a_resume_without_adam_s_state_would_be_seen(tmp_path, uninterrupted):
@@ -129,7 +139,10 @@ def double(step, *, every=1):
 def other_processes(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
     (folder / "program.py").write_text(PROGRAM)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(Path(loop.__file__).parents[2]), str(Path(__file__).parent)])}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(Path(loop.__file__).parents[2]), str(Path(__file__).parent)]),
+    }
     command = [sys.executable, "-W", "ignore", str(folder / "program.py"), str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
@@ -147,7 +160,8 @@ def test_two_processes_train_to_the_weights_of_one(other_processes):
     """Each takes half of every batch and the gradients are averaged: equal but for the order of sums in float64."""
     train(one := linear().double(), data=double)
     train(half := linear().double(), data=lambda step: double(step, every=2))
-    # 12 steps of Adam amplify 1e-16 by at most about lr / sqrt(v), a few: well under 1e-12; half of each batch alone is far off
+    # 12 steps of Adam amplify 1e-16 by at most about lr / sqrt(v), a few: well under 1e-12; half of each batch alone is
+    # far off
     torch.testing.assert_close(torch.load(other_processes / "two.pt"), weights(one), rtol=0, atol=1e-12)
     assert (weights(half) - weights(one)).abs().max() > 1e-5
 
@@ -155,7 +169,9 @@ def test_two_processes_train_to_the_weights_of_one(other_processes):
 def test_the_same_seed_trains_to_the_same_bits(uninterrupted):
     module = linear()
     history = train(module)
-    assert torch.equal(weights(module), uninterrupted[0]) and [row["loss"] for row in history] == [row["loss"] for row in uninterrupted[1]]
+    assert torch.equal(weights(module), uninterrupted[0]) and [row["loss"] for row in history] == [
+        row["loss"] for row in uninterrupted[1]
+    ]
 
 
 def test_a_finished_training_does_nothing_again(tmp_path, uninterrupted):
@@ -219,7 +235,10 @@ def test_a_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
         return batch
 
     checkpoint = tmp_path / "x.checkpoint.pt"
-    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 5; the last good checkpoint is .*x\.checkpoint\.pt; lower lr \(now 0\.01\)"):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"the loss is nan at step 5; the last good checkpoint is .*x\.checkpoint\.pt; lower lr \(now 0\.01\)",
+    ):
         train(linear(), data=poisoned, checkpoint=checkpoint)
     saved = torch.load(checkpoint)
     assert saved["step"] == 5 and all(torch.isfinite(value).all() for value in saved["module"].values())
@@ -227,7 +246,7 @@ def test_a_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
 
 def test_an_infinite_loss_without_a_checkpoint_says_so():
     with pytest.raises(FloatingPointError, match="the loss is inf at step 0; no checkpoint was asked for"):
-        train(linear(), law=lambda module, batch, fraction: loss(module, batch, fraction) * math.inf)
+        train(linear(), noise_model=lambda module, batch, fraction: loss(module, batch, fraction) * math.inf)
 
 
 def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
@@ -246,14 +265,16 @@ def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_cuda_without_cuda_is_one_clear_sentence():
-    with pytest.raises(RuntimeError, match='accelerator="cuda": PyTorch finds no CUDA device here; choose accelerator="cpu"'):
+    with pytest.raises(
+        RuntimeError, match='accelerator="cuda": PyTorch finds no CUDA device here; choose accelerator="cpu"'
+    ):
         loop.launch(accelerator="cuda")
 
 
 def test_the_average_is_the_exponential_one():
     """Against the definition, on weights that a hook collects after every step."""
     module, seen = linear(), []
-    train(module, law=lambda m, batch, fraction: seen.append(weights(m)) or loss(m, batch, fraction), ema=0.8)
+    train(module, noise_model=lambda m, batch, fraction: seen.append(weights(m)) or loss(m, batch, fraction), ema=0.8)
     plain = linear()
     train(plain, ema=0.0)
     average, *rest = [*seen[1:], weights(plain)]
@@ -264,7 +285,7 @@ def test_the_average_is_the_exponential_one():
 
 def test_the_fraction_grows_from_nothing_to_one():
     fractions = []
-    train(linear(), law=lambda m, batch, fraction: fractions.append(fraction) or loss(m, batch, fraction))
+    train(linear(), noise_model=lambda m, batch, fraction: fractions.append(fraction) or loss(m, batch, fraction))
     assert fractions == [step / STEPS for step in range(STEPS)]
 
 
@@ -276,7 +297,12 @@ def test_a_budget_in_seconds_ends_the_training_early():
 def test_the_learning_rate_warms_up_to_its_peak_and_falls_to_a_hundredth():
     rates = [loop.learning_rate(i / 1000, peak=3.0) for i in range(1001)]
     top = rates.index(max(rates))
-    assert top in (49, 50) and rates[top] == pytest.approx(3.0, rel=1e-3) and rates[-1] == pytest.approx(0.03) and 0 < rates[0] < 0.1
+    assert (
+        top in (49, 50)
+        and rates[top] == pytest.approx(3.0, rel=1e-3)
+        and rates[-1] == pytest.approx(0.03)
+        and 0 < rates[0] < 0.1
+    )
     assert rates[:50] == sorted(rates[:50]) and rates[50:] == sorted(rates[50:], reverse=True)
 
 
@@ -285,10 +311,12 @@ def test_gradients_are_clipped_to_a_norm():
 
     class Watched(torch.optim.Adam):
         def step(self, *args, **kwargs):
-            norms.append(float(torch.cat([p.grad.flatten() for group in self.param_groups for p in group["params"]]).norm()))
+            norms.append(
+                float(torch.cat([p.grad.flatten() for group in self.param_groups for p in group["params"]]).norm())
+            )
             return super().step(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim, "Adam", Watched)
-        train(linear(), law=lambda m, batch, fraction: 1000 * loss(m, batch, fraction), clip=0.5)
+        train(linear(), noise_model=lambda m, batch, fraction: 1000 * loss(m, batch, fraction), clip=0.5)
     assert norms == pytest.approx([0.5] * STEPS, rel=1e-4)
