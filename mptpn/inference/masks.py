@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mptpn.filters import constant
-from mptpn.inference.tiling import squares
 from mptpn.networks.noise_level import SMALLEST
 from mptpn.noise.models import NoiseModel
+from mptpn.tiling import squares
 
 RUN = 49  # px that equal all their neighbours, connected: an area of at least 9 x 9 px of one value is padding
 HELD = 8  # px at the smallest or largest value from which it clips, as in noise_level.counted

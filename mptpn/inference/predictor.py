@@ -14,9 +14,10 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from torch.nn import functional as F
 
+from mptpn import tiling
 from mptpn.api import STEPS, in_unit
 from mptpn.filters import robust_level
-from mptpn.inference import stabilise, tiling
+from mptpn.inference import stabilise
 from mptpn.inference.masks import bounding_box, checked, inpaint, mask_for_estimate, masks_of, pieces, select
 from mptpn.networks.blind_spot import BlindSpotNetwork
 from mptpn.networks.noise_level import SMALLEST
