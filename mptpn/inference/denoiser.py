@@ -13,15 +13,7 @@ from torch import Tensor
 
 from mptpn import tiling
 from mptpn.filters import robust_level
-from mptpn.inference.masks import (
-    MaskedImage,
-    bounding_box,
-    inpaint,
-    masked_image,
-    pieces,
-    restored_pixels,
-    select,
-)
+from mptpn.inference.masks import MaskedImage, bounding_box, inpaint, masked_image, pieces, restored_pixels, select
 from mptpn.inference.predictor import BlindSpotPredictor, Predictor, StabilisedPredictor, TransformerPredictor
 from mptpn.inference.stabilise import VarianceStabilisingTransform, cut, whitening_noise
 from mptpn.io.image import gray_array
