@@ -88,8 +88,8 @@ def check_residual(
 ) -> QualityControl:
     """Compare the residual, noisy less denoised, with the noise that the noise model expects at the denoised image.
 
-    Each limit is a tolerance plus chance. Standard errors are roots of squared sums over blocks of 16 px, or over single
-    pixels where that is more. As many of them are allowed as let pass 99 % of residuals that are the noise itself
+    Each limit is a tolerance plus chance. Standard errors are roots of squared sums over blocks of 16 px, or over
+    single pixels where that is more. So many of them are allowed that 99 % of residuals that are the noise itself pass
     (normal distribution, Bonferroni over bins or lags), so a perfect result passes all checks in 96 % of cases or more.
 
     Args:
