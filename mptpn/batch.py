@@ -18,7 +18,7 @@ from mptpn.denoised import assess_prediction, gain_said
 from mptpn.inference.masks import mask_for_estimate
 from mptpn.inference.predictor import Denoiser
 from mptpn.inference.tiling import blocks, squares
-from mptpn.io.files import Scan, Slice, Writer, open_scans
+from mptpn.io import Scan, Slice, Writer, open_scans
 from mptpn.networks.noise_level import SMALLEST
 from mptpn.networks.weights import save_weights, weights_path
 from mptpn.noise.estimate import NoiseEstimate
@@ -104,7 +104,7 @@ def denoise_scan(scan: Scan, settings: Settings) -> Path:
     Raises:
         ValueError, OSError: one sentence; no half-written result is left.
     """
-    with scan.writer(settings.out, note=settings.note, overwrite=settings.overwrite) as writer:
+    with Writer(scan, settings.out, note=settings.note, overwrite=settings.overwrite) as writer:
         chosen = samples(scan)
         each = _denoisers(scan, chosen, settings, writer)
         spread = _uncertainty(scan, writer.target, settings)

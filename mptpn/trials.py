@@ -20,7 +20,7 @@ from mptpn.denoised import assess_prediction, gain_said
 from mptpn.filters import gaussian_blur
 from mptpn.inference.predictor import Denoiser, Solved
 from mptpn.inference.quality_control import Trust
-from mptpn.io.files import Scan, open_scan
+from mptpn.io import Scan, Writer, open_scan
 from mptpn.noise.models import NoiseModel, PoissonGaussian, Rician, Speckle
 from mptpn.random import generator
 
@@ -251,7 +251,7 @@ class Session:
             raise ValueError("no folder is given; name one to save into.")
         each, settings = self.denoisers(choice), batch.Settings(out=Path(folder).expanduser(), strength=strength)
         note = f"({choice.method}{_digest(each[0])}, strength {strength:g})"
-        with self.scan.writer(settings.out, note=note, overwrite=overwrite) as writer:
+        with Writer(self.scan, settings.out, note=note, overwrite=overwrite) as writer:
             for index in range(writer.done, self.scan.slices):
                 writer.write(index, batch.denoised(self.scan.read(index), each, settings)[0])
                 if tell:
