@@ -6,7 +6,6 @@ Their new UIDs depend on the old ones and the note alone.
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -33,29 +32,31 @@ MARK = "denoised by mptpn"
 INSTALL = "pip install pylibjpeg[all], or save it uncompressed"
 
 
-@dataclass(frozen=True)
 class Head:
     """What is kept of one DICOM file; no tag that names a person."""
 
-    path: Path
-    uid: str
-    series: str
-    number: int
-    normal: tuple[float, ...] | None  # of the slice's plane, x, y, z
-    place: float | None  # along that normal, mm
-    syntax: str
-    rows: int
-    cols: int
-    samples: int
-    allocated: int  # bits a sample in the file
-    bits: int  # of these, bits that are picture
-    signed: int
-    tag: int  # of the pixel data
-    photometric: str
-    frames: int
-    scales: tuple[tuple[float, float], ...]  # slope and intercept of each frame, or of all
-    unit: str
-    padding: tuple[float, float] | None
+    def __init__(self, path: Path, data: Dataset, *, syntax: str, tag: int):
+        """tag: of the pixel data."""
+        get = data.get
+        self.path, self.syntax, self.tag = path, syntax, tag
+        self.uid, self.series = (str(get(name, "")) for name in ("SOPInstanceUID", "SeriesInstanceUID"))
+        self.number, self.frames = int(get("InstanceNumber") or 0), int(get("NumberOfFrames") or 1)
+        self.rows, self.cols, self.samples = int(data.Rows), int(data.Columns), int(get("SamplesPerPixel", 1))
+        self.photometric = str(data.PhotometricInterpretation)
+        self.allocated = int(data.BitsAllocated)  # bits a sample in the file; `bits` of them are picture
+        self.bits, self.signed = int(get("BitsStored", self.allocated)), int(get("PixelRepresentation", 0))
+        at, along = get("ImagePositionPatient"), get("ImageOrientationPatient")
+        self.normal = self.place = None  # of the slice's plane, x, y, z; along it, mm
+        if along and len(along) == 6:
+            self.normal = tuple(map(float, np.cross(along[:3], along[3:]).round(4)))
+            self.place = float(np.dot(np.array(at, float), self.normal)) if at and len(at) == 3 else None
+        self.scales = _scales(data)  # slope and intercept of each frame, or of all
+        hounsfield = get("Modality") == "CT" and "RescaleIntercept" in data
+        unit = str(get("RescaleType") or get("Units") or ("HU" if hounsfield else ""))
+        self.unit = unit if unit in UNITS else "stored value"
+        padding = get("PixelPaddingValue", get("FloatPixelPaddingValue"))
+        limit = get("PixelPaddingRangeLimit", get("FloatPixelPaddingRangeLimit", padding))
+        self.padding = None if padding is None else (padding, limit)
 
     @property
     def kind(self) -> tuple:
@@ -74,56 +75,24 @@ def read_head(path: Path) -> Head:
     Raises:
         ValueError: no picture, one that is cut off, or one of a kind that is not supported.
     """
-    with explained(path), path.open("rb") as file:
+    with path.open("rb") as file:
         data = dcmread(file, stop_before_pixels=True, force=True)
-        syntax = data.file_meta.get("TransferSyntaxUID") or (
-            ImplicitVRLittleEndian if data.original_encoding[0] else ExplicitVRLittleEndian
-        )
-        start = file.read(4)
-        left = path.stat().st_size - file.tell()
-        if syntax == DeflatedExplicitVRLittleEndian:
-            raise Unreadable(f"{path}: its data set is deflated; save it as Explicit VR Little Endian.")
-        order = "big" if syntax == ExplicitVRBigEndian else "little"
-        tag = int.from_bytes(start[:2], order) << 16 | int.from_bytes(start[2:], order)
-        if "Rows" not in data or "Columns" not in data or tag not in PIXELS:
-            raise Unreadable(
-                f"{path}: holds no picture, perhaps a report or an index, or it is cut off before its pixels; "
-                "give an image, copied whole."
-            )
-        head = _head(path, data, str(syntax), tag)
-        _check(head, left)
-        return head
-
-
-def _head(path: Path, data: Dataset, syntax: str, tag: int) -> Head:
-    hounsfield = data.get("Modality") == "CT" and "RescaleIntercept" in data
-    unit = str(data.get("RescaleType") or data.get("Units") or ("HU" if hounsfield else ""))
-    at, along = data.get("ImagePositionPatient"), data.get("ImageOrientationPatient")
-    normal = tuple(map(float, np.cross(along[:3], along[3:]).round(4))) if along and len(along) == 6 else None
-    place = float(np.dot(np.array(at, float), normal)) if normal and at and len(at) == 3 else None
-    padding = data.get("PixelPaddingValue", data.get("FloatPixelPaddingValue"))
-    limit = data.get("PixelPaddingRangeLimit", data.get("FloatPixelPaddingRangeLimit", padding))
-    return Head(
-        path=path,
-        uid=str(data.get("SOPInstanceUID", "")),
-        series=str(data.get("SeriesInstanceUID", "")),
-        number=int(data.get("InstanceNumber") or 0),
-        normal=normal,
-        place=place,
-        syntax=syntax,
-        rows=int(data.Rows),
-        cols=int(data.Columns),
-        samples=int(data.get("SamplesPerPixel", 1)),
-        allocated=int(data.BitsAllocated),
-        bits=int(data.get("BitsStored", data.BitsAllocated)),
-        signed=int(data.get("PixelRepresentation", 0)),
-        tag=tag,
-        photometric=str(data.PhotometricInterpretation),
-        frames=int(data.get("NumberOfFrames") or 1),
-        scales=_scales(data),
-        unit=unit if unit in UNITS else "stored value",
-        padding=None if padding is None else (padding, limit),
+        start, left = file.read(4), path.stat().st_size - file.tell()
+    syntax = data.file_meta.get("TransferSyntaxUID") or (
+        ImplicitVRLittleEndian if data.original_encoding[0] else ExplicitVRLittleEndian
     )
+    if syntax == DeflatedExplicitVRLittleEndian:
+        raise Unreadable(f"{path}: its data set is deflated; save it as Explicit VR Little Endian.")
+    order = "big" if syntax == ExplicitVRBigEndian else "little"
+    tag = int.from_bytes(start[:2], order) << 16 | int.from_bytes(start[2:], order)
+    if "Rows" not in data or "Columns" not in data or tag not in PIXELS:
+        raise Unreadable(
+            f"{path}: holds no picture, perhaps a report or an index, or it is cut off before its pixels; "
+            "give an image, copied whole."
+        )
+    head = Head(path, data, syntax=str(syntax), tag=tag)
+    _check(head, left)
+    return head
 
 
 def _scales(data: Dataset) -> tuple[tuple[float, float], ...]:

@@ -13,22 +13,13 @@ from mptpn.io.scan import Scan, Unreadable, explained
 
 KNOWN = "give DICOM, NIfTI, TIFF, PNG, JPEG, BMP or .npy"
 SLICES = 16  # of a scan, as images
-# A new format is a subclass of Scan in a file of its own, and its line here: the first bytes of its files, the class.
+# A new format is a subclass of Scan in a file of its own, and its line here: the class, the first bytes of its files.
 # A class is imported when the first of its files is met.
 FORMATS = {
-    b"\x93NUMPY": "npy:Npy",
-    b"\x89PNG\r\n\x1a\n": "raster:Raster",
-    b"\xff\xd8\xff": "raster:Raster",
-    b"BM": "raster:Raster",
-    b"II*\0": "tiff:Tiff",
-    b"MM\0*": "tiff:Tiff",
-    b"II+\0": "tiff:Tiff",
-    b"MM\0+": "tiff:Tiff",
-    # DICOM without its preamble
-    b"\x08\0\0\0": "dicom:Dicom",
-    b"\x08\0\x05\0": "dicom:Dicom",
-    b"\x08\0\x08\0": "dicom:Dicom",
-    b"\x02\0\0\0": "dicom:Dicom",
+    "npy:Npy": (b"\x93NUMPY",),
+    "raster:Raster": (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM"),
+    "tiff:Tiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "dicom:Dicom": (b"\x08\0\0\0", b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x02\0\0\0"),  # without its preamble
 }
 
 
@@ -62,7 +53,7 @@ def _format(path: Path, head: bytes) -> str | None:
         return "dicom:Dicom"
     if head.startswith(b"BM") and head[6:10] != bytes(4):  # BMP reserves four bytes; text may begin with BM
         return None
-    return next((kind for magic, kind in FORMATS.items() if head.startswith(magic)), None)
+    return next((kind for kind, magic in FORMATS.items() if head.startswith(magic)), None)
 
 
 def open_scans(paths: Sequence[str | Path]) -> tuple[list[Scan], dict[str, str]]:
