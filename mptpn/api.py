@@ -23,7 +23,7 @@ from mptpn.io.files import KNOWN, open_scans, read_image, spread_images
 from mptpn.io.image import Image, luminance
 from mptpn.networks.noise_level import SMALLEST
 from mptpn.networks.weights import save_weights
-from mptpn.noise.estimate import NoiseEstimate, estimate
+from mptpn.noise.estimate import NoiseEstimate, estimate_noise_model
 from mptpn.noise.models import CorrelatedGaussian
 from mptpn.stages import pipeline, profound, refinement
 
@@ -63,7 +63,7 @@ def estimate_noise(
     )
     scale = max(abs(lowest), abs(highest)) or 1.0
     return in_unit(
-        estimate([_tensor(array / scale) for array in arrays], subjects=subjects, from_zero=lowest >= 0), scale
+        estimate_noise_model([_tensor(array / scale) for array in arrays], subjects=subjects, from_zero=lowest >= 0), scale
     )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mptpn import metrics
 from mptpn.atomic import write_atomically
 from mptpn.inference import stabilise
-from mptpn.noise import estimate
+from mptpn.noise.estimate import estimate_noise_model
 from mptpn.noise.models import NoiseModel
 from mptpn.stages import pipeline, profound
 from support import baselines, datasets
@@ -140,7 +140,7 @@ def noise_model_of_image(noisy: Tensor, *, from_zero: bool = False) -> tuple[Noi
     estimate.report.
     """
     start = time.process_time()
-    return estimate.estimate([noisy], from_zero=from_zero).noise_model, time.process_time() - start
+    return estimate_noise_model([noisy], from_zero=from_zero).noise_model, time.process_time() - start
 
 
 def noise_models_of_set(noisy: list[Tensor]) -> tuple[tuple[NoiseModel, ...], float]:
