@@ -22,7 +22,7 @@ from mptpn.inference import stabilise
 from mptpn.noise.estimate import estimate_noise_model
 from mptpn.noise.models import NoiseModel
 from mptpn.stages import pipeline, profound
-from support import baselines, datasets
+from support import baselines, datasets, scores
 
 OURS = ("small", "base")  # as they are, given nothing; with what follows, by the noise that the image shows
 BY_NOISE = ", estimated"
@@ -117,9 +117,9 @@ def denoise(
         case "noisy":
             found = scene.noisy
         case "Gaussian, oracle":
-            found = metrics.gaussian_oracle(scene.noisy, scene.clean)[0]
+            found = scores.gaussian_oracle(scene.noisy, scene.clean)[0]
         case "TV, oracle":
-            found = metrics.tv_oracle(scene.noisy, scene.clean)
+            found = scores.tv_oracle(scene.noisy, scene.clean)
         case "BM3D, told":
             found = baselines.denoise("BM3D", scene.noisy, noise_model=scene.told)
         case "BM3D, estimated":
