@@ -14,9 +14,9 @@ from mptpn.filters import center_crop, has_noise
 from mptpn.networks.blind_spot import BlindSpotNetwork
 from mptpn.networks.transformer import RetractableTransformer
 from mptpn.networks.weights import load_weights
-from mptpn.noise.bands import Measurement, measure
+from mptpn.noise.bands import Measurement, levels_by_place, measure
 from mptpn.noise.emccd import detect_emccd
-from mptpn.noise.estimate import NoiseEstimate, estimate_from, levels_by_place
+from mptpn.noise.estimate import NoiseEstimate, estimate_from
 from mptpn.noise.models import NoiseModel
 from mptpn.stages import preliminary, profound, refinement
 from mptpn.stages.synthesis import LEVELS, PairSynthesis, TargetStatistics, structure, target_statistics
@@ -60,7 +60,7 @@ def measure_set(noisy: Sequence[Tensor], *, subjects: Sequence[Hashable] | None 
         measure(image, number=i, subject=subject) if _has_structure(image) else None
         for i, (image, subject) in enumerate(zip(noisy, subjects, strict=True))
     ]
-    return [one if one and one.counts.any() else None for one in measured]
+    return [one if one and one.valid.any() else None for one in measured]
 
 
 def _has_structure(image: Tensor) -> bool:
