@@ -10,7 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from mptpn.networks.noise_level import SMALLEST, STRIDE, NoiseLevelNetwork, pretrained_paths, stated_precision
+from mptpn.networks.noise_level import SMALLEST, STRIDE, NoiseLevelNetwork, pretrained_noise_level, stated_precision
 
 TILE, TILES = 1024, 12  # px and number: a larger image is judged by tiles spread over it
 SHARE = 0.01  # least share of the windows in an intensity bin
@@ -157,7 +157,7 @@ def bands_of(measured: Sequence[Measurement], *, network: NoiseLevelNetwork) -> 
 @cache
 def in_the_box() -> NoiseLevelNetwork:
     """The network that ships; kept here alone, for who asks noise_level for it may calibrate it."""
-    return pretrained_paths()
+    return pretrained_noise_level()
 
 
 def _tiles(channel: Tensor) -> Iterator[Tensor]:

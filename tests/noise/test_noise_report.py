@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mptpn.filters import autocorrelation, center_crop
-from mptpn.networks.noise_level import FAR, LAGS, RADIUS, band_factors, pretrained_paths
+from mptpn.networks.noise_level import FAR, LAGS, RADIUS, band_factors, pretrained_noise_level
 from mptpn.noise import bands, fit
 from mptpn.noise.correlation import near_by
 from mptpn.noise.estimate import NoiseEstimate, blind_spot_half_size, estimate, levels_by_place
@@ -672,7 +672,7 @@ def test_a_wrong_image_is_refused_by_its_number(images, message):
 
 
 def test_another_network_can_be_asked():
-    net, noisy = pretrained_paths(), white(waves(90, 77), 0.1)
+    net, noisy = pretrained_noise_level(), white(waves(90, 77), 0.1)
     net.log_bias += math.log(1.1)
     assert estimate([noisy], network=net).sigma == pytest.approx(estimate([noisy]).sigma / 1.1, rel=1e-3)
 
