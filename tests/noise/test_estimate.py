@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mptpn.filters import center_crop
-from mptpn.networks.noise_level import RADIUS, pretrained_paths
+from mptpn.networks.noise_level import RADIUS, pretrained_noise_level
 from mptpn.noise import bands
 from mptpn.noise.estimate import NoiseEstimate, estimate_from, estimate_noise_model
 from mptpn.noise.models import CorrelatedGaussian, NoiseLevelFunction, PoissonGaussian, Rician, Speckle
@@ -370,7 +370,7 @@ def test_a_wrong_image_is_refused_by_its_number(images, message):
 
 
 def test_another_network_can_be_given():
-    net, noisy = pretrained_paths(), white(waves(90, 77), 0.1)
+    net, noisy = pretrained_noise_level(), white(waves(90, 77), 0.1)
     net.log_bias += math.log(1.1)
     found = estimate_noise_model([noisy], network=net)
     assert found.sigma == pytest.approx(estimate_noise_model([noisy]).sigma / 1.1, rel=1e-3)
