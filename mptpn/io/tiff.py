@@ -50,7 +50,7 @@ class Tiff(Scan):
         pixels = np.moveaxis(pixels, -1, 1) if self.planar else pixels
         with tifffile.TiffFile(self.path, is_ome=False) as original:
             first, bigtiff = original.pages[0], original.is_bigtiff or part.stat().st_size > 2**32 - 2**25
-            with tifffile.TiffWriter(temporary, bigtiff=bigtiff, byteorder=original.byteorder) as target:
+            with tifffile.TiffWriter(temporary, bigtiff=bigtiff, byteorder=original.byteorder, ome=False) as target:
                 # readers of these kinds look at the first page alone and take the pixels for one piece
                 if first.is_imagej or first.is_shaped:
                     others = {tag.code for tag in original.pages[self.slices - 1].tags}
