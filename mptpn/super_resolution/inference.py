@@ -29,11 +29,11 @@ def enlarge(network: nn.Module, low: Tensor, *, tile: int = 0, halo: int = 16, s
     wanted = network.mean.shape[1]
     _check(network, low, wanted, tile, halo)
     colour, side = low.to(network.mean).expand(-1, wanted, -1, -1), tile or max(low.shape[2:])
-    turns = range(8) if self_ensemble else range(1)
-    total = sum(
-        _turned_back(tiled(network, _turned(colour, turn), tile=side, halo=halo, scale=network.scale), turn)
-        for turn in turns
-    ) / len(turns)
+    total, turns = 0, range(8 if self_ensemble else 1)
+    for turn in turns:
+        result = tiled(network, _turned(colour, turn), tile=side, halo=halo, scale=network.scale)
+        total = total + _turned_back(result, turn)
+    total = total / len(turns)
     return (total if low.shape[1] == wanted else total.mean(1, keepdim=True)).clamp(0, 1).to(low)
 
 

@@ -62,9 +62,8 @@ class HashedAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         match, values = (part(x).flatten(2).mT for part in (self.match, self.assembly))  # [B, H * W, C / 4 and C]
-        attended = hashed_attention(
-            match, values, rotations=self.rotations, chunk_size=self.chunk_size, backend=self.backend
-        )
+        settings = {"rotations": self.rotations, "chunk_size": self.chunk_size, "backend": self.backend}
+        attended = hashed_attention(match, values, **settings)
         return x + self.res_scale * attended.mT.unflatten(2, x.shape[2:])
 
 
@@ -160,9 +159,7 @@ class SuperResolutionNetwork(nn.Module):
     ):
         super().__init__()
         check_scale(scale)
-        _check(
-            channels, ssformer, backend, rgb_range, n_feats=n_feats, starting_at_1=(n_resblocks, chunk_size, n_hashes)
-        )
+        _check(channels, ssformer, backend, rgb_range, n_feats, (n_resblocks, chunk_size, n_hashes))
         self.scale, self.rgb_range, self.res_scale, self.bicubic_skip = scale, rgb_range, res_scale, bicubic_skip
         self.recompute, self.rotation_seed = recompute, rotation_seed
         self.register_buffer("mean", torch.tensor(DIV2K_MEAN[channels]).view(1, -1, 1, 1), persistent=False)
@@ -199,16 +196,14 @@ class SuperResolutionNetwork(nn.Module):
                 part.hash_from(rotation_seed)
 
 
-def _check(
-    channels: int, ssformer: str, backend: str, rgb_range: float, *, n_feats: int, starting_at_1: tuple[int, ...]
-) -> None:
+def _check(channels: int, ssformer: str, backend: str, rgb_range: float, n_feats: int, counts: tuple[int, ...]) -> None:
     if channels not in DIV2K_MEAN:
         raise ValueError(f"channels {channels} must be one of {tuple(DIV2K_MEAN)}.")
     if ssformer not in SSFORMER or backend not in HASHED_BACKENDS:
         kinds = f"ssformer {ssformer!r} must be one of {SSFORMER}"
         raise ValueError(f"{kinds} and backend {backend!r} one of {HASHED_BACKENDS}.")
-    if min(starting_at_1) < 1 or n_feats < 4 or not rgb_range > 0:
-        limits = "n_resblocks {}, chunk_size {} and n_hashes {} start at 1".format(*starting_at_1)
+    if min(counts) < 1 or n_feats < 4 or not rgb_range > 0:
+        limits = "n_resblocks {}, chunk_size {} and n_hashes {} start at 1".format(*counts)
         raise ValueError(f"{limits}, n_feats {n_feats} at 4; rgb_range {rgb_range} must be positive.")
 
 
@@ -235,12 +230,11 @@ def start_from(network: SuperResolutionNetwork, pre_train: str | Path, *, test_o
         ours, theirs = (f"x{n.scale}{skip}" for n, skip in zip((network, source), skips, strict=True))
         remedy = f"train {ours} from them first (test_only=False)"
         raise ValueError(f"{pre_train}: weights for {theirs} cannot enlarge {ours}; {remedy}.")
-    state, wanted = (
-        {name: value for name, value in n.state_dict().items() if same or name.startswith(("stem.", "body."))}
-        for n in (source, network)
-    )
-    shapes, theirs = ({name: value.shape for name, value in weights.items()} for weights in (wanted, state))
-    if unlike := sorted(name for name in shapes.keys() | theirs.keys() if shapes.get(name) != theirs.get(name)):
+    both = [n.state_dict() for n in (source, network)]
+    parts = "" if same else ("stem.", "body.")
+    state, wanted = ({name: value for name, value in n.items() if name.startswith(parts)} for n in both)
+    theirs, ours = ({name: value.shape for name, value in n.items()} for n in (state, wanted))
+    if unlike := sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)):
         remedy = "give the n_resblocks, n_feats and ssformer it was trained with"
         raise ValueError(f"{pre_train}: {len(unlike)} weights do not fit, {unlike[0]} for one; {remedy}.")
     if (source.rgb_range, source.res_scale) != (network.rgb_range, network.res_scale):

@@ -52,16 +52,6 @@ def test_another_rotation_seed_hashes_otherwise_but_small_images_need_no_hash():
     assert torch.allclose(first, other, atol=1e-5)
 
 
-def test_the_definition_of_the_attention_gives_the_same_network():
-    ours, exact = (network(backend=backend)(image(14, 15)) for backend in ("auto", "reference"))
-    assert torch.allclose(ours, exact, atol=1e-4)  # float32; numbers up to 255 inside
-
-
-def test_a_batch_is_its_images():
-    net, low = network(), torch.cat([image(9, 10), image(9, 10).flip(2)])
-    assert torch.allclose(net(low), torch.cat([net(x[None]) for x in low]), atol=1e-4)
-
-
 def test_an_untrained_network_with_the_skip_is_bicubic():
     low = image(7, 9, channels=1)
     assert torch.equal(network(3, bicubic_skip=True, channels=1)(low), resize(low, scale=3))
