@@ -3,7 +3,7 @@
 import importlib
 
 __version__ = "0.1.0"
-PUBLIC = {"denoise": "mptpn.denoised", "estimate_noise": "mptpn.api", "load": "mptpn.networks.pretrained"}
+PUBLIC = {"denoise": "mptpn.denoised", "estimate_noise": "mptpn.api", "load": "mptpn.networks.weights"}
 
 
 def __getattr__(name: str):

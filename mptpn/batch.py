@@ -17,12 +17,12 @@ from mptpn.atomic import write_atomically
 from mptpn.denoised import assess_prediction, gain_said
 from mptpn.inference.masks import mask_for_estimate
 from mptpn.inference.predictor import Denoiser
-from mptpn.inference.tiling import blocks, squares
 from mptpn.io.files import Scan, Slice, Writer, open_scans
 from mptpn.networks.noise_level import SMALLEST
 from mptpn.networks.weights import save_weights, weights_path
 from mptpn.noise.estimate import NoiseEstimate
 from mptpn.stages import pipeline
+from mptpn.tiling import blocks, squares
 
 # slices of a scan, and their pixels together, from which its noise is learned and by which it is judged; at least one
 # slice

@@ -3,7 +3,7 @@ nothing else.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import torch
@@ -34,18 +34,23 @@ LAGS = [(row, col) for row in range(4) for col in range(-3, 4) if row > 0 or col
 
 @dataclass(frozen=True)
 class Check:
-    """One question: the value that answers it, the limit that it must not pass, and the answer as a sentence."""
+    """One question: the value that answers it, the limit that it must not pass, and the answer as a sentence.
+
+    Attributes:
+        alarm: whether a user must be warned at once: nothing was removed, or the noise is not known.
+    """
 
     name: str
     value: float
     limit: float
     passed: bool
     verdict: str
+    alarm: bool = False
 
 
 @dataclass(frozen=True)
-class Trust:
-    """What judge() found, check by check."""
+class QualityControl:
+    """What check_residual() found, check by check."""
 
     checks: tuple[Check, ...]
 
@@ -67,17 +72,12 @@ class Trust:
 
     def as_dict(self) -> dict:
         """Numbers and sentences for JSON: passed, and every check by its name."""
-        return {
-            "passed": self.passed,
-            "checks": {
-                check.name: {key: value for key, value in asdict(check).items() if key != "name"}
-                for check in self.checks
-            },
-        }
+        names = ("value", "limit", "passed", "verdict")
+        return {"passed": self.passed, "checks": {c.name: {n: getattr(c, n) for n in names} for c in self.checks}}
 
 
 @torch.no_grad()
-def assess(
+def check_residual(
     noisy: Tensor,
     denoised: Tensor,
     *,
@@ -85,7 +85,7 @@ def assess(
     valid: Tensor | None = None,
     noise: NoiseEstimate | None = None,
     unit: float = 1.0,
-) -> Trust:
+) -> QualityControl:
     """Compare the residual, noisy less denoised, with the noise noise model at the denoised image.
 
     Each limit is a tolerance plus the chance: standard errors are the root of squared sums over blocks of 16 px (or
@@ -138,7 +138,7 @@ def assess(
             _whiteness(residual, valid, noise_model),
             _structure(residual, denoised, valid),
         ]
-    return Trust((others[0], size, *others[1:], *([_model(noise)] if noise else [])))
+    return QualityControl((others[0], size, *others[1:], *([_model(noise)] if noise else [])))
 
 
 def _errors_allowed(questions: int = 1) -> float:
@@ -167,21 +167,13 @@ def _shift(residual: Tensor, denoised: Tensor, valid: Tensor, unit: float) -> Ch
     limits = [SHIFT + _errors_allowed(len(means)) * error for error in errors]
     worst = max(range(len(means)), key=lambda i: abs(means[i]) / limits[i])
     value, limit = means[worst], limits[worst]
-    center = (
-        unit * float(denoised.double()[valid & (bins == worst)].mean())
-        if bool((valid & (bins == worst)).any())
-        else math.nan
-    )
+    there = valid & (bins == worst)
+    center = unit * float(denoised.double()[there].mean()) if bool(there.any()) else math.nan
     passed = abs(value) <= limit
-    number = (
-        f"{value:+.2f} sigma ({value / max(errors[worst], 1e-12):+.1f} standard errors) near intensity {center:.4g}"
-    )
-    verdict = (
-        f"brightness is kept at all intensities: largest mean of the residual {number}"
-        if passed
-        else f"brightness was shifted: mean of the residual {number}"
-    )
-    return Check("shift", value, limit, passed, verdict)
+    said = "is kept at all intensities: largest mean" if passed else "was shifted: mean"
+    errors_off = value / max(errors[worst], 1e-12)
+    number = f"{value:+.2f} sigma ({errors_off:+.1f} standard errors) near intensity {center:.4g}"
+    return Check("shift", value, limit, passed, f"brightness {said} of the residual {number}")
 
 
 def _size(residual: Tensor, valid: Tensor, doubt: float) -> Check:
@@ -189,25 +181,17 @@ def _size(residual: Tensor, valid: Tensor, doubt: float) -> Check:
     value = float(residual.square().sum()) / count
     error = _error_of_sum(torch.where(valid, residual.square() - value, 0.0)) / count
     most = math.exp(doubt) + _errors_allowed() * error
-    if value < ROUNDING**2:
-        return Check("size", value, HALF, False, "the output equals the input: nothing was removed")
+    share = f"{100 * value:.0f} %"
     if value < NOTHING**2:
-        return Check(
-            "size", value, HALF, False, f"nothing was removed: the residual is {100 * value**0.5:.1f} % of sigma"
-        )
+        equal = value < ROUNDING**2
+        size = f"nothing was removed: the residual is {100 * value**0.5:.1f} % of sigma"
+        return Check("size", value, HALF, False, "the output equals the input: nothing was removed" if equal else size, True)
     if value < HALF - _errors_allowed() * error:
-        return Check("size", value, HALF, False, f"only {100 * value:.0f} % of the noise's variance was removed")
+        return Check("size", value, HALF, False, f"only {share} of the noise's variance was removed")
     if value > most:
-        return Check(
-            "size",
-            value,
-            most,
-            False,
-            f"more than the noise was removed: {100 * value:.0f} % of its variance, at most {100 * most:.0f} % is noise",
-        )
-    return Check(
-        "size", value, most, True, f"{100 * value:.0f} % of the noise's variance was removed, and no more than noise"
-    )
+        verdict = f"more than the noise was removed: {share} of its variance, at most {100 * most:.0f} % is noise"
+        return Check("size", value, most, False, verdict)
+    return Check("size", value, most, True, f"{share} of the noise's variance was removed, and no more than noise")
 
 
 def _whiteness(residual: Tensor, valid: Tensor, noise_model: NoiseModel) -> Check:
@@ -233,18 +217,11 @@ def _whiteness(residual: Tensor, valid: Tensor, noise_model: NoiseModel) -> Chec
     place = f"{value:+.2f} at a lag of {row} down, {col} across"
     like = "correlates as the noise does" if correlated else "is white as the noise is"
     unlike = "correlates unlike the noise" if correlated else "is not white, the noise is"
-    return Check(
-        "whiteness",
-        value,
-        limit,
-        passed,
-        f"the residual {like if passed else unlike}: autocorrelation differs by {place}",
-    )
+    verdict = f"the residual {like if passed else unlike}: autocorrelation differs by {place}"
+    return Check("whiteness", value, limit, passed, verdict)
 
 
 def _correlation(noise_model: NoiseModel, row: int, col: int) -> float:
-    if not noise_model.correlated:
-        return 0.0
     radius = len(noise_model.correlation) // 2
     return noise_model.correlation[radius + row][radius + col] if max(row, abs(col)) <= radius else 0.0
 
@@ -272,33 +249,17 @@ def _structure(residual: Tensor, denoised: Tensor, valid: Tensor) -> Check:
     value, limit = at_edge - level, LOST + _errors_allowed() * error
     passed = value <= limit
     kept = f"the residual's energy at edges is that of flat parts {value:+.2f} of the noise's variance"
-    return Check(
-        "structure",
-        value,
-        limit,
-        passed,
-        f"detail is kept: {kept}" if passed else f"detail was removed with the noise: {kept}",
-    )
+    return Check("structure", value, limit, passed, f"detail {'is kept' if passed else 'was removed with the noise'}: {kept}")
 
 
 def _model(noise: NoiseEstimate) -> Check:
     low, high = noise.sigma_interval
     value = math.log(high / low) / 2 if low > 0 else math.inf
-    said = "; ".join(noise.findings)
+    findings = "; ".join(noise.findings)
     if "free" in noise.kind.split():
-        return Check("model", value, UNSURE, False, f"the noise does not fit the model: {said}")
+        return Check("model", value, UNSURE, False, f"the noise does not fit the model: {findings}", True)
     if value >= UNSURE:
-        return Check(
-            "model",
-            value,
-            UNSURE,
-            False,
-            f"the noise level is not known ({low:.4g} to {high:.4g}){': ' + said if said else ''}",
-        )
-    return Check(
-        "model",
-        value,
-        UNSURE,
-        True,
-        f"the noise fits the model ({noise.kind.replace('_', '-')}){', but note: ' + said if said else ''}",
-    )
+        verdict = f"the noise level is not known ({low:.4g} to {high:.4g}){': ' + findings if findings else ''}"
+        return Check("model", value, UNSURE, False, verdict, True)
+    verdict = f"the noise fits the model ({noise.kind.replace('_', '-')}){', but note: ' + findings if findings else ''}"
+    return Check("model", value, UNSURE, True, verdict)

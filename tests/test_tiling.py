@@ -7,13 +7,13 @@ import textwrap
 import pytest
 import torch
 
-from mptpn.inference import tiling
-from mptpn.inference.tiling import tile_side, tiled
+from mptpn import tiling
 from mptpn.networks.blind_spot import BlindSpotNetwork
 from mptpn.networks.transformer import RetractableTransformer
 from mptpn.noise.models import PoissonGaussian
 from mptpn.random import generator
 from mptpn.stages import pipeline, preliminary, profound
+from mptpn.tiling import tile_side, tiled
 
 SMALL = {"width": 8, "depth": 2, "local_means": (3, 7, 11)}
 HOLES = [(0, 0), (1, 3)]
