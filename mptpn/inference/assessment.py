@@ -101,7 +101,9 @@ def together(assessments: Sequence[Assessment], channels: Sequence[int]) -> Asse
     reason = next((one.reason for one in assessments if one.reason), "")
     if reason:
         return Assessment(QualityControl(checks), None, reason)
-    best, low, high = (float(np.mean(x)) for x in zip(*((g, *i) for g, i in (a.gain for a in assessments)), strict=True))
+    best, low, high = (
+        float(np.mean(x)) for x in zip(*((g, *i) for g, i in (a.gain for a in assessments)), strict=True)
+    )
     return Assessment(QualityControl(checks), (best, (low, high)))
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mptpn.noise.bands import UNSURE
-from mptpn.noise.correlation import BLIND
+from mptpn.noise.bands import MAX_LEVEL_ERROR
+from mptpn.noise.correlation import STRONG_CORRELATION
 from mptpn.noise.estimate import NoiseEstimate
 from mptpn.noise.models import NoiseModel
 
@@ -86,59 +86,38 @@ def check_residual(
     noise: NoiseEstimate | None = None,
     unit: float = 1.0,
 ) -> QualityControl:
-    """Compare the residual, noisy less denoised, with the noise noise model at the denoised image.
+    """Compare the residual, noisy less denoised, with the noise that the noise model expects at the denoised image.
 
-    Each limit is a tolerance plus the chance: standard errors are the root of squared sums over blocks of 16 px (or
-    over single pixels, where that is more: few blocks know little), and as many of them are allowed as let pass 99 % of
-    residuals that are the noise itself (normal distribution, divided by the number of bins or lags, Bonferroni). So a
-    perfect result passes all checks in 96 % of cases or more. The tolerances are said beside their names above.
-
-    shift: the largest mean residual, sigmas, in eight bins of the denoised intensity; 0.1 is tolerated.
-    size: variance of the residual over that of the noise model. At most 1, plus the stated error of the level; below
-    0.5 part of the noise is left (a posterior mean has sigma^2 - error^2, so this is a gain under 3 dB), below 0.05^2
-    nothing was removed.
-    whiteness: the largest difference, at lags up to 3 px, of the residual's autocorrelation and the noise model's;
-    tolerated is what counts as independent in the noise report, 0.1, and 0.2 where the noise model itself is a measured
-    correlation.
-    structure: excess of the residual's energy in the steepest tenth of the image's cells over the flatter half; 0.1 is
-    tolerated.
-    model: with a noise report, half the logarithm of its interval's ends' ratio; 0.5 is "unknown". It fails too where
-    no known noise model fits.
+    Each limit is a tolerance plus chance. Standard errors are roots of squared sums over blocks of 16 px, or over
+    single pixels where that is more. So many of them are allowed that 99 % of residuals that are the noise itself pass
+    (normal distribution, Bonferroni over bins or lags), so a perfect result passes all checks in 96 % of cases or more.
 
     Args:
         noisy, denoised: [B, 1, H, W], in one unit; several are judged as one.
-        noise model: in that unit. A Rician one is taken at the denoised image as its mean.
-        valid: [B, 1, H, W] bool, the pixels that count; None: all.
-        noise: the report that the noise model is from; None: the noise model is known.
+        noise_model: in that unit. A Rician one is taken at the denoised image as its mean.
+        valid: [B, 1, H, W] bool, the pixels that are judged; None: all.
+        noise: the estimate that the noise model is from; None: the noise model is known.
         unit: what 1 stands for in the verdicts.
     Raises:
-        ValueError: shapes that differ, or under 64 pixels that count.
+        ValueError: shapes that differ, or under 64 pixels to judge.
     """
     valid = torch.ones_like(noisy, dtype=torch.bool) if valid is None else valid
     if not noisy.shape == denoised.shape == valid.shape or noisy.shape[1] != 1:
-        raise ValueError(
-            f"shapes {tuple(noisy.shape)}, {tuple(denoised.shape)} and {tuple(valid.shape)} must be equal, [B, 1, H, W]."
-        )
+        shapes = f"{tuple(noisy.shape)}, {tuple(denoised.shape)} and {tuple(valid.shape)}"
+        raise ValueError(f"shapes {shapes} must be equal, [B, 1, H, W].")
     if int(valid.sum()) < 64:
-        raise ValueError(f"only {int(valid.sum())} pixels count; a judgement takes 64.")
+        raise ValueError(f"only {int(valid.sum())} pixels can be judged; a judgement takes 64.")
     variance = noise_model.variance(denoised.double())
-    # in sigmas
-    residual = torch.where(
-        valid, (noisy.double() - denoised.double()) / variance.clamp_min(1e-4 * variance.mean()).sqrt(), 0.0
-    )
+    sigma = variance.clamp_min(1e-4 * variance.mean()).sqrt()
+    residual = torch.where(valid, (noisy.double() - denoised.double()) / sigma, 0.0)
     size = _size(residual, valid, math.log(noise.sigma_interval[1] / noise.sigma_interval[0]) if noise else 0.0)
+    model = [_model(noise)] if noise else []
     if size.value < NOTHING**2:
-        others = [
-            Check(name, 0.0, 0.0, False, f"{name}: not judged, nothing was removed")
-            for name in ("shift", "whiteness", "structure")
-        ]
-    else:
-        others = [
-            _shift(residual, denoised, valid, unit),
-            _whiteness(residual, valid, noise_model),
-            _structure(residual, denoised, valid),
-        ]
-    return QualityControl((others[0], size, *others[1:], *([_model(noise)] if noise else [])))
+        names, verdict = ("shift", "whiteness", "structure"), "not judged, nothing was removed"
+        shift, *others = [Check(name, 0.0, 0.0, False, f"{name}: {verdict}") for name in names]
+        return QualityControl((shift, size, *others, *model))
+    others = [_whiteness(residual, valid, noise_model), _structure(residual, denoised, valid)]
+    return QualityControl((_shift(residual, denoised, valid, unit), size, *others, *model))
 
 
 def _errors_allowed(questions: int = 1) -> float:
@@ -152,6 +131,7 @@ def _error_of_sum(deviations: Tensor) -> float:
 
 
 def _shift(residual: Tensor, denoised: Tensor, valid: Tensor, unit: float) -> Check:
+    """The largest mean residual, sigmas, in eight bins of the denoised intensity."""
     known = denoised.double()[valid]
     edges = torch.tensor(
         [float(known.kthvalue(max(1, len(known) * i // BINS)).values) for i in range(1, BINS)], dtype=known.dtype
@@ -177,6 +157,11 @@ def _shift(residual: Tensor, denoised: Tensor, valid: Tensor, unit: float) -> Ch
 
 
 def _size(residual: Tensor, valid: Tensor, doubt: float) -> Check:
+    """Variance of the residual over that of the noise model.
+
+    At most 1, plus the stated error of the level. Below 0.5 part of the noise is left: a posterior mean has sigma^2 -
+    error^2, so this is a gain under 3 dB. Below 0.05^2 nothing was removed.
+    """
     count = int(valid.sum())
     value = float(residual.square().sum()) / count
     error = _error_of_sum(torch.where(valid, residual.square() - value, 0.0)) / count
@@ -185,7 +170,9 @@ def _size(residual: Tensor, valid: Tensor, doubt: float) -> Check:
     if value < NOTHING**2:
         equal = value < ROUNDING**2
         size = f"nothing was removed: the residual is {100 * value**0.5:.1f} % of sigma"
-        return Check("size", value, HALF, False, "the output equals the input: nothing was removed" if equal else size, True)
+        return Check(
+            "size", value, HALF, False, "the output equals the input: nothing was removed" if equal else size, True
+        )
     if value < HALF - _errors_allowed() * error:
         return Check("size", value, HALF, False, f"only {share} of the noise's variance was removed")
     if value > most:
@@ -195,6 +182,10 @@ def _size(residual: Tensor, valid: Tensor, doubt: float) -> Check:
 
 
 def _whiteness(residual: Tensor, valid: Tensor, noise_model: NoiseModel) -> Check:
+    """The largest difference, at lags up to 3 px, of the residual's autocorrelation and the noise model's.
+
+    Tolerated is what counts as independent in the noise estimate, 0.1, and 0.2 where the correlation is measured.
+    """
     height, width = residual.shape[2:]
     lags = [(row, col) for row, col in LAGS if row < height and abs(col) < width]
     correlated = noise_model.correlated
@@ -210,7 +201,7 @@ def _whiteness(residual: Tensor, valid: Tensor, noise_model: NoiseModel) -> Chec
         deviation = residual[first] * residual[second] - found * (residual[first] ** 2 + residual[second] ** 2) / 2
         error = _error_of_sum(torch.where(both, deviation, 0.0)) / power
         value = found - _correlation(noise_model, row, col)
-        limit = (BLIND if correlated else INDEPENDENT) + _errors_allowed(len(lags)) * error
+        limit = (STRONG_CORRELATION if correlated else INDEPENDENT) + _errors_allowed(len(lags)) * error
         worst = max(worst, (abs(value) / limit, value, limit, (row, col)))
     _, value, limit, (row, col) = worst
     passed = abs(value) <= limit
@@ -227,6 +218,7 @@ def _correlation(noise_model: NoiseModel, row: int, col: int) -> float:
 
 
 def _structure(residual: Tensor, denoised: Tensor, valid: Tensor) -> Check:
+    """Excess of the residual's energy in the steepest tenth of the image's cells over the flatter half."""
     image = torch.where(valid, denoised.double(), denoised.double()[valid].mean())
     slope = (F.pad(image, (1, 1, 0, 0), mode="replicate").diff(dim=3).unfold(3, 2, 1).mean(-1)) ** 2
     slope = slope + (F.pad(image, (0, 0, 1, 1), mode="replicate").diff(dim=2).unfold(2, 2, 1).mean(-1)) ** 2
@@ -249,17 +241,25 @@ def _structure(residual: Tensor, denoised: Tensor, valid: Tensor) -> Check:
     value, limit = at_edge - level, LOST + _errors_allowed() * error
     passed = value <= limit
     kept = f"the residual's energy at edges is that of flat parts {value:+.2f} of the noise's variance"
-    return Check("structure", value, limit, passed, f"detail {'is kept' if passed else 'was removed with the noise'}: {kept}")
+    return Check(
+        "structure", value, limit, passed, f"detail {'is kept' if passed else 'was removed with the noise'}: {kept}"
+    )
 
 
 def _model(noise: NoiseEstimate) -> Check:
+    """Half the logarithm of the ratio of the interval's ends; 0.5 is "unknown".
+
+    It fails too where no known noise model fits.
+    """
     low, high = noise.sigma_interval
     value = math.log(high / low) / 2 if low > 0 else math.inf
     findings = "; ".join(noise.findings)
     if "free" in noise.kind.split():
-        return Check("model", value, UNSURE, False, f"the noise does not fit the model: {findings}", True)
-    if value >= UNSURE:
+        return Check("model", value, MAX_LEVEL_ERROR, False, f"the noise does not fit the model: {findings}", True)
+    if value >= MAX_LEVEL_ERROR:
         verdict = f"the noise level is not known ({low:.4g} to {high:.4g}){': ' + findings if findings else ''}"
-        return Check("model", value, UNSURE, False, verdict, True)
-    verdict = f"the noise fits the model ({noise.kind.replace('_', '-')}){', but note: ' + findings if findings else ''}"
-    return Check("model", value, UNSURE, True, verdict)
+        return Check("model", value, MAX_LEVEL_ERROR, False, verdict, True)
+    verdict = (
+        f"the noise fits the model ({noise.kind.replace('_', '-')}){', but note: ' + findings if findings else ''}"
+    )
+    return Check("model", value, MAX_LEVEL_ERROR, True, verdict)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mptpn.attention.retractable import BACKENDS, DynamicPositionBias, RelativePositionBias, retractable_attention
-from mptpn.attention.whole_image import whole_image_attention
+from mptpn.attention import RETRACTABLE_BACKENDS as BACKENDS
+from mptpn.attention import DynamicPositionBias, RelativePositionBias, retractable_attention, whole_image_attention
 
 ATTENTION = ("both", "dense", "sparse")
 SPARSE_GROUPS = ("fixed", "whole_image")
