@@ -88,8 +88,8 @@ def make_repository(path: Path) -> Path:
     return path
 
 
-def start(repository: Path, *options: str) -> subprocess.Popen:
-    command = [sys.executable, str(repository / "reproduce/run.py"), *options]
+def start(repository: Path, *options: str, script: str = "run.py") -> subprocess.Popen:
+    command = [sys.executable, str(repository / "reproduce" / script), *options]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=repository, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, **pipes)
 

@@ -1,6 +1,5 @@
 """The code hash: what changes it and what does not."""
 
-import ast
 import importlib
 
 import nbformat
@@ -35,7 +34,6 @@ def repository(tmp_path, monkeypatch):
             path = tmp_path / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        code_hash.code_hash.cache_clear()
         return code_hash.code_hash("n")
 
     new = nbformat.v4.new_code_cell
@@ -78,5 +76,5 @@ def test_a_reworded_docstring_another_format_and_what_is_not_used_do_not(reposit
 
 def test_every_public_name_leads_to_the_module_that_defines_it():
     package = importlib.import_module("mptpn")
-    behind = code_hash.modules_behind(ast.parse("import mptpn\nmptpn.denoise"))
+    behind = code_hash.modules_behind(code_hash.read("import mptpn\nmptpn.denoise", ""))
     assert package.denoise.__module__ in behind and len(behind) > 10
