@@ -10,6 +10,7 @@ from skimage.restoration import denoise_tv_chambolle
 from torch import Tensor
 
 # px, tried by gaussian_oracle
+NORMAL_95 = 1.96  # standard errors to either side that hold 95 % of a normal distribution
 WIDTHS = (*np.arange(0.2, 2.0, 0.1), *np.arange(2.0, 4.0, 0.25), *np.arange(4.0, 12.5, 0.5))
 WEIGHTS = np.geomspace(0.01, 1.5, 14)  # of total variation, for an image that spans 0..1, tried by tv_oracle
 

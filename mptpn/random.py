@@ -45,7 +45,7 @@ STREAMS = {
 
 
 def generator(*keys: int | str) -> torch.Generator:
-    """A CPU random generator that is a function of the keys alone: (seed, "stream", step, ...); equal keys draw equal numbers.
+    """A CPU random generator that is a function of the keys alone: equal keys draw equal numbers.
 
     The keys are hashed: PyTorch's generator looks at 32 bits of its seed.
 

@@ -3,7 +3,7 @@
 import ctypes
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import psutil
 from torch import Tensor
@@ -37,10 +37,10 @@ def tiled(
     """
     if tile < 1 or halo < 0:
         raise ValueError(f"tile {tile} must be at least 1 px and halo {halo} not negative.")
-    cuts = _cuts(image.shape[2:], (tile, tile), halo)
+    places = _cuts(image.shape[2:], (tile, tile), halo)
     size = [scale * side for side in image.shape[2:]]
     whole: dict[str, Tensor] = {}
-    for done, (around, inside, place) in enumerate(cuts, 1):
+    for done, (around, inside, place) in enumerate(places, 1):
         result = function(image[..., *around])
         for name, part in (result if isinstance(result, dict) else {"": result}).items():
             if name not in whole:
@@ -48,20 +48,21 @@ def tiled(
             whole[name][..., *_scaled(place, scale)] = part[..., *_scaled(inside, scale)]
         del result, part
         if progress:
-            progress(done / len(cuts))
+            progress(done / len(places))
     return whole.get("", whole)
 
 
-def blocks(shape: tuple[int, int], *, side: int, multiple: int, halo: int) -> list[Cut]:
-    """Cuts of [H, W] into blocks of one size, about `side` px and a multiple of `multiple`.
+def cuts(shape: Sequence[int], *, side: int, multiple: int, halo: int, most: int | None = None) -> list[Cut]:
+    """Cuts of [H, W] into tiles of one size, about `side` px, at most `most`, and multiples of `multiple`.
 
-    Each cut is three pairs of slices: the block with its halo, the block in that, the block in [H, W].
+    Each cut is three pairs of slices: the tile with its halo, the tile in that, the tile in [H, W].
     """
     sizes = [-(-length // max(1, round(length / side))) for length in shape]
-    return _cuts(shape, tuple(-(-size // multiple) * multiple for size in sizes), halo)
+    sizes = [-(-size // multiple) * multiple for size in sizes]
+    return _cuts(shape, tuple(sizes if most is None else (min(size, most) for size in sizes)), halo)
 
 
-def _cuts(shape: tuple[int, int], tile: tuple[int, int], halo: int) -> list[Cut]:
+def _cuts(shape: Sequence[int], tile: tuple[int, int], halo: int) -> list[Cut]:
     corners = [(top, left) for top in range(0, shape[0], tile[0]) for left in range(0, shape[1], tile[1])]
     return [
         tuple(zip(*(_spans(*one, halo) for one in zip(corner, shape, tile, strict=True)), strict=True))

@@ -111,6 +111,8 @@ class BlindSpotNetwork(nn.Module):
     mode, at any weights. No normalisation layer: it would carry the pixel around the hole.
     """
 
+    for_white_noise = False  # set by load_weights
+
     def __init__(
         self,
         channels: int = 1,

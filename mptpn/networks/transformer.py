@@ -118,6 +118,8 @@ class RetractableTransformer(nn.Module):
     forward(noisy [B, C, H, W]) -> denoised [B, C, H, W], any H, W >= 1; never writes to self.
     """
 
+    for_white_noise = False  # set by load_weights
+
     def __init__(
         self,
         channels: int = 3,

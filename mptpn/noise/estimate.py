@@ -4,7 +4,7 @@ fits best, how sure all that is.
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -66,6 +66,37 @@ class NoiseEstimate:
     def variance(self, intensity: float | Sequence[float] | np.ndarray) -> np.ndarray:
         """Variance of the noise at these intensities, in the image's unit squared."""
         return self.noise_model.variance(torch.as_tensor(np.asarray(intensity, dtype=np.float64))).numpy()
+
+    def in_unit(self, scale: float, *, zero: float = 0.0) -> "NoiseEstimate":
+        """The estimate of the images times scale plus zero."""
+        low, high = self.sigma_interval
+        parameters = {
+            name: pair if name == "looks" else (pair[0] * scale + zero * (name == "black"), pair[1] * scale)
+            for name, pair in self.parameters.items()
+        }
+        return replace(
+            self,
+            sigma=self.sigma * scale,
+            sigma_interval=(low * scale, high * scale),
+            mean=self.mean * scale + zero,
+            noise_model=self.noise_model.in_unit(scale, zero=zero),
+            parameters=parameters,
+            intensity=tuple(x * scale + zero for x in self.intensity),
+            level=tuple(x * scale for x in self.level),
+        )
+
+    def to_dict(self) -> dict:
+        """Numbers and sentences for JSON."""
+        function = {"intensity": self.intensity, "sigma": self.level, "relative_error": self.error}
+        return {
+            "message": str(self),
+            "kind": self.kind,
+            "sigma": self.sigma,
+            "sigma_interval": self.sigma_interval,
+            "at_intensity": self.mean,
+            "noise_level_function": function,
+            "correlation": self.correlation.tolist(),
+        }
 
     def __str__(self) -> str:
         low, high = self.sigma_interval

@@ -252,6 +252,7 @@ def stage_3(
     student = (
         load_weights(START, RetractableTransformer)[0].train() if network is None else RetractableTransformer(**network)
     )
+    student.for_white_noise = False  # it learns the noise of the set
     lr = lr or (5e-4 if network is None else 2e-3)
     fit(
         student,
