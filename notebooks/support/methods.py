@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from mptpn import metrics
 from mptpn.atomic import write_atomically
-from mptpn.inference import stabilise
-from mptpn.noise import estimate
+from mptpn.inference.denoiser import NoisyImages
 from mptpn.noise.models import NoiseModel
-from mptpn.stages import pipeline, profound
+from mptpn.stages import profound
 from support import baselines, datasets
 
 PRETRAINED = ("small", "base")  # without a noise model; with the suffix below, by the noise that the image shows
@@ -42,7 +41,8 @@ class TestImage:
         test: name of the test; set: of datasets.comparable, which decides how the image is scored. image, subject:
             names.
         noisy, clean: [1, 1, H, W].
-        estimated: noise model that the image itself, or its set, shows; seconds: processor time of the estimate.
+        estimated: noise model that the image itself, or its set, shows; series: the images that show it.
+        seconds: processor time of the estimate, its share of one image.
         drawn: noise model that drew the noise; None: unknown.
     """
 
@@ -53,6 +53,7 @@ class TestImage:
     noisy: Tensor
     clean: Tensor
     estimated: NoiseModel
+    series: NoisyImages | None = None
     seconds: float = 0.0
     drawn: NoiseModel | None = None
 
@@ -122,20 +123,22 @@ def denoise(
 
 
 def by_estimated_noise(network: nn.Module, image: TestImage) -> Tensor:
-    """A pretrained network by the noise that the image shows, on the path that users run, [1, 1, H, W]."""
-    return stabilise.denoise(network, image.noisy, noise_model=image.estimated)
+    """A pretrained network by the noise that the image or its series shows, as `mptpn denoise` does, [1, 1, H, W]."""
+    array = image.noisy[0, 0].numpy()
+    change = image.series.prepare(network).predict(array, uncertainty=False).at(1.0)[0]
+    return torch.from_numpy(array + change)[None, None]
 
 
-def noise_model_of_image(noisy: Tensor, *, from_zero: bool = False) -> tuple[NoiseModel, float]:
-    """Noise model that one image [1, 1, H, W] shows, and processor seconds; from_zero: see estimate.estimate."""
+def estimate_noise(noisy: list[Tensor]) -> tuple[NoisyImages, list[NoiseModel], float]:
+    """Noise of one image, or of several with a common correlation, [1, 1, H, W] each, as `mptpn denoise` finds it.
+
+    Returns:
+        the images with their estimate, the noise model of each in its own unit, processor seconds an image.
+    """
     start = time.process_time()
-    return estimate.estimate([noisy], from_zero=from_zero).noise_model, time.process_time() - start
-
-
-def noise_models_of_set(noisy: list[Tensor]) -> tuple[tuple[NoiseModel, ...], float]:
-    """Noise model of each image of a set, with the set's correlation, and processor seconds an image."""
-    start = time.process_time()
-    return pipeline.estimate_set(noisy).noise_models, (time.process_time() - start) / len(noisy)
+    series = NoisyImages.of([image[0, 0].numpy() for image in noisy])
+    models = [model.in_unit(series.unit) for model in series.noise_models]
+    return series, models, (time.process_time() - start) / len(noisy)
 
 
 def denoise_known(

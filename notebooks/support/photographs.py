@@ -12,7 +12,7 @@ LEVELS = (2.5 / 255, 62.5 / 255)  # smallest and largest standard deviation, pho
 KNOTS = 9  # levels at which the robust level of every photograph is tabulated
 
 
-def white_copies(images: list[Tensor], *, level: float, seed: int, purpose: int) -> list[Tensor]:
+def white_copies(images: list[Tensor], *, level: float, seed: int, purpose: int | str) -> list[Tensor]:
     """One copy of each image with white Gaussian noise of one level, never clipped; seed and purpose decide it."""
     noise_model = PoissonGaussian(level)
     return [noise_model.sample(image, generator=generator(seed, purpose, i)) for i, image in enumerate(images)]

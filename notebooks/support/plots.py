@@ -1,4 +1,4 @@
-"""The figures of notebooks 06, 07, 08 and 10; those of 07 and 10 are drawn from their published tables alone."""
+"""The figures of notebooks 05 to 10; those of 05, 07 and 10 are drawn from their published tables alone."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,48 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import norm
 from torch import Tensor
 
 from mptpn.noise.estimate import NoiseEstimate
 from support import figures
 from support.figures import COLOURS, SETS, WIDTH
+
+BACKENDS = {  # colours
+    "reference": "#8c8c8c",
+    "reference compiled": "#c4a000",
+    "sdpa": "#17becf",
+    "auto": "#1f77b4",
+    "triton": "#d62728",
+    "whole image": "#2ca02c",
+}
+
+
+def attention_cost(table: pd.DataFrame, *, interval: int, head_dim: int) -> Figure:
+    """Figure of notebook 05: time and memory of sparse attention against pixels, forward, beside their floors.
+
+    Args:
+        table: rows of benchmark.time_attention and time_whole_image.
+    """
+    fig, (time, memory) = plt.subplots(1, 2, figsize=(WIDTH, 3.6), layout="constrained")
+    forward = table[(table.what == "attention") & (table["pass"] == "forward") & (table.interval == interval)]
+    fixed = forward[(forward.window == 8) & (forward.head_dim == head_dim)]
+    whole = forward[forward.backend == "whole image"]
+    for backend, part in fixed.groupby("backend", sort=False):
+        style = {"ms": 4, "color": BACKENDS.get(backend)}
+        time.loglog(part.pixels, part.ms, "o-", label=f"fixed groups, backend {backend}", **style)
+        memory.loglog(part.pixels, part.peak_mib, "o-", **style)
+    style = {"ms": 4, "color": BACKENDS["whole image"]}
+    time.loglog(whole.pixels, whole.ms, "s-", label="groups of the whole image (ART)", **style)
+    memory.loglog(whole.pixels, whole.peak_mib, "s-", **style)
+    floor = fixed.drop_duplicates("side")
+    time.loglog(floor.pixels, floor.copy_floor_ms, "k--", lw=1, label="least time of copying")
+    time.loglog(floor.pixels, floor.arithmetic_floor_ms, "k:", lw=1, label="least time of arithmetic")
+    memory.loglog(floor.pixels, floor.floor_mib, "k--", lw=1)
+    time.set(xlabel="pixels", ylabel=f"time of sparse attention, interval {interval}, ms")
+    memory.set(xlabel="pixels", ylabel="peak memory beyond the inputs, MiB")
+    time.legend(frameon=False, fontsize=7)
+    return fig
 
 
 def noise_functions(
@@ -64,6 +101,34 @@ def real_pairs(table: pd.DataFrame, *, title: str) -> Figure:
     ax.set(title=f"{title}: {images} test image{'s' * (images > 1)}", xlabel="gain in PSNR over the noisy image, dB")
     ax.set(xlim=(min(0, gains.gain_db.min() - 0.3), None), ylim=(len(methods) - 0.5, -0.5))
     ax.axvline(0, color="0.6", lw=0.8)
+    return fig
+
+
+def calibration(table: pd.DataFrame, residuals: dict[str, np.ndarray]) -> Figure:
+    """Second figure of notebook 07: standardised residuals, and shares of the errors within intervals.
+
+    Args:
+        table: images, interval, "68 %", "95 %". residuals: of the real test images, by network.
+    """
+    fig, (left, right) = plt.subplots(1, 2, figsize=(8.5, 2.9), width_ratios=[1.5, 1], layout="tight")
+    grid = np.linspace(-5, 5, 101)
+    for name, values in residuals.items():
+        colour = COLOURS["generic" if "1 px" in name else name]
+        left.hist(values, bins=grid, density=True, histtype="step", color=colour, label=name)
+    left.plot(grid, norm.pdf(grid), "k--", lw=1, label="standard normal")
+    left.set(yscale="log", ylim=(1e-5, 1), xlabel="standardised residual, real test images", ylabel="density")
+    left.legend(frameon=False, fontsize=7, loc="lower center")
+    shares = {"68 %": (COLOURS["stage 1"], (65, 71)), "95 %": (COLOURS["learned"], (93, 97))}
+    for kind, marker in (("Gaussian", "o"), ("calibrated", "s")):
+        part = table[table.interval == kind]
+        for share, (colour, _) in shares.items():
+            style = {"color": colour, "mfc": "none" if kind == "Gaussian" else colour, "label": f"{share}, {kind}"}
+            right.plot(part.images, 100 * part[share], marker, **style)
+    for colour, wanted in shares.values():
+        right.axhspan(*wanted, color=colour, alpha=0.15)
+    low = min(50, 100 * table["68 %"].min() - 3)
+    right.set(ylim=(low, 101), xlim=(-0.5, 1.5), ylabel="errors in the interval, %")
+    right.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return fig
 
 
