@@ -2,8 +2,14 @@
 
 import importlib
 
-__version__ = "0.1.0"
-PUBLIC = {"denoise": "mptpn.denoised", "estimate_noise": "mptpn.api", "load": "mptpn.networks.pretrained"}
+__version__ = "0.2.0"
+PUBLIC = {
+    "denoise": "mptpn.api",
+    "estimate_noise": "mptpn.api",
+    "train": "mptpn.api",
+    "enlarge": "mptpn.api",
+    "load": "mptpn.networks.weights",
+}
 
 
 def __getattr__(name: str):
@@ -11,3 +17,7 @@ def __getattr__(name: str):
     if name in PUBLIC:
         return getattr(importlib.import_module(PUBLIC[name]), name)
     raise AttributeError(f"module 'mptpn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *PUBLIC])

@@ -1,6 +1,4 @@
-"""The command mptpn: noise (a report on images), denoise (files in, files of the same type out), train (stages 1 to 3
-on a folder of noisy images).
-"""
+"""The command mptpn: noise, denoise, train, enlarge."""
 
 import argparse
 import json
@@ -8,92 +6,78 @@ import sys
 from pathlib import Path
 
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
-AGAIN = "; give the same command again and it goes on"
+FAULTS = (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError)  # become a sentence
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code is 0, or 1 after a sentence on what is wrong."""
     options = _parser().parse_args(arguments)
     try:
-        return {"noise": _noise, "denoise": _denoise, "train": _train}[options.command](options)
-    except (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError) as error:
+        return options.run(options)
+    except FAULTS as error:
         print(f"mptpn {options.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\nmptpn {options.command}: stopped" + ("" if options.command == "noise" else AGAIN), file=sys.stderr)
+        again = "" if options.command == "noise" else "; give the same command again and it goes on"
+        print(f"\nmptpn {options.command}: stopped{again}", file=sys.stderr)
         return 130
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mptpn", description="Denoise medical images without a clean truth.")
     commands = parser.add_subparsers(dest="command", required=True)
-    files = {
-        "nargs": "+",
-        "type": Path,
-        "metavar": "IN",
-        "help": "files or folders: DICOM (a series is one scan), NIfTI, TIFF, PNG, JPEG, BMP or .npy",
-    }
-    noise = commands.add_parser("noise", help="say what the noise of images is")
+    files = {"nargs": "+", "type": Path, "metavar": "IN"}
+    files["help"] = "files or folders: DICOM (a series is one scan), NIfTI, TIFF, PNG, JPEG, BMP or .npy"
+    noise = commands.add_parser("noise", help="estimate the noise of images")
+    noise.set_defaults(run=_noise)
     noise.add_argument("images", **files)
-    noise.add_argument(
-        "--together", action="store_true", help="the images share one noise noise model: one report for all"
-    )
+    noise.add_argument("--together", action="store_true", help="the images share one noise model: one estimate for all")
     noise.add_argument("--json", action="store_true", help="print numbers, not sentences")
-    denoise = commands.add_parser(
-        "denoise", help="denoise files; the results have their type, and a report each says how far to trust it"
-    )
+    denoise = commands.add_parser("denoise", help="denoise files; a report beside each result says how far to trust it")
+    denoise.set_defaults(run=_denoise)
     denoise.add_argument("images", **files)
-    denoise.add_argument("--out", type=Path, required=True, help="folder of the results")
-    how = denoise.add_mutually_exclusive_group()
-    how.add_argument(
-        "--self",
-        action="store_true",
-        dest="on_itself",
-        help="train on each scan itself and on nothing else (the default)",
-    )
-    how.add_argument(
-        "--model",
-        type=Path,
-        help="a network of the package (small, base: no training), or weights from mptpn train, .safetensors",
-    )
-    denoise.add_argument("--strength", type=_strength, default=1.0, help="0 (the input) to 1, default %(default)g")
-    denoise.add_argument(
-        "--minutes",
-        type=float,
-        default=3.0,
-        help="wall-clock budget of training on each scan, default %(default)g; the report tells if it was too short",
-    )
-    denoise.add_argument(
-        "--memory",
-        type=_bytes,
-        help="bytes that the process may hold in all, such as 1G; default: half of what is free more than now",
-    )
-    denoise.add_argument(
-        "--uncertainty",
-        action="store_true",
-        help="write NAME.uncertainty.npy too: the error's standard deviation at each pixel",
-    )
-    denoise.add_argument("--overwrite", action="store_true", help="replace earlier results")
-    denoise.add_argument("--seed", type=int, default=0)
-    train = commands.add_parser(
-        "train",
-        help="learn a denoiser from a folder of noisy images alone; a stopped command goes on when it is given again",
-    )
-    train.add_argument(
-        "folder",
-        type=Path,
-        help="noisy images, in it and below, best of 64 x 64 pixels or more; of a series or volume up to 16 slices",
-    )
-    train.add_argument("--out", type=Path, required=True, help="the denoiser's weights, .safetensors")
-    train.add_argument(
-        "--minutes", type=float, default=8.0, help="wall-clock budget of the trainings, default %(default)g"
-    )
-    train.add_argument(
-        "--photos", type=Path, help="folder of clean natural photographs; default: those inside the installed packages"
-    )
-    train.add_argument("--accelerator", default="auto", choices=("cpu", "cuda", "auto"))
-    train.add_argument("--seed", type=int, default=0)
+    _add_denoise_options(denoise)
+    train = commands.add_parser("train", help="learn a denoiser from a folder of noisy images alone; can be continued")
+    train.set_defaults(run=_train)
+    _add_train_options(train)
+    enlarge = commands.add_parser("enlarge", help="super-resolution by 2 or 4")
+    enlarge.set_defaults(run=_enlarge)
+    enlarge.add_argument("image", type=Path, metavar="IN", help="one image; of several slices the middle one")
+    enlarge.add_argument("--out", type=Path, required=True, help="the larger image, .npy or .tif")
+    enlarge.add_argument("--scale", type=int, default=2, choices=(2, 4))
+    enlarge.add_argument("--tile", type=int, default=0, help="side of tiles, px, for little memory; 0: the whole image")
     return parser
+
+
+def _add_denoise_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="folder of the results")
+    how = parser.add_mutually_exclusive_group()
+    itself = "train on each scan itself and on nothing else (the default)"
+    how.add_argument("--self", action="store_true", dest="on_itself", help=itself)
+    known = "small or base, pretrained, or weights from mptpn train, .safetensors"
+    how.add_argument("--model", type=Path, help=known)
+    add("--strength", type=_strength, default=1.0, help="0 (the input) to 1, default %(default)g")
+    minutes = "wall-clock budget of training on each scan, default %(default)g; the report tells if it was too short"
+    add("--minutes", type=float, default=3.0, help=minutes)
+    memory = "bytes that the process may hold in all, such as 1G; default: half of what is free more than now"
+    add("--memory", type=_bytes, help=memory)
+    error = "write NAME.uncertainty.npy too: the error's standard deviation at each pixel"
+    add("--uncertainty", action="store_true", help=error)
+    add("--overwrite", action="store_true", help="replace earlier results")
+    add("--seed", type=int, default=0)
+
+
+def _add_train_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    folder = "noisy images, in it and below, best of 64 x 64 pixels or more; of a series or volume up to 16 slices"
+    add("folder", type=Path, help=folder)
+    add("--out", type=Path, required=True, help="the denoiser's weights, .safetensors")
+    add("--minutes", type=float, default=8.0, help="wall-clock budget of the trainings, default %(default)g")
+    photos = "folder of clean natural photographs; default: those inside the installed packages"
+    add("--photos", type=Path, help=photos)
+    add("--accelerator", default="auto", choices=("cpu", "cuda", "auto"))
+    add("--seed", type=int, default=0)
 
 
 def _strength(text: str) -> float:
@@ -118,51 +102,41 @@ def _bytes(text: str) -> int:
 
 def _noise(options: argparse.Namespace) -> int:
     from mptpn.api import estimate_noise
-    from mptpn.batch import message, samples, to_dict, whole_slices
-    from mptpn.io.files import open_scans
+    from mptpn.batch import message, samples, whole_slices
+    from mptpn.io import open_scans
 
     scans, failures = open_scans(options.images)
-    reports = []
-    groups = [scans] if options.together and scans else [[scan] for scan in scans]
-    for group in groups:
+    estimates = []
+    for group in [scans] if options.together and scans else [[scan] for scan in scans]:
         name = f"{group[0].path}{f' and {len(group) - 1} more' if len(group) > 1 else ''}"
         try:
             of_scans = [whole_slices(scan, samples(scan)) for scan in group]
-            images, subjects = sum(of_scans, []), [number for number, images in enumerate(of_scans) for _ in images]
+            images, subjects = sum(of_scans, []), [n for n, images in enumerate(of_scans) for _ in images]
             if not images:
                 raise ValueError(f"{name}: no slice of at least 16 x 16 px holds noise.")
             found = estimate_noise(images, subjects=subjects)
         except (ValueError, OSError) as error:
             failures[name] = message(name, error)
             continue
-        reports.append({"file": name, "unit": group[0].unit} | to_dict(found))
+        estimates.append({"file": name, "unit": group[0].unit} | found.to_dict())
         if not options.json:
             print(f"{name}: {found}")
     if options.json:
-        print(json.dumps(reports, indent=1))
-    return _said("noise", failures)
+        print(json.dumps(estimates, indent=1))
+    return _failed("noise", failures)
 
 
 def _denoise(options: argparse.Namespace) -> int:
     from mptpn.batch import Settings, denoise_files
 
-    settings = Settings(
-        out=options.out,
-        model=options.model,
-        strength=options.strength,
-        minutes=options.minutes,
-        memory=options.memory,
-        overwrite=options.overwrite,
-        uncertainty=options.uncertainty,
-        seed=options.seed,
-    )
-    written, failures = denoise_files(options.images, settings)
+    names = ("out", "model", "strength", "minutes", "memory", "overwrite", "uncertainty", "seed")
+    written, failures = denoise_files(options.images, Settings(**{name: getattr(options, name) for name in names}))
     for path in written:
         print(f"{path}; report in {path.name}.trust.json and .trust.png")
-    return _said("denoise", failures)
+    return _failed("denoise", failures)
 
 
-def _said(command: str, failures: dict[str, str]) -> int:
+def _failed(command: str, failures: dict[str, str]) -> int:
     for sentence in failures.values():
         print(f"mptpn {command}: {sentence}", file=sys.stderr)
     return min(len(failures), 1)
@@ -170,21 +144,24 @@ def _said(command: str, failures: dict[str, str]) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from mptpn import api
-    from mptpn.training import loop
+    from mptpn.training.loop import launch
 
     photos = api.read_folder(options.photos)[0] if options.photos else ()
-    about = api.train(
-        options.folder,
-        out=options.out,
-        minutes=options.minutes,
-        fabric=loop.launch(accelerator=options.accelerator),
-        photos=photos,
-        seed=options.seed,
-    )
-    steps = " and ".join(map(str, about["steps"]))
-    print(
-        f"{options.out}: trained on {len(about['images'])} images, {steps} steps, {about['seconds']:.0f} s; report in {options.out.with_suffix('.json')}"
-    )
+    settings = {"fabric": launch(accelerator=options.accelerator), "photos": photos, "seed": options.seed}
+    about = api.train(options.folder, out=options.out, minutes=options.minutes, **settings)
+    steps, report = " and ".join(map(str, about["steps"])), options.out.with_suffix(".json")
+    done = f"trained on {len(about['images'])} images, {steps} steps, {about['seconds']:.0f} s"
+    print(f"{options.out}: {done}; report in {report}")
+    return 0
+
+
+def _enlarge(options: argparse.Namespace) -> int:
+    from mptpn import api
+    from mptpn.io import read_image, write_image
+
+    image = read_image(options.image)
+    larger = api.enlarge_image(image, scale=options.scale, tile=options.tile)
+    print(write_image(options.out, larger))
     return 0
 
 

@@ -1,13 +1,13 @@
-"""The public door: what a user calls with images in their own unit, or with a folder of them."""
+"""The public functions, on arrays in their own unit and on folders: denoise, estimate_noise, train, enlarge."""
 
 import json
 import math
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
 
@@ -17,30 +17,114 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from mptpn.atomic import write_atomically
-from mptpn.inference.masks import checked, gray_levels
+from mptpn.inference.assessment import Assessment, assess, together
+from mptpn.inference.denoiser import Network, NoisyImages, check_strength, load_network
+from mptpn.inference.quality_control import QualityControl
 from mptpn.io import photographs
 from mptpn.io.files import KNOWN, open_scans, read_image, spread_images
-from mptpn.io.image import Image, luminance
+from mptpn.io.image import Image, as_array, gray_array, image_from_array
 from mptpn.networks.noise_level import SMALLEST
-from mptpn.networks.weights import save_weights
-from mptpn.noise.estimate import NoiseEstimate, estimate
-from mptpn.noise.models import CorrelatedGaussian
-from mptpn.stages import pipeline, profound, refinement
+from mptpn.networks.weights import load_weights, save_weights
+from mptpn.noise.estimate import NoiseEstimate, estimate_noise_model
+from mptpn.stages import pipeline
 
 Picture = np.ndarray | Tensor | Image | str | Path
-STAGE_1, STAGE_3 = 0.4, 0.5  # shares of the wall-clock budget; estimates and pairs A take the rest
-# share of stage 3's part for the first network, which tells correlated noise better and gives the set's own content
-FIRST = 0.3
-SILENT = "no part of it says anything of its noise: all is constant or clipped"
-REPORTS = (".trust.png", ".uncertainty.npy")  # what mptpn denoise writes beside its results
-STEPS = 100_000  # more than any budget on a CPU allows: the clock decides
+NO_NOISE = "no part of it holds noise that can be measured: all is constant or clipped"
+REPORTS = (".trust.png", ".uncertainty.npy")  # what mptpn denoise writes beside its results, with .trust.json
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """What denoise() gives.
+
+    Attributes:
+        image: type and shape of the input.
+        uncertainty: standard deviation of its error at each pixel, float32, same shape; 0 in an alpha channel. A pixel
+            that was left as it was has the noise's.
+        noise: estimate in the image's unit; of colour, all channels together.
+        trust: checks of the full removal, whatever the strength; of colour, those of all channels.
+        psnr_gain: estimated gain in PSNR of the full removal, dB, and its 95 % interval; None: see reason.
+        reason: why there is no psnr_gain, or "".
+    """
+
+    image: np.ndarray
+    uncertainty: np.ndarray
+    noise: NoiseEstimate
+    trust: QualityControl
+    psnr_gain: tuple[float, tuple[float, float]] | None
+    reason: str = ""
+
+
+def denoise(
+    image: np.ndarray,
+    *,
+    model: str | Path | Network | None = None,
+    strength: float = 1.0,
+    minutes: float = 3.0,
+    memory: int | None = None,
+    valid: np.ndarray | None = None,
+    seed: int = 0,
+) -> Denoised:
+    """Denoise one image: with a trained network, or with a blind-spot network that learns from the image itself.
+
+    Args:
+        image: [H, W], or [H, W, 3] or [H, W, 4] whose channels are denoised by one network, each with its own noise
+            model (alpha, and a constant channel, stay); any integer or float type, at least 16 x 16 px.
+        model: "small" or "base", pretrained; or .safetensors from mptpn train, or a network from load(); None: learn
+            from the image within `minutes`.
+        strength: 0 (the input, exactly) to 1.
+        memory: bytes that the process may hold in all; None: half of what is free more than now.
+        valid: [H, W] bool; False: padding, background or saturated pixels, which no estimate sees and which stay as
+            they are. Areas of 9 x 9 px or more of one value are found without it.
+        seed: of the training.
+    Raises:
+        ValueError: not an image, too small, constant, NaN or infinite.
+        FileNotFoundError: no such model.
+    """
+    check_strength(strength)
+    settings = {"valid": valid, "smallest": SMALLEST, "colour": "kept", "remedy": "replace, crop or mask"}
+    pixels, out = gray_array(image, name="the image", **settings), as_array(image).copy()
+    colour = pixels.ndim == 3
+    planes = [pixels[..., i] for i in range(3)] if colour else [pixels]
+    kept = [i for i, plane in enumerate(planes) if not colour or (plane != plane.flat[0]).any()]
+    images = NoisyImages.of([planes[i] for i in kept], valid=[valid] * len(kept))
+    network = images.fit(minutes=minutes, seed=seed) if model is None else load_network(model)
+    uncertainty, assessments = np.zeros(out.shape, np.float32), []
+    for i in kept:
+        own = images if len(kept) == 1 else NoisyImages.of([planes[i]], valid=[valid])
+        denoiser, place = own.prepare(network), (..., i) if colour else ...
+        prediction = denoiser.predict(planes[i], valid, memory=memory)
+        assessments.append(assess(denoiser, planes[i], prediction, valid, memory=memory))
+        change, uncertainty[place] = prediction.at(strength)
+        out[place] = changed(out[place], change)
+    assessment = together(assessments, kept)
+    _warn(assessment)
+    noise = images.noise.in_unit(images.unit)
+    return Denoised(out, uncertainty, noise, assessment.quality, assessment.gain, assessment.reason)
+
+
+def _warn(assessment: Assessment) -> None:
+    for check in assessment.quality.checks:
+        if check.alarm:
+            warnings.warn(check.verdict, stacklevel=3)
+
+
+def changed(array: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """An array plus a change, in its own type, rounded and clipped; where nothing moves, no digit is lost."""
+    moved = array + change.astype(np.float64)
+    if np.issubdtype(array.dtype, np.integer):
+        limits = np.iinfo(array.dtype)
+        highest = float(limits.max) if limits.bits < 54 else np.nextafter(float(limits.max), 0)
+        moved = np.clip(np.rint(moved), limits.min, highest)
+    return np.where(change == 0, array, moved.astype(array.dtype, copy=False))
 
 
 def estimate_noise(
     image_or_images: Picture | Sequence[Picture], *, subjects: Sequence[Hashable] | None = None
 ) -> NoiseEstimate:
-    """The noise of one image, or of images that share one noise model, from the images alone, in their own unit;
-    seconds for 512 x 512 pixels.
+    """The noise of one image, or of images that share one noise model, from the images alone, in their own unit.
+
+    It takes seconds for 512 x 512 pixels.
 
     Args:
         image_or_images: arrays or tensors [H, W], [H, W, 3] or [H, W, 4] (alpha is dropped), Image objects or paths (of
@@ -49,40 +133,26 @@ def estimate_noise(
             own.
     Returns:
         sigma with its interval, the noise-level function, the correlation, the noise model that fits best, and what to
-        beware of: see NoiseReport.
+        beware of.
     Raises:
         ValueError, FileNotFoundError: no image, or one that is too small, constant or not finite; the message names it.
     """
     several = isinstance(image_or_images, Sequence) and not isinstance(image_or_images, Picture)
-    arrays = [
-        _own_unit(picture, number) for number, picture in enumerate(image_or_images if several else [image_or_images])
-    ]
-    lowest, highest = (
-        min((float(array.min()) for array in arrays), default=0.0),
-        max((float(array.max()) for array in arrays), default=1.0),
-    )
-    scale = max(abs(lowest), abs(highest)) or 1.0
-    return in_unit(
-        estimate([_tensor(array / scale) for array in arrays], subjects=subjects, from_zero=lowest >= 0), scale
-    )
+    pictures = image_or_images if several else [image_or_images]
+    arrays = [_gray(picture, number) for number, picture in enumerate(pictures)]
+    lowest, highest = min((x.min() for x in arrays), default=0.0), max((x.max() for x in arrays), default=1.0)
+    scale = float(max(abs(lowest), abs(highest))) or 1.0
+    found = estimate_noise_model([_tensor(array / scale) for array in arrays], subjects=subjects, from_zero=lowest >= 0)
+    return found.in_unit(scale)
 
 
-def _own_unit(picture: Picture, number: int) -> np.ndarray:
+def _gray(picture: Picture, number: int) -> np.ndarray:
     """[H, W], float64, in the picture's own unit; refuses what carries no noise."""
     name = str(picture) if isinstance(picture, str | Path) else f"image {number}"
     if isinstance(picture, str | Path):
-        if Path(picture).is_dir():
-            raise ValueError(f"{name}: a folder; give the images in it.")
         picture = read_image(picture)
-    if isinstance(picture, Image):
-        array = picture.array
-    else:
-        array = gray_levels(picture, name)
-    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
-        raise ValueError(
-            f"{name}: shape {array.shape} is not an image; give [H, W] or [H, W, 3], and a list for several images."
-        )
-    return checked(luminance(array) if array.ndim == 3 else array.astype(np.float64), name, remedy="replace or crop")
+    array = picture.array if isinstance(picture, Image) else picture
+    return gray_array(array, name=name, smallest=SMALLEST, colour="luminance").astype(np.float64)
 
 
 def _tensor(gray: np.ndarray) -> Tensor:
@@ -90,35 +160,10 @@ def _tensor(gray: np.ndarray) -> Tensor:
     return torch.from_numpy(gray.astype(np.float32))[None, None]
 
 
-def in_unit(found: NoiseEstimate, scale: float, *, zero: float = 0.0) -> NoiseEstimate:
-    """A report of images from which `zero` was taken before they were divided by `scale`, in the unit that they had
-    before.
-    """
-    low, high = found.sigma_interval
-    parameters = {name: _parameter(name, *pair, scale=scale, zero=zero) for name, pair in found.parameters.items()}
-    return replace(
-        found,
-        sigma=found.sigma * scale,
-        sigma_interval=(low * scale, high * scale),
-        mean=found.mean * scale + zero,
-        noise_model=found.noise_model.in_unit(scale, zero=zero),
-        parameters=parameters,
-        intensity=tuple(x * scale + zero for x in found.intensity),
-        level=tuple(x * scale for x in found.level),
-    )
-
-
-def _parameter(name: str, value: float, error: float, *, scale: float, zero: float) -> tuple[float, float]:
-    if name == "looks":  # a number
-        return value, error
-    return value * scale + (zero if name == "black" else 0.0), error * scale
-
-
 def train(
     folder: str | Path, *, out: str | Path, minutes: float, fabric: Fabric, photos: Sequence[Image] = (), seed: int = 0
 ) -> dict:
-    """Stages 1 to 3 on a folder of noisy images: out holds the denoiser, out's stem + ".stage1.safetensors" the
-    blind-spot network, ".json" the report.
+    """Stages 1 to 3 on a folder of noisy images: out holds the denoiser, beside it its report and the stage-1 network.
 
     A stopped call goes on where it was, from checkpoints beside out; they are removed at the end.
 
@@ -126,14 +171,14 @@ def train(
         folder: images in any format that open_scans knows, also below it, of 64 x 64 pixels or more (the smallest one
             sets the side of the training patches, down to 16); a series, a volume or a file of many pages gives up to
             16 slices. Files that are no images, smaller, constant, or clipped all over are named and left out.
-        out: ends in .safetensors.
-        minutes: wall-clock budget of both trainings together, over all calls that went on.
+        out: ends in .safetensors; its stem + ".stage1.safetensors" is the blind-spot network, ".json" the report.
+        minutes: wall-clock budget of the trainings together, over all calls that went on.
+        fabric: from training.launch.
         photos: clean natural photographs; empty: those inside the installed packages.
     Returns:
-        the report: noise of the set and of each image in the images' unit (where it correlates, as a first network of
-            stage 3 told it
-        better, see refinement.refined; the sentences are of the estimate before), the lowest and highest level relative
-        to these that stage 3 has learned, files used and left out, steps of each training, seconds of this call.
+        the report: noise of the set and of each image in the images' unit (where it correlates, as refined by the first
+        network; the sentences are of the estimate before), the range of levels relative to these that stage 3 has
+        learned, files used and left out, steps of each training, seconds of this call.
     Raises:
         FileNotFoundError, ValueError: no such folder, no image in it that shows noise, another ending of out, no
             budget, photographs that are all smaller than a patch.
@@ -145,87 +190,56 @@ def train(
         raise ValueError(f"minutes {minutes}: give a finite budget above 0.")
     images, left_out = read_folder(folder)
     print(f"{len(images)} images; estimating their noise", file=sys.stderr)
-    arrays = [_own_unit(image, number) for number, image in enumerate(images)]
-    ends = [(float(array.min()), float(array.max())) for array in arrays]
-    own = [_tensor((array - least) / (most - least)) for array, (least, most) in zip(arrays, ends, strict=True)]
-    measured = pipeline.measure_set(own, subjects=[image.subject for image in images])
-    left_out |= {image.name: SILENT for image, one in zip(images, measured, strict=True) if one is None}
+    low, high = min(image.value_range[0] for image in images), max(image.value_range[1] for image in images)
+    span = high - low  # one unit for all: a set has one noise model
+    pixels = [_tensor((_gray(image, number) - low) / span) for number, image in enumerate(images)]
+    measured = pipeline.measure_set(pixels, subjects=[image.subject for image in images])
+    left_out |= {image.name: NO_NOISE for image, one in zip(images, measured, strict=True) if one is None}
     for name, reason in left_out.items():
         print(f"left out {name}: {reason}", file=sys.stderr)
     if not any(measured):
-        raise ValueError(f"{folder}: no image says anything of its noise, all are constant or clipped; give others.")
-    images, arrays, ends, measured = (list(compress(x, measured)) for x in (images, arrays, ends, measured))
-    low, high = min(image.value_range[0] for image in images), max(image.value_range[1] for image in images)
-    span = high - low  # one unit for all: a set has one noise noise model
-    measured = [
-        one.in_unit((most - least) / span, zero=(least - low) / span)
-        for one, (least, most) in zip(measured, ends, strict=True)
-    ]
-    pixels = [_tensor((array - low) / span) for array in arrays]
-    side = min(64, *(min(x.shape[2:]) for x in pixels))
-    photos = [
-        _tensor(_own_unit(photo, number))
-        for number, photo in enumerate(photos or photographs.natural("train"))
-        if min(photo.pixels.shape[2:]) >= side
-    ]
-    if not photos:
-        raise ValueError(f"no photograph is as large as a training patch, {side} x {side} pixels; give larger ones.")
+        raise ValueError(f"{folder}: no image holds noise that can be measured, all are constant or clipped.")
+    images, pixels, measured = (list(compress(x, measured)) for x in (images, pixels, measured))
     noise = pipeline.estimate_set(pixels, measured=measured)
-    whole = in_unit(noise.whole, span, zero=low)
+    whole = noise.whole.in_unit(span, zero=low)
     print(whole, file=sys.stderr)
-    *parts, early = (out.with_suffix(f".{part}.checkpoint.pt") for part in ("stage1", "stage3", "first"))
-    common = {"steps": STEPS, "fabric": fabric, "seed": seed}
-    blind = pipeline.stage_1(
-        pixels, noise=noise, patch=side, checkpoint=parts[0], seconds=60 * minutes * STAGE_1, **common
+    side = min(64, *(min(x.shape[2:]) for x in pixels))
+    budget = {"seconds": 60 * minutes, "patch": side, "seed": seed, "out": out}
+    learned = pipeline.three_stages(
+        pixels, _training_photographs(photos, side=side), noise=noise, fabric=fabric, **budget
     )
-    paired = partial(pipeline.stage_2, pixels, photos, blind=blind, batch=4, patch=side, seed=seed)
-    pairs, seconds = paired(noise=noise), 60 * minutes * STAGE_3
-    first = pipeline.stage_3(pairs, checkpoint=early, seconds=FIRST * seconds, title="first network", **common)
-    if noise.whole.noise_model.correlated:
-        found = refinement.refine(noise.noise_models, pixels, denoise=partial(profound.denoise, first), seed=seed)
-        print(
-            f"correlation told again from residuals: changed by up to {_farthest(noise.noise_models[0], found[0]):.2f}",
-            file=sys.stderr,
-        )
-        noise = replace(noise, noise_models=found)
-    pairs = paired(noise=noise, first=first)
-    student = pipeline.stage_3(pairs, checkpoint=parts[1], seconds=(1 - FIRST) * seconds, **common)
+    models = learned.noise.noise_models
     about = {
         "noise": str(whole),
-        "sigma": [
-            float(noise_model.variance(x).mean().sqrt()) * span
-            for noise_model, x in zip(noise.noise_models, pixels, strict=True)
-        ],
-        "correlation": noise.noise_models[0].correlation
-        if noise.noise_models[0].correlated
-        else whole.correlation.tolist(),
+        "sigma": [float(m.variance(x).mean().sqrt()) * span for m, x in zip(models, pixels, strict=True)],
+        "correlation": models[0].correlation if models[0].correlated else whole.correlation.tolist(),
         "levels": noise.levels,
         "blind_spot": [2 * half + 1 for half in whole.half_size],
         "images": [image.name for image in images],
         "left_out": left_out,
         "minutes": minutes,
-        "steps": [torch.load(part, weights_only=True)["step"] for part in parts],
+        "steps": [network.history[-1]["step"] for network in (learned.blind, learned.student)],
         "seconds": round(time.monotonic() - started, 1),
         "seed": seed,
     }
-    save_weights(out, student, arguments=student.arguments, note=about)
-    save_weights(
-        out.with_suffix(".stage1.safetensors"), blind, arguments=pipeline.BLIND | {"half_size": blind.half_size}
-    )
+    save_weights(out, learned.student, arguments=learned.student.arguments, note=about)
+    save_weights(out.with_suffix(".stage1.safetensors"), learned.blind, arguments=learned.blind.arguments)
     write_atomically(out.with_suffix(".json"), lambda path: path.write_text(json.dumps(about, indent=1)))
-    for part in (*parts, early):
-        part.unlink(missing_ok=True)
+    for checkpoint in pipeline.checkpoints(out):
+        checkpoint.unlink(missing_ok=True)
     return about
 
 
-def _farthest(before: CorrelatedGaussian, after: CorrelatedGaussian) -> float:
-    """Largest difference between two correlation maps."""
-    return float((torch.tensor(before.correlation) - torch.tensor(after.correlation)).abs().max())
+def _training_photographs(photos: Sequence[Image], *, side: int) -> list[Tensor]:
+    """Clean photographs, gray, [1, 1, H, W], at least as large as a training patch."""
+    large = [photo for photo in photos or photographs.natural("train") if min(photo.pixels.shape[2:]) >= side]
+    if not large:
+        raise ValueError(f"no photograph is as large as a training patch, {side} x {side} pixels; give larger ones.")
+    return [_tensor(_gray(photo, number)) for number, photo in enumerate(large)]
 
 
 def read_folder(folder: str | Path) -> tuple[list[Image], dict[str, str]]:
-    """Images of at least 16 x 16 pixels in a folder and below, as spread_images gives them, and the files that gave
-    none, with the reason.
+    """Images of at least 16 x 16 pixels in a folder and below, and the files that gave none, with the reason.
 
     Results of mptpn denoise are left out.
 
@@ -240,34 +254,56 @@ def read_folder(folder: str | Path) -> tuple[list[Image], dict[str, str]]:
         raise FileNotFoundError(f"{folder}: no such folder; give a folder of noisy images.")
     scans, refused = open_scans([folder])
     refused.pop(str(folder), None)  # it is empty
-    images = []
-    alone = Counter(scan.path for scan in scans)
+    images, alone = [], Counter(scan.path for scan in scans)
     for scan in scans:
-        file = str(scan.sources()[0])
-        if any(
-            path.name.endswith(REPORTS) or path.with_name(f"{path.name}.trust.json").exists()
-            for path in (scan.path, scan.sources()[0])
-        ):
-            refused[file] = "a result of mptpn denoise"
-            continue
-        if min(scan.shape[:2]) < SMALLEST:
-            refused[file] = f"smaller than {SMALLEST} x {SMALLEST} pixels"
-            continue
-        try:
-            named = (scan.path if alone[scan.path] == 1 else scan.sources()[0]).relative_to(folder)
-            named = named if named.parts else scan.name  # a series right in the folder
-            images += [
-                replace(image, name=f"{named}{image.name.removeprefix(scan.name)}") for image in spread_images(scan)
-            ]
-        except (ValueError, OSError) as error:
-            refused[file] = str(error)
+        file = scan.sources()[0]
+        if any(p.name.endswith(REPORTS) or p.with_name(f"{p.name}.trust.json").exists() for p in (scan.path, file)):
+            refused[str(file)] = "a result of mptpn denoise"
+        elif min(scan.shape[:2]) < SMALLEST:
+            refused[str(file)] = f"smaller than {SMALLEST} x {SMALLEST} pixels"
+        else:
+            try:
+                named = (scan.path if alone[scan.path] == 1 else file).relative_to(folder)
+                named = named if named.parts else scan.name  # a series right in the folder
+                images += [replace(x, name=f"{named}{x.name.removeprefix(scan.name)}") for x in spread_images(scan)]
+            except (ValueError, OSError) as error:
+                refused[str(file)] = str(error)
     if not images:
         raise ValueError(f"{folder}: no image in this folder ({len(refused)} other files); {KNOWN}.")
-    return images, {str(Path(file).relative_to(folder)): _reason(file, said) for file, said in refused.items()}
+    return images, {str(Path(file).relative_to(folder)): _reason(file, words) for file, words in refused.items()}
 
 
-def _reason(file: str, said: str) -> str:
+def _reason(file: str, words: str) -> str:
     """A sentence without the path that it begins with: of the file, or of the folder of its series."""
     for path in (file, *map(str, Path(file).parents)):
-        said = said.removeprefix(f"{path}: ")
-    return said
+        words = words.removeprefix(f"{path}: ")
+    return words
+
+
+def enlarge(image: np.ndarray, *, scale: int = 2, tile: int = 0) -> np.ndarray:
+    """Super-resolution of an image by the pretrained network for this scale (bicubic degradation).
+
+    Args:
+        image: [H, W] or [H, W, 3], any integer or float type.
+        scale: 2 or 4.
+        tile: side of the tiles, px, for little memory; 0: the whole image at once.
+    Returns:
+        [scale H, scale W] or with three channels, same type and unit.
+    Raises:
+        ValueError: not an image, or another scale.
+    """
+    pixels = gray_array(image, name="the image", colour="kept")
+    larger = enlarge_image(image_from_array(pixels, name="the image"), scale=scale, tile=tile).array
+    zeros = np.zeros(larger.shape, pixels.dtype)
+    return changed(zeros, larger)
+
+
+def enlarge_image(image: Image, *, scale: int = 2, tile: int = 0) -> Image:
+    """The same of an Image; arguments as in enlarge."""
+    from mptpn.super_resolution.inference import enlarge as enlarged
+    from mptpn.super_resolution.network import SuperResolutionNetwork
+
+    if scale not in (2, 4):
+        raise ValueError(f"scale {scale}: the pretrained networks enlarge by 2 or 4.")
+    network, _ = load_weights(f"x{scale}", SuperResolutionNetwork)
+    return image.with_pixels(enlarged(network, image.pixels, tile=tile))

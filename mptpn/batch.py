@@ -1,6 +1,4 @@
-"""Files in, files out: each scan is denoised slice by slice by one denoiser, written back in its own type, and judged
-in a report.
-"""
+"""Files in, files out: each scan is denoised slice by slice, written back in its own type, and judged in a report."""
 
 import hashlib
 import json
@@ -14,25 +12,22 @@ import numpy as np
 from tqdm import tqdm
 
 from mptpn.atomic import write_atomically
-from mptpn.denoised import assess_prediction, gain_said
-from mptpn.inference.masks import mask_for_estimate
-from mptpn.inference.predictor import Denoiser
-from mptpn.inference.tiling import blocks, squares
-from mptpn.io.files import Scan, Slice, Writer, open_scans
+from mptpn.inference.assessment import assess
+from mptpn.inference.denoiser import Denoiser, NoisyImages, load_network
+from mptpn.inference.masks import set_apart
+from mptpn.io import Scan, Slice, Writer, open_scans
 from mptpn.networks.noise_level import SMALLEST
 from mptpn.networks.weights import save_weights, weights_path
-from mptpn.noise.estimate import NoiseEstimate
-from mptpn.stages import pipeline
+from mptpn.tiling import squares
 
 # slices of a scan, and their pixels together, from which its noise is learned and by which it is judged; at least one
-# slice
 SAMPLES, PIXELS = 8, 2**22
 PIECE, PIECES = 256, 48  # px and number: squares of a larger slice from which its noise is learned
-# px, about the side of the blocks in which a large slice is denoised, and the side of its middle that is judged
-SIDE, MIDDLE = 1024, 512
-BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"  # slices, the blocks of a large one as parts
+MIDDLE = 512  # px, side of the middle of a large slice that is judged
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"  # slices, the tiles of a large one as parts
+REPORTS = (".trust.png", ".uncertainty.npy")  # what lies beside a result, with .trust.json
 
-Channels = list[tuple[np.ndarray, np.ndarray]]
+Channel = tuple[np.ndarray, np.ndarray]  # image in the scan's unit and mask, [H, W] both
 
 
 @dataclass(frozen=True)
@@ -42,9 +37,10 @@ class Settings:
     Attributes:
         out: folder of the results.
         model: weights; None: a blind-spot network learns from each scan within `minutes`.
-        strength: 0 (the input) to 1. memory: bytes that the process may hold; None: half of what is free more than now.
-        overwrite: whether earlier results may be replaced. uncertainty: whether the error's standard deviation is
-            written too, as .npy.
+        strength: 0 (the input) to 1.
+        memory: bytes that the process may hold; None: half of what is free more than now.
+        overwrite: whether earlier results may be replaced.
+        uncertainty: whether the error's standard deviation is written too, as .npy.
     """
 
     out: Path
@@ -59,11 +55,10 @@ class Settings:
     @property
     def note(self) -> str:
         """All that decides the pixels: an interrupted result is gone on with only under the same note."""
-        how = (
-            f"model {hashlib.sha256(weights_path(self.model).read_bytes()).hexdigest()[:12]}"
-            if self.model
-            else f"trained on itself for {self.minutes:g} min, seed {self.seed}"
-        )
+        if self.model:
+            how = f"model {hashlib.sha256(weights_path(self.model).read_bytes()).hexdigest()[:12]}"
+        else:
+            how = f"trained on itself for {self.minutes:g} min, seed {self.seed}"
         return f"({how}, strength {self.strength:g})"
 
 
@@ -95,8 +90,7 @@ def message(name: str, error: Exception) -> str:
 
 
 def denoise_scan(scan: Scan, settings: Settings) -> Path:
-    """Denoise one scan, slice by slice in constant memory; NAME.trust.json and .trust.png beside the result say how far
-    to trust it.
+    """Denoise one scan, slice by slice in constant memory; NAME.trust.json and .trust.png say how far to trust it.
 
     An interrupted call leaves the slices that are done, and its network, in hidden files; the same call goes on from
     there.
@@ -104,20 +98,19 @@ def denoise_scan(scan: Scan, settings: Settings) -> Path:
     Raises:
         ValueError, OSError: one sentence; no half-written result is left.
     """
-    with scan.writer(settings.out, note=settings.note, overwrite=settings.overwrite) as writer:
+    with Writer(scan, settings.out, note=settings.note, overwrite=settings.overwrite) as writer:
         chosen = samples(scan)
-        each = _denoisers(scan, chosen, settings, writer)
-        spread = _uncertainty(scan, writer.target, settings)
-        with tqdm(
-            total=scan.slices, initial=writer.done, desc=scan.name, bar_format=BAR, file=sys.stderr, mininterval=0.5
-        ) as bar:
+        denoisers = _denoisers(scan, chosen, settings, writer)
+        errors = _uncertainty_file(scan, writer.target, settings)
+        shown = {"desc": scan.name, "bar_format": BAR, "file": sys.stderr, "mininterval": 0.5}
+        with tqdm(total=scan.slices, initial=writer.done, **shown) as bar:
             for index in range(writer.done, scan.slices):
-                pixels, error = denoised(scan.read(index), each, settings, bar.update)
-                if spread is not None:
-                    spread[index] = error
+                pixels, error = denoise_slice(scan.read(index), denoisers, settings, bar.update)
+                if errors is not None:
+                    errors[index] = error
                 writer.write(index, pixels)
-        estimate(scan, writer.target, each, chosen, settings)
-    _network(writer.target).unlink(missing_ok=True)
+        report(scan, writer.target, denoisers, chosen, settings)
+    _kept_network(writer.target).unlink(missing_ok=True)
     return writer.target
 
 
@@ -130,7 +123,7 @@ def samples(scan: Scan) -> list[int]:
     return good if len(good) <= wanted else [good[round(i)] for i in np.linspace(0, len(good) - 1, wanted + 2)[1:-1]]
 
 
-def pieces(slice: Slice) -> list[Channels]:
+def pieces(slice: Slice) -> list[list[Channel]]:
     """What the noise of a slice is estimated from: all of it, or of a large one squares spread over it."""
     cuts = [...]
     if slice.valid.size > PIXELS:
@@ -140,15 +133,13 @@ def pieces(slice: Slice) -> list[Channels]:
 
 
 def whole_slices(scan: Scan, chosen: list[int]) -> list[np.ndarray]:
-    """These slices in the scan's unit, each channel by itself, [H, W]; what is masked is marked for the estimate."""
+    """These slices in the scan's unit, each channel by itself, [H, W]; what is masked is set apart for the estimate."""
     found = [channel for index in chosen for piece in pieces(scan.read(index)) for channel in piece]
-    return [mask_for_estimate(own, valid, valid) for own, valid in found]
+    return [set_apart(own, valid, valid) for own, valid in found]
 
 
-def channels(slice: Slice, cut=...) -> Channels:
-    """Image in the scan's unit and mask, both [H, W], of each channel of a slice; none where it is constant, masked or
-    too small for noise to be told.
-    """
+def channels(slice: Slice, cut=...) -> list[Channel]:
+    """Each channel of a slice; none where it is constant, masked or too small for noise to be measured."""
     pixels, valid = slice.pixels[cut], slice.valid[cut]
     inside = pixels[valid]
     if len(inside) < SMALLEST**2 or min(valid.shape) < SMALLEST or (inside == inside[0]).all():
@@ -158,61 +149,56 @@ def channels(slice: Slice, cut=...) -> Channels:
 
 
 def _denoisers(scan: Scan, chosen: list[int], settings: Settings, writer: Writer) -> list[Denoiser]:
-    """One for each channel, of one network: from the model, from what an interrupted call left, or newly learned and
-    kept for the case of an interruption.
-    """
-    images = [channel for index in chosen for piece in pieces(scan.read(index)) for channel in piece]
-    if not images:
+    """One for each channel, of one network: the model, what an interrupted call left, or newly learned and kept."""
+    found = [channel for index in chosen for piece in pieces(scan.read(index)) for channel in piece]
+    if not found:
         raise ValueError(
             f"{scan.path}: no slice of at least {SMALLEST} x {SMALLEST} px holds noise; there is nothing to denoise."
         )
-    pixels, valid = (list(x) for x in zip(*images, strict=True))
-    kept = _network(writer.target)
+    pixels, valid = (list(x) for x in zip(*found, strict=True))
+    images, kept = NoisyImages.of(pixels, valid=valid), _kept_network(writer.target)
     if settings.model or (writer.done and kept.is_file()):
-        series = Denoiser.load(settings.model or kept, pixels, valid=valid)
+        network = load_network(settings.model or kept)
     else:
-        series = Denoiser.learn(pixels, minutes=settings.minutes, valid=valid, seed=settings.seed)
-        save_weights(kept, series.network, arguments=pipeline.BLIND | {"half_size": series.network.half_size})
+        network = images.fit(minutes=settings.minutes, seed=settings.seed)
+        save_weights(kept, network, arguments=network.arguments)
     if not scan.shape[2:]:
-        return [series]
-    return [Denoiser.around(series.network, pixels[i::3], valid=valid[i::3]) for i in range(3)]
+        return [images.prepare(network)]
+    return [NoisyImages.of(pixels[i::3], valid=valid[i::3]).prepare(network) for i in range(3)]
 
 
-def _network(target: Path) -> Path:
+def _kept_network(target: Path) -> Path:
     return target.with_name(f".{target.name}.network.safetensors")
 
 
-def denoised(
-    slice: Slice, each: list[Denoiser], settings: Settings, tick: Callable[[float], object] = float
+def denoise_slice(
+    slice: Slice, denoisers: list[Denoiser], settings: Settings, tick: Callable[[float], object] = float
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """A slice in stored values and, if it is wanted, the uncertainty in the scan's unit, float32, same shape; what
-    holds no noise stays as it is.
+    """A slice in stored values and, if it is wanted, the uncertainty in the scan's unit, float32, same shape.
 
-    A large slice goes through block by block, with a halo: nothing but the slice and its result is held whole. tick is
-    called after each with its share.
+    It goes through tile by tile: nothing but the slice and its result is held whole. What holds no noise stays as it
+    is. tick is called after each tile with its share of the slice.
     """
     out, error = slice.pixels.copy(), np.zeros(slice.pixels.shape, np.float32) if settings.uncertainty else None
-    multiple, halo = each[0].geometry
-    cuts = blocks(slice.valid.shape, side=SIDE, multiple=multiple, halo=halo)
-    for around, inside, place in cuts:
-        for i, ((own, valid), denoiser) in enumerate(zip(channels(slice, around), each, strict=False)):
-            colour = () if slice.pixels.ndim == 2 else (i,)
-            result, unsure = denoiser(
-                own, strength=settings.strength, memory=settings.memory, valid=valid, uncertainty=settings.uncertainty
-            )
-            step = (result[inside] - own[inside]) / np.float64(slice.slope)
-            # where nothing moves, no digit is lost
-            out[place + colour] = np.where(step == 0, out[place + colour], out[place + colour] + step)
+    found = channels(slice)
+    for i, ((own, valid), denoiser) in enumerate(zip(found, denoisers, strict=False)):
+        colour = () if slice.pixels.ndim == 2 else (i,)
+        settled = {"memory": settings.memory, "uncertainty": settings.uncertainty}
+        for place, part in denoiser.tiles(own, valid, **settled):
+            change, unsure = part.at(settings.strength)
+            step = change / np.float64(slice.slope)
+            target = out[place + colour]
+            out[place + colour] = np.where(step == 0, target, target + step)  # where nothing moves, no digit is lost
             if error is not None:
-                error[place + colour] = unsure[inside]
-        tick(1 / len(cuts))
+                error[place + colour] = unsure
+            tick(change.size / own.size / len(found))
+    if not found:
+        tick(1.0)
     return out, error
 
 
-def _uncertainty(scan: Scan, target: Path, settings: Settings) -> np.ndarray | None:
-    """The file that the uncertainty is written into, [slices, ...] float32, in the scan's unit; an interrupted one is
-    gone on with.
-    """
+def _uncertainty_file(scan: Scan, target: Path, settings: Settings) -> np.ndarray | None:
+    """The file that the uncertainty is written into, [slices, ...] float32; an interrupted one is gone on with."""
     if not settings.uncertainty:
         return None
     path = settings.out / f"{target.name}.uncertainty.npy"
@@ -222,41 +208,21 @@ def _uncertainty(scan: Scan, target: Path, settings: Settings) -> np.ndarray | N
     return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
 
 
-def estimate(scan: Scan, target: Path, each: list[Denoiser], chosen: list[int], settings: Settings) -> None:
-    """NAME.trust.json and NAME.trust.png: the full removal, whatever the strength, judged on some slices; numbers are
-    in the scan's unit.
-    """
-    from mptpn.inference import quality_figure  # here, so that the command starts without what draws
-
+def report(scan: Scan, target: Path, denoisers: list[Denoiser], chosen: list[int], settings: Settings) -> None:
+    """NAME.trust.json and NAME.trust.png: the full removal, whatever the strength, judged on some slices."""
     large, middle, rows = math.prod(scan.shape[:2]) > PIXELS, chosen[len(chosen) // 2], []
     starts = [max(0, (side - MIDDLE) // 2) for side in scan.shape[:2]]
     cut = tuple(slice(start, start + MIDDLE) for start in starts) if large else ...
     for index in chosen:
-        for number, ((own, valid), denoiser) in enumerate(zip(channels(scan.read(index), cut), each, strict=False)):
-            solved = denoiser.solve(own, valid, memory=settings.memory)
-            trust, gain, reason = assess_prediction(denoiser, solved, memory=settings.memory)
-            best = (
-                {"psnr_gain_db": gain[0], "interval_db": gain[1]} if gain else {"psnr_gain_db": None, "reason": reason}
-            )
-            rows.append({"slice": index, "channel": number} | best | trust.as_dict())
+        found = channels(scan.read(index), cut)
+        for number, ((own, valid), denoiser) in enumerate(zip(found, denoisers, strict=False)):
+            prediction = denoiser.predict(own, valid, memory=settings.memory)
+            assessment = assess(denoiser, own, prediction, valid, memory=settings.memory)
+            rows.append({"slice": index, "channel": number} | assessment.to_dict())
             if index == middle and number == 0:
-                words = f"{scan.name}, slice {index + 1} of {scan.slices}\n{denoiser.noise}\n{gain_said(gain, reason)}\n{trust}"
-                sigma = denoiser.level_at(solved)
-                result, error = denoiser.blended(own, solved, 1.0, np.empty(own.shape)), solved.sigma[0, 0].numpy()
-                window = tuple(map(float, np.quantile(result[valid], [0.002, 0.998])))
-                shown = {
-                    "window": window,
-                    "region": tuple(slice(0, side) for side in own.shape),
-                    "row": len(own) // 2,
-                    "unit": scan.unit,
-                }
-                png = quality_figure.sheet(
-                    quality_figure.View(own, valid, **shown, denoised=result, uncertainty=error, sigma=sigma),
-                    words=words,
-                )
-                write_atomically(
-                    target.with_name(f"{target.name}.trust.png"), lambda path, png=png: path.write_bytes(png)
-                )
+                title = f"{scan.name}, slice {index + 1} of {scan.slices}\n{denoiser.noise}"
+                words = f"{title}\n{assessment.message}\n{assessment.quality}"
+                _draw(target, own, valid, prediction, words=words, unit=scan.unit)
     about = {
         "file": scan.name,
         "written": target.name,
@@ -265,22 +231,21 @@ def estimate(scan: Scan, target: Path, each: list[Denoiser], chosen: list[int], 
         "unit": scan.unit,
         "slices": scan.slices,
         "judged_on": f"the middle {MIDDLE} x {MIDDLE} px of slices" if large else "whole slices",
-        "noise": [to_dict(one.noise) for one in each],
+        "noise": [one.noise.to_dict() for one in denoisers],
         "judged": rows,
     }
-    write_atomically(
-        target.with_name(f"{target.name}.trust.json"), lambda path: path.write_text(json.dumps(about, indent=1))
-    )
+    path = target.with_name(f"{target.name}.trust.json")
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(about, indent=1)))
 
 
-def to_dict(noise: NoiseEstimate) -> dict:
-    """A noise report for JSON."""
-    return {
-        "said": str(noise),
-        "kind": noise.kind,
-        "sigma": noise.sigma,
-        "sigma_interval": noise.sigma_interval,
-        "at_intensity": noise.mean,
-        "noise_level_function": {"intensity": noise.intensity, "sigma": noise.level, "relative_error": noise.error},
-        "correlation": noise.correlation.tolist(),
-    }
+def _draw(target: Path, own: np.ndarray, valid: np.ndarray, prediction, *, words: str, unit: str) -> None:
+    from mptpn.inference import quality_figure  # here, so that the command starts without what draws
+
+    change, sigma = prediction.at(1.0)
+    result, noise = own + change.astype(np.float64), prediction.noise.sqrt()[0, 0].numpy() * prediction.unit
+    window = tuple(map(float, np.quantile(result[valid], [0.002, 0.998])))
+    region = tuple(slice(0, side) for side in own.shape)
+    shown = {"window": window, "region": region, "row": len(own) // 2, "unit": unit}
+    view = quality_figure.View(own, valid, **shown, denoised=result, uncertainty=sigma, sigma=noise)
+    png = quality_figure.sheet(view, words=words)
+    write_atomically(target.with_name(f"{target.name}.trust.png"), lambda path: path.write_bytes(png))

@@ -1,17 +1,33 @@
 """A widget to look at a scan and at what denoising does to it: linked pictures, the report, and a button that saves."""
 
+import contextlib
+import hashlib
 import html
+import io
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import ipywidgets
 import numpy as np
+import torch
+from torch import Tensor
 
+from mptpn import batch
+from mptpn.filters import gaussian_blur
 from mptpn.inference import quality_figure
+from mptpn.inference.assessment import Assessment, assess
+from mptpn.inference.denoiser import Denoiser, NoisyImages, Prediction, load_network
 from mptpn.inference.quality_figure import PANELS, View
-from mptpn.io.scan import Scan
-from mptpn.trials import NOISES, Choice, Session
+from mptpn.io import Scan, Writer, open_scan
+from mptpn.noise.models import NoiseModel, PoissonGaussian, Rician, Speckle
+from mptpn.random import generator
 
+STAGE_1, MODEL, WIDTHS = "stage 1, trained on this scan", "model file", (0.7, 1.0, 2.0)
+NOISES = ("none", "Gaussian", "Poisson-Gaussian", "speckle", "Rician")
+KEPT = 6  # results that are held, so that going back to one costs nothing
 FAULTS = (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError)  # become a sentence in the status line
 CHANGED_BY = {  # the panels that each control changes: strength leaves the noisy image as it is
     "strength": [name for name in PANELS if name != "noisy"],
@@ -19,6 +35,253 @@ CHANGED_BY = {  # the panels that each control changes: strength leaves the nois
     "row": ["noisy", "denoised", "profile"],
     "region": list(PANELS),
 }
+Filter = Callable[..., Tensor]  # (noisy [1, 1, H, W], noise_model=) -> denoised
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is tried: method, slice, channel of colour, and the noise that is added.
+
+    Attributes:
+        level: of the added noise, share of the scan's brightest intensity; 0 for "none".
+    """
+
+    method: str
+    slice: int = 0
+    channel: int = 0
+    noise: str = "none"
+    level: float = 0.0
+
+    def __post_init__(self):
+        if self.noise == "none":
+            object.__setattr__(self, "level", 0.0)  # so that equal settings are equal
+        elif not 0 < self.level <= 1:
+            raise ValueError(
+                f"level {self.level}: give the added {self.noise} noise a share of the brightest intensity, "
+                "above 0, at most 1."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class FilterPredictor:
+    """A filter in a network's place; it states no uncertainty, NaN."""
+
+    filter: Filter
+    noise_model: NoiseModel
+    alignment = 1
+    halo = 64  # px: farther than these filters look
+    bytes_per_pixel = 64
+
+    @torch.no_grad()
+    def mean(self, noisy: Tensor, *, origin: tuple[int, int] = (0, 0)) -> Tensor:
+        return torch.cat([self.filter(one[None], noise_model=self.noise_model) for one in noisy])
+
+    def predict(
+        self, noisy: Tensor, *, origin: tuple[int, int] = (0, 0), probes: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return self.mean(noisy), torch.full_like(noisy, torch.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One slice, denoised by one method.
+
+    Attributes:
+        noisy: [H, W] in the scan's unit, with what was added. before: without. valid: [H, W] bool.
+    """
+
+    noisy: np.ndarray
+    before: np.ndarray
+    valid: np.ndarray
+    denoiser: Denoiser
+    prediction: Prediction
+    assessment: Assessment
+
+    @property
+    def sigma(self) -> np.ndarray:
+        """Standard deviation of the noise at each pixel, [H, W]."""
+        return self.prediction.noise.sqrt()[0, 0].numpy() * self.prediction.unit
+
+    def at(self, strength: float) -> tuple[np.ndarray, np.ndarray]:
+        """Denoised image and standard deviation of its error at a strength, 0 (the input) to 1; nothing runs again."""
+        change, sigma = self.prediction.at(strength)
+        return self.noisy + change.astype(np.float64), sigma
+
+    @property
+    def report(self) -> str:
+        """The noise, the gain and every check, a line each."""
+        gain = self.assessment.message
+        if self.noisy is not self.before:
+            errors = [np.sqrt(np.mean((x - self.before)[self.valid] ** 2)) for x in (self.noisy, self.at(1.0)[0])]
+            change = f"({20 * np.log10(errors[0] / errors[1]):+.1f} dB)"
+            gain += "\nerror against the image before noise was added: "
+            gain += f"{errors[0]:.4g} noisy, {errors[1]:.4g} denoised {change}"
+        return f"{self.denoiser.noise}\n{gain}\n{self.assessment.quality}"
+
+
+class Session:
+    """The methods that can run on a scan, and their last results.
+
+    Attributes:
+        scan: read slice by slice. samples: slices from which noise is learned.
+        methods: names of what can run here.
+        span: (darkest, brightest but for 0.2 % at either end) of the sampled slices, in the scan's unit.
+    """
+
+    def __init__(
+        self,
+        scan: Scan | str | Path | np.ndarray,
+        *,
+        minutes: float = 1.0,
+        model: str | Path = "",
+        baselines: Mapping[str, Filter] = {},
+        seed: int = 0,
+    ):
+        """Open a scan; arguments as in explore. An array is saved as .npy."""
+        if isinstance(scan, np.ndarray):
+            self._folder = tempfile.TemporaryDirectory()  # goes with this object
+            path = Path(self._folder.name) / "array.npy"
+            np.save(path, scan)
+            scan = path
+        self.scan = scan if isinstance(scan, Scan) else open_scan(scan)
+        self.minutes, self.model, self.seed = minutes, model, seed
+        self._filters = {f"Gaussian blur, {width:g} px": partial(_blur, width=width) for width in WIDTHS}
+        self._filters |= baselines
+        self.methods = ((MODEL,) if model else ()) + (STAGE_1, *self._filters)
+        self.samples = batch.samples(self.scan)
+        if not self.samples:
+            raise ValueError(f"{self.scan.path}: no slice holds noise; there is nothing to explore.")
+        sampled = [channel for index in self.samples for channel in batch.channels(self.scan.read(index))]
+        inside = np.concatenate([own[valid] for own, valid in sampled])
+        self.span = tuple(map(float, np.quantile(inside, [0.002, 0.998])))
+        self.black = min(0.0, float(inside.min()))  # intensity without signal: CT is below 0 there
+        self._denoisers: dict[Settings, list[Denoiser]] = {}
+        self._results: dict[Settings, Result] = {}
+
+    def run(self, settings: Settings) -> Result:
+        """Denoise one slice and judge it; from memory where it was done before.
+
+        Raises:
+            ValueError: no such method or noise, or a slice that holds no noise.
+        """
+        if settings.method not in self.methods or settings.noise not in NOISES:
+            known = f"{', '.join(self.methods)}, and of {', '.join(NOISES)}"
+            raise ValueError(f"method {settings.method!r} with noise {settings.noise!r}: choose one of {known}.")
+        return _recalled(self._results, settings, self._run)
+
+    def _run(self, settings: Settings) -> Result:
+        plain = self._channels(settings.slice, replace(settings, noise="none"))
+        if not plain:
+            raise ValueError(f"slice {settings.slice} is constant, masked or too small; it holds no noise.")
+        before, valid = plain[settings.channel]
+        noisy = before
+        if settings.noise != "none":
+            noisy = self._channels(settings.slice, settings)[settings.channel][0]
+        denoiser = self.denoisers(settings)[settings.channel]
+        prediction = denoiser.predict(noisy, valid)
+        return Result(noisy, before, valid, denoiser, prediction, assess(denoiser, noisy, prediction, valid))
+
+    def shown(self, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+        """Noisy image, [H, W], and mask, whether or not it can be denoised."""
+        found = self._channels(settings.slice, settings)
+        if found:
+            return found[settings.channel]
+        slice = self.scan.read(settings.slice)
+        own = slice.pixels * slice.slope + slice.intercept
+        return (own if own.ndim == 2 else own[..., settings.channel]), slice.valid
+
+    def denoisers(self, settings: Settings) -> list[Denoiser]:
+        """One for each channel, all with one network, prepared on the sampled slices."""
+        return _recalled(self._denoisers, replace(settings, slice=0, channel=0), self._prepared)
+
+    def _prepared(self, settings: Settings) -> list[Denoiser]:
+        found = [self._channels(index, settings) for index in self.samples]
+        apart = [[list(x) for x in zip(*channel, strict=True)] for channel in zip(*found, strict=True)]
+        each = [NoisyImages.of(pixels, valid=valid) for pixels, valid in apart]
+        if settings.method in self._filters:
+            filter = self._filters[settings.method]
+            return [images.around(FilterPredictor(filter, images.noise.noise_model)) for images in each]
+        if settings.method == MODEL:
+            network = load_network(self.model)
+        else:
+            pixels, valid = ([x for channel in apart for x in channel[i]] for i in (0, 1))
+            joint = each[0] if len(each) == 1 else NoisyImages.of(pixels, valid=valid)
+            with contextlib.redirect_stderr(io.StringIO()):  # its progress bar: a callback's would land in a log
+                network = joint.fit(minutes=self.minutes, seed=self.seed)
+        return [images.prepare(network) for images in each]
+
+    def _channels(self, index: int, settings: Settings) -> list[batch.Channel]:
+        """Image in the scan's unit, with the noise that is to be added, and mask, of each channel."""
+        found = batch.channels(self.scan.read(index))
+        if settings.noise == "none":
+            return found
+        bright = self.span[1] - self.black
+        model = added_noise_model(settings.noise, sigma=settings.level * bright, brightest=bright)
+        noisy = []
+        for channel, (own, valid) in enumerate(found):
+            random = generator(self.seed, "added noise", index, channel)
+            drawn = model.sample(torch.from_numpy(own - self.black)[None, None], generator=random)[0, 0].numpy()
+            noisy.append((np.where(valid, drawn + self.black, own), valid))
+        return noisy
+
+    def save(
+        self,
+        settings: Settings,
+        *,
+        strength: float,
+        folder: str | Path,
+        overwrite: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Path:
+        """Denoise every slice and write the scan in its own type; progress: called with the number of slices done.
+
+        Raises:
+            ValueError, OSError: one sentence; no half-written result is left.
+        """
+        if settings.noise != "none":
+            raise ValueError(f"{settings.noise} noise was added to what is shown; set it to none, then save.")
+        if not str(folder).strip():
+            raise ValueError("no folder is given; name one to save into.")
+        denoisers, wanted = self.denoisers(settings), batch.Settings(out=Path(folder).expanduser(), strength=strength)
+        note = f"({settings.method}{_weights_hash(denoisers[0])}, strength {strength:g})"
+        with Writer(self.scan, wanted.out, note=note, overwrite=overwrite) as writer:
+            for index in range(writer.done, self.scan.slices):
+                writer.write(index, batch.denoise_slice(self.scan.read(index), denoisers, wanted)[0])
+                if progress:
+                    progress(index + 1)
+        return writer.target
+
+
+def added_noise_model(kind: str, *, sigma: float, brightest: float) -> NoiseModel:
+    """Noise whose standard deviation is sigma at the brightest intensity, half of its variance from the signal."""
+    if kind == "Rician":
+        return Rician(sigma)
+    if kind == "speckle":
+        return Speckle((brightest / sigma) ** 2)
+    half = PoissonGaussian(sigma / 2**0.5, gain=sigma**2 / (2 * brightest))
+    return PoissonGaussian(sigma) if kind == "Gaussian" else half
+
+
+def _blur(noisy: Tensor, *, noise_model: NoiseModel, width: float) -> Tensor:
+    return gaussian_blur(noisy, sigma=width)
+
+
+def _weights_hash(denoiser: Denoiser) -> str:
+    """Two trainings of a minute differ: an interrupted result of one must not be continued by the other."""
+    if isinstance(denoiser.predictor, FilterPredictor):
+        return ""
+    state = denoiser.predictor.network.state_dict().values()
+    weights = b"".join(tensor.detach().cpu().numpy().tobytes() for tensor in state)
+    return f", weights {hashlib.sha256(weights).hexdigest()[:12]}"
+
+
+def _recalled(known: dict, key, make: Callable):
+    """known[key], made if it is not there; the oldest of more than KEPT is dropped."""
+    if key not in known:
+        known[key] = make(key)
+        if len(known) > KEPT:
+            del known[next(iter(known))]
+    return known[key]
 
 
 def explore(
@@ -28,7 +291,7 @@ def explore(
     model: str | Path = "",
     method: str | None = None,
     folder: str | Path = "denoised",
-    baselines: Mapping[str, Callable] = {},
+    baselines: Mapping[str, Filter] = {},
     seed: int = 0,
 ) -> "Explorer":
     """Open a scan in the explorer; without a live kernel what it shows stays as a still picture.
@@ -55,15 +318,15 @@ class Explorer(ipywidgets.VBox):
         method, strength, noise, level, slice, channel, window, centre_row, centre_col, size, row: what is tried and
         shown; row is the profile's.
         folder, overwrite, save: where and with which button to write. report, status: what is said.
-        panels: name -> picture. trial: what is shown, None after a failure.
+        panels: name -> picture. result: what is shown, None after a failure.
     """
 
-    def __init__(self, trials: Session, *, method: str | None, folder: str | Path):
-        if method is not None and method not in trials.methods:
-            raise ValueError(f"method {method!r}: choose one of {', '.join(trials.methods)}.")
-        self.trials, self.trial = trials, None
-        self._make_controls(method or trials.methods[0], folder)
-        # no Output widget: see figures.browse
+    def __init__(self, session: Session, *, method: str | None, folder: str | Path):
+        if method is not None and method not in session.methods:
+            raise ValueError(f"method {method!r}: choose one of {', '.join(session.methods)}.")
+        self.session, self.result = session, None
+        self._make_controls(method or session.methods[0], folder)
+        # no Output widget: Matplotlib would draw into it from another thread
         self.panels = {name: ipywidgets.Image(format="png", layout={"width": "98%", "margin": "0"}) for name in PANELS}
         self.report, self.status = ipywidgets.HTML(), ipywidgets.HTML()
         super().__init__(self._laid_out())
@@ -75,58 +338,37 @@ class Explorer(ipywidgets.VBox):
         self._try()
 
     def _make_controls(self, method: str, folder: str | Path) -> None:
-        trials, scan = self.trials, self.trials.scan
-        (height, width), (low, high) = scan.shape[:2], trials.span
-        room = 0.3 * (high - low) or 1.0
-        self.method = ipywidgets.Dropdown(options=trials.methods, value=method, description="method")
+        session, scan = self.session, self.session.scan
+        (height, width), (low, high) = scan.shape[:2], session.span
+        room, channels = 0.3 * (high - low) or 1.0, [("red", 0), ("green", 1), ("blue", 2)]
+        self.method = ipywidgets.Dropdown(options=session.methods, value=method, description="method")
         self.strength = _slider(1.0, 0.0, 1.0, "strength", step=0.05)
         self.noise = ipywidgets.Dropdown(options=NOISES, description="add noise")
         self.level = _slider(10.0, 1.0, 50.0, "its level, %", step=1.0)
-        self.slice = _whole(trials.samples[len(trials.samples) // 2], 0, scan.slices - 1, "slice")
-        self.channel = ipywidgets.Dropdown(
-            options=[("red", 0), ("green", 1), ("blue", 2)] if scan.shape[2:] else [("gray", 0)], description="channel"
-        )
+        self.slice = _whole(session.samples[len(session.samples) // 2], 0, scan.slices - 1, "slice")
+        self.channel = ipywidgets.Dropdown(options=channels if scan.shape[2:] else [("gray", 0)], description="channel")
+        ends = {"value": (low, high), "min": low - room, "max": high + room, "step": room / 100}
+        digits = ".0f" if high - low > 50 else ".3g"
         self.window = ipywidgets.FloatRangeSlider(
-            value=(low, high),
-            min=low - room,
-            max=high + room,
-            step=room / 100,
-            description="window",
-            continuous_update=False,
-            readout_format=".0f" if high - low > 50 else ".3g",
+            **ends, description="window", continuous_update=False, readout_format=digits
         )
-        self.centre_row, self.centre_col = (
-            _whole(height // 2, 0, height - 1, "region row"),
-            _whole(width // 2, 0, width - 1, "region col"),
-        )
+        self.centre_row = _whole(height // 2, 0, height - 1, "region row")
+        self.centre_col = _whole(width // 2, 0, width - 1, "region col")
         self.size = _whole(max(height, width), min(16, height, width), max(height, width), "region size")
         self.row = _whole(height // 2, 0, height - 1, "profile row")
-        self.folder = ipywidgets.Text(
-            value=str(folder), description="folder", layout={"width": "60%", "max_width": "600px"}
-        )
-        self.overwrite = ipywidgets.Checkbox(description="overwrite", indent=False, layout={"width": "100px"})
-        self.save = ipywidgets.Button(description="Save", icon="save", layout={"width": "100px"})
+        wide, narrow = {"width": "60%", "max_width": "600px"}, {"width": "100px"}
+        self.folder = ipywidgets.Text(value=str(folder), description="folder", layout=wide)
+        self.overwrite = ipywidgets.Checkbox(description="overwrite", indent=False, layout=narrow)
+        self.save = ipywidgets.Button(description="Save", icon="save", layout=narrow)
 
     def _drawing_controls(self) -> list[tuple[ipywidgets.Widget, list[str]]]:
         region = [(control, CHANGED_BY["region"]) for control in (self.centre_row, self.centre_col, self.size)]
-        return [
-            (self.strength, CHANGED_BY["strength"]),
-            (self.window, CHANGED_BY["window"]),
-            (self.row, CHANGED_BY["row"]),
-            *region,
-        ]
+        return [(getattr(self, name), CHANGED_BY[name]) for name in ("strength", "window", "row")] + region
 
     def _laid_out(self) -> list[ipywidgets.Widget]:
-        several = [
-            control
-            for control, wanted in ((self.slice, self.slice.max > 0), (self.channel, len(self.channel.options) > 1))
-            if wanted
-        ]
-        columns = (
-            [self.method, self.strength, self.noise, self.level],
-            [*several, self.window, self.row],
-            [self.centre_row, self.centre_col, self.size],
-        )
+        several = [self.slice] * (self.slice.max > 0) + [self.channel] * (len(self.channel.options) > 1)
+        first = [self.method, self.strength, self.noise, self.level]
+        columns = first, [*several, self.window, self.row], [self.centre_row, self.centre_col, self.size]
         for control in (control for column in columns for control in column):
             control.layout.width = "98%"
         grid = {"grid_template_columns": "repeat(3, minmax(0, 1fr))", "max_width": "1100px", "overflow": "hidden"}
@@ -135,48 +377,32 @@ class Explorer(ipywidgets.VBox):
         return [top, ipywidgets.GridBox(list(self.panels.values()), layout=grid), bottom, self.status, self.report]
 
     @property
-    def choice(self) -> Choice:
+    def settings(self) -> Settings:
         """What the controls ask for."""
-        return Choice(self.method.value, self.slice.value, self.channel.value, self.noise.value, self.level.value / 100)
+        level = self.level.value / 100
+        return Settings(self.method.value, self.slice.value, self.channel.value, self.noise.value, level)
 
     @property
     def view(self) -> View:
         """What the pictures show."""
-        (height, width), size = self.trials.scan.shape[:2], self.size.value
-        region = tuple(
-            _around(at.value, size, side) for at, side in ((self.centre_row, height), (self.centre_col, width))
-        )
-        shown = {
-            "window": self.window.value,
-            "region": region,
-            "row": self.row.value,
-            "unit": self.trials.scan.unit,
-            "strength": self.strength.value,
-        }
-        if self.trial is None:
-            noisy, valid = self.trials.shown(self.choice)
-            return View(noisy, valid, **shown)
-        denoised, uncertainty = self.trial.at(self.strength.value)
-        return View(
-            self.trial.noisy,
-            self.trial.valid,
-            **shown,
-            denoised=denoised,
-            uncertainty=uncertainty,
-            sigma=self.trial.sigma,
-            method=self.method.value,
-        )
+        (height, width), size = self.session.scan.shape[:2], self.size.value
+        region = _around(self.centre_row.value, size, height), _around(self.centre_col.value, size, width)
+        shown = {"window": self.window.value, "region": region, "row": self.row.value}
+        shown |= {"unit": self.session.scan.unit, "strength": self.strength.value}
+        if self.result is None:
+            return View(*self.session.shown(self.settings), **shown)
+        shown |= dict(zip(("denoised", "uncertainty"), self.result.at(self.strength.value), strict=True))
+        shown |= {"sigma": self.result.sigma, "method": self.method.value}
+        return View(self.result.noisy, self.result.valid, **shown)
 
     def _try(self) -> None:
         """The expensive step: denoise and judge, then draw all."""
-        choice = self.choice
-        self._say(
-            f"working… ({choice.method}"
-            + (f", up to {60 * self.trials.minutes:.0f} s of training)" if choice.method.startswith("stage 1") else ")")
-        )
-        self.trial = self._attempt(lambda: self.trials.run(choice))
-        self.report.value = _as_html(self.trial.report if self.trial else "")
-        self._draw(PANELS, keep=self.trial is None)
+        settings, seconds = self.settings, 60 * self.session.minutes
+        training = f", up to {seconds:.0f} s of training" if settings.method == STAGE_1 else ""
+        self._say(f"working… ({settings.method}{training})")
+        self.result = self._attempt(lambda: self.session.run(settings))
+        self.report.value = _as_html(self.result.report if self.result else "")
+        self._draw(PANELS, keep=self.result is None)
 
     def _draw(self, changed: Iterable[str], *, keep: bool = False) -> None:
         """Draw these panels again; keep: the status line stays, it says what failed."""
@@ -194,19 +420,14 @@ class Explorer(ipywidgets.VBox):
         finally:
             self.save.disabled = False
         if target:
-            self._say(f"saved {target}" + (f"; {self.trials.scan.note}" if self.trials.scan.note else ""))
+            self._say(f"saved {target}" + (f"; {self.session.scan.note}" if self.session.scan.note else ""))
 
     def _write(self) -> Path:
-        def tell(done: int) -> None:
-            self._say(f"working… (saving, slice {done} of {self.trials.scan.slices})")
+        def progress(done: int) -> None:
+            self._say(f"working… (saving, slice {done} of {self.session.scan.slices})")
 
-        return self.trials.save(
-            self.choice,
-            strength=self.strength.value,
-            folder=self.folder.value,
-            overwrite=self.overwrite.value,
-            tell=tell,
-        )
+        where = {"folder": self.folder.value, "overwrite": self.overwrite.value}
+        return self.session.save(self.settings, strength=self.strength.value, **where, progress=progress)
 
     def _attempt(self, step: Callable):
         """The step's result, or None and its error as a sentence in the status line."""
@@ -221,9 +442,8 @@ class Explorer(ipywidgets.VBox):
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         """The widget, and a still picture of it for where no kernel is live."""
-        return super()._repr_mimebundle_() | {
-            "image/png": quality_figure.sheet(self.view, words=self.trial.report if self.trial else "")
-        }
+        words = self.result.report if self.result else ""
+        return super()._repr_mimebundle_() | {"image/png": quality_figure.sheet(self.view, words=words)}
 
 
 def _slider(value: float, least: float, most: float, name: str, *, step: float) -> ipywidgets.FloatSlider:

@@ -28,6 +28,7 @@ from mptpn.stages import pipeline, profound, synthesis
 from mptpn.training import loop
 from support import datasets  # noqa: E402
 from support.photographs import white_copies  # noqa: E402
+from support.scores import paired_interval  # noqa: E402
 
 LEVELS = (15, 25, 50)  # gray levels of 255
 
@@ -94,7 +95,7 @@ def main() -> None:
                 denoised = [profound.denoise(student, y.to(fabric.device)).cpu().clamp(0, 1) for y in copies]
             psnr[name] = [metrics.psnr_db(x, image.pixels) for x, image in zip(denoised, tests, strict=True)]
         gaps = [a - b for a, b in zip(psnr["learned"], psnr["ceiling"], strict=True)]
-        mean, low, high = metrics.paired_interval(gaps, [image.name for image in tests])
+        mean, low, high = paired_interval(gaps, [image.name for image in tests])
         rows.append(
             {
                 "level": level,

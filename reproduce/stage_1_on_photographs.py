@@ -20,7 +20,7 @@ import torch  # noqa: E402
 from mptpn import metrics
 from mptpn.networks.blind_spot import BlindSpotNetwork  # noqa: E402
 from mptpn.networks.weights import save_weights  # noqa: E402
-from mptpn.noise.estimate import estimate  # noqa: E402
+from mptpn.noise.estimate import estimate_noise_model  # noqa: E402
 from mptpn.noise.models import PoissonGaussian  # noqa: E402
 from mptpn.random import generator
 from mptpn.stages import preliminary
@@ -34,7 +34,7 @@ LEVELS = (15, 25, 50)  # gray levels of 255
 def estimated(noisy: torch.Tensor) -> float:
     """Level of white noise that the estimator finds, in the image's unit."""
     torch.set_num_threads(1)
-    return estimate([noisy]).sigma
+    return estimate_noise_model([noisy]).sigma
 
 
 def denoised(

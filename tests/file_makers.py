@@ -6,6 +6,8 @@ import tifffile
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, generate_uid
 
+from mptpn.io import Writer
+
 SHAPES = [(5, 7), (1, 6), (6, 1)]
 PATIENT = "DOE^JANE"
 
@@ -65,7 +67,7 @@ def save_dicom(path, pixels, **arguments):
 
 def copied(scan, folder, **arguments):
     """Strength 0: every slice read and written unchanged."""
-    with scan.writer(folder, **arguments) as writer:
+    with Writer(scan, folder, **arguments) as writer:
         for index in range(writer.done, scan.slices):
             writer.write(index, scan.read(index).pixels)
     return writer.target

@@ -21,7 +21,7 @@ from file_makers import PATIENT, save_dicom
 from mptpn import batch
 from mptpn.__main__ import main
 from mptpn.batch import Settings, denoise_files
-from mptpn.io.files import open_scan
+from mptpn.io import Writer, open_scan
 from mptpn.networks.transformer import RetractableTransformer
 from mptpn.networks.weights import save_weights
 from mptpn.random import generator
@@ -345,9 +345,8 @@ def test_ctrl_c_leaves_no_half_written_file_and_the_next_call_goes_on(model, tmp
     assert process.returncode == 130 and "stopped; give the same command again and it goes on" in said
     assert not (tmp_path / "out/v.npy").exists() and part.stat().st_size > 0
     done = part.stat().st_size // (4 * 200 * 220)
-    with open_scan(tmp_path / "v.npy").writer(
-        tmp_path / "out", note=Settings(tmp_path / "out", model=model).note
-    ) as writer:
+    scan, note = open_scan(tmp_path / "v.npy"), Settings(tmp_path / "out", model=model).note
+    with Writer(scan, tmp_path / "out", note=note) as writer:
         assert writer.done == done > 0
         for i in range(done, 400):
             writer.write(i, np.zeros((200, 220)))

@@ -3,15 +3,15 @@ nothing else.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mptpn.noise.bands import UNSURE
-from mptpn.noise.correlation import BLIND
+from mptpn.noise.bands import MAX_LEVEL_ERROR
+from mptpn.noise.correlation import STRONG_CORRELATION
 from mptpn.noise.estimate import NoiseEstimate
 from mptpn.noise.models import NoiseModel
 
@@ -34,18 +34,23 @@ LAGS = [(row, col) for row in range(4) for col in range(-3, 4) if row > 0 or col
 
 @dataclass(frozen=True)
 class Check:
-    """One question: the value that answers it, the limit that it must not pass, and the answer as a sentence."""
+    """One question: the value that answers it, the limit that it must not pass, and the answer as a sentence.
+
+    Attributes:
+        alarm: whether a user must be warned at once: nothing was removed, or the noise is not known.
+    """
 
     name: str
     value: float
     limit: float
     passed: bool
     verdict: str
+    alarm: bool = False
 
 
 @dataclass(frozen=True)
-class Trust:
-    """What judge() found, check by check."""
+class QualityControl:
+    """What check_residual() found, check by check."""
 
     checks: tuple[Check, ...]
 
@@ -67,17 +72,12 @@ class Trust:
 
     def as_dict(self) -> dict:
         """Numbers and sentences for JSON: passed, and every check by its name."""
-        return {
-            "passed": self.passed,
-            "checks": {
-                check.name: {key: value for key, value in asdict(check).items() if key != "name"}
-                for check in self.checks
-            },
-        }
+        names = ("value", "limit", "passed", "verdict")
+        return {"passed": self.passed, "checks": {c.name: {n: getattr(c, n) for n in names} for c in self.checks}}
 
 
 @torch.no_grad()
-def assess(
+def check_residual(
     noisy: Tensor,
     denoised: Tensor,
     *,
@@ -85,60 +85,39 @@ def assess(
     valid: Tensor | None = None,
     noise: NoiseEstimate | None = None,
     unit: float = 1.0,
-) -> Trust:
-    """Compare the residual, noisy less denoised, with the noise noise model at the denoised image.
+) -> QualityControl:
+    """Compare the residual, noisy less denoised, with the noise that the noise model expects at the denoised image.
 
-    Each limit is a tolerance plus the chance: standard errors are the root of squared sums over blocks of 16 px (or
-    over single pixels, where that is more: few blocks know little), and as many of them are allowed as let pass 99 % of
-    residuals that are the noise itself (normal distribution, divided by the number of bins or lags, Bonferroni). So a
-    perfect result passes all checks in 96 % of cases or more. The tolerances are said beside their names above.
-
-    shift: the largest mean residual, sigmas, in eight bins of the denoised intensity; 0.1 is tolerated.
-    size: variance of the residual over that of the noise model. At most 1, plus the stated error of the level; below
-    0.5 part of the noise is left (a posterior mean has sigma^2 - error^2, so this is a gain under 3 dB), below 0.05^2
-    nothing was removed.
-    whiteness: the largest difference, at lags up to 3 px, of the residual's autocorrelation and the noise model's;
-    tolerated is what counts as independent in the noise report, 0.1, and 0.2 where the noise model itself is a measured
-    correlation.
-    structure: excess of the residual's energy in the steepest tenth of the image's cells over the flatter half; 0.1 is
-    tolerated.
-    model: with a noise report, half the logarithm of its interval's ends' ratio; 0.5 is "unknown". It fails too where
-    no known noise model fits.
+    Each limit is a tolerance plus chance. Standard errors are roots of squared sums over blocks of 16 px, or over
+    single pixels where that is more. So many of them are allowed that 99 % of residuals that are the noise itself pass
+    (normal distribution, Bonferroni over bins or lags), so a perfect result passes all checks in 96 % of cases or more.
 
     Args:
         noisy, denoised: [B, 1, H, W], in one unit; several are judged as one.
-        noise model: in that unit. A Rician one is taken at the denoised image as its mean.
-        valid: [B, 1, H, W] bool, the pixels that count; None: all.
-        noise: the report that the noise model is from; None: the noise model is known.
+        noise_model: in that unit. A Rician one is taken at the denoised image as its mean.
+        valid: [B, 1, H, W] bool, the pixels that are judged; None: all.
+        noise: the estimate that the noise model is from; None: the noise model is known.
         unit: what 1 stands for in the verdicts.
     Raises:
-        ValueError: shapes that differ, or under 64 pixels that count.
+        ValueError: shapes that differ, or under 64 pixels to judge.
     """
     valid = torch.ones_like(noisy, dtype=torch.bool) if valid is None else valid
     if not noisy.shape == denoised.shape == valid.shape or noisy.shape[1] != 1:
-        raise ValueError(
-            f"shapes {tuple(noisy.shape)}, {tuple(denoised.shape)} and {tuple(valid.shape)} must be equal, [B, 1, H, W]."
-        )
+        shapes = f"{tuple(noisy.shape)}, {tuple(denoised.shape)} and {tuple(valid.shape)}"
+        raise ValueError(f"shapes {shapes} must be equal, [B, 1, H, W].")
     if int(valid.sum()) < 64:
-        raise ValueError(f"only {int(valid.sum())} pixels count; a judgement takes 64.")
+        raise ValueError(f"only {int(valid.sum())} pixels can be judged; a judgement takes 64.")
     variance = noise_model.variance(denoised.double())
-    # in sigmas
-    residual = torch.where(
-        valid, (noisy.double() - denoised.double()) / variance.clamp_min(1e-4 * variance.mean()).sqrt(), 0.0
-    )
+    sigma = variance.clamp_min(1e-4 * variance.mean()).sqrt()
+    residual = torch.where(valid, (noisy.double() - denoised.double()) / sigma, 0.0)
     size = _size(residual, valid, math.log(noise.sigma_interval[1] / noise.sigma_interval[0]) if noise else 0.0)
+    model = [_model(noise)] if noise else []
     if size.value < NOTHING**2:
-        others = [
-            Check(name, 0.0, 0.0, False, f"{name}: not judged, nothing was removed")
-            for name in ("shift", "whiteness", "structure")
-        ]
-    else:
-        others = [
-            _shift(residual, denoised, valid, unit),
-            _whiteness(residual, valid, noise_model),
-            _structure(residual, denoised, valid),
-        ]
-    return Trust((others[0], size, *others[1:], *([_model(noise)] if noise else [])))
+        names, verdict = ("shift", "whiteness", "structure"), "not judged, nothing was removed"
+        shift, *others = [Check(name, 0.0, 0.0, False, f"{name}: {verdict}") for name in names]
+        return QualityControl((shift, size, *others, *model))
+    others = [_whiteness(residual, valid, noise_model), _structure(residual, denoised, valid)]
+    return QualityControl((_shift(residual, denoised, valid, unit), size, *others, *model))
 
 
 def _errors_allowed(questions: int = 1) -> float:
@@ -152,6 +131,7 @@ def _error_of_sum(deviations: Tensor) -> float:
 
 
 def _shift(residual: Tensor, denoised: Tensor, valid: Tensor, unit: float) -> Check:
+    """The largest mean residual, sigmas, in eight bins of the denoised intensity."""
     known = denoised.double()[valid]
     edges = torch.tensor(
         [float(known.kthvalue(max(1, len(known) * i // BINS)).values) for i in range(1, BINS)], dtype=known.dtype
@@ -167,50 +147,45 @@ def _shift(residual: Tensor, denoised: Tensor, valid: Tensor, unit: float) -> Ch
     limits = [SHIFT + _errors_allowed(len(means)) * error for error in errors]
     worst = max(range(len(means)), key=lambda i: abs(means[i]) / limits[i])
     value, limit = means[worst], limits[worst]
-    center = (
-        unit * float(denoised.double()[valid & (bins == worst)].mean())
-        if bool((valid & (bins == worst)).any())
-        else math.nan
-    )
+    there = valid & (bins == worst)
+    center = unit * float(denoised.double()[there].mean()) if bool(there.any()) else math.nan
     passed = abs(value) <= limit
-    number = (
-        f"{value:+.2f} sigma ({value / max(errors[worst], 1e-12):+.1f} standard errors) near intensity {center:.4g}"
-    )
-    verdict = (
-        f"brightness is kept at all intensities: largest mean of the residual {number}"
-        if passed
-        else f"brightness was shifted: mean of the residual {number}"
-    )
-    return Check("shift", value, limit, passed, verdict)
+    said = "is kept at all intensities: largest mean" if passed else "was shifted: mean"
+    errors_off = value / max(errors[worst], 1e-12)
+    number = f"{value:+.2f} sigma ({errors_off:+.1f} standard errors) near intensity {center:.4g}"
+    return Check("shift", value, limit, passed, f"brightness {said} of the residual {number}")
 
 
 def _size(residual: Tensor, valid: Tensor, doubt: float) -> Check:
+    """Variance of the residual over that of the noise model.
+
+    At most 1, plus the stated error of the level. Below 0.5 part of the noise is left: a posterior mean has sigma^2 -
+    error^2, so this is a gain under 3 dB. Below 0.05^2 nothing was removed.
+    """
     count = int(valid.sum())
     value = float(residual.square().sum()) / count
     error = _error_of_sum(torch.where(valid, residual.square() - value, 0.0)) / count
     most = math.exp(doubt) + _errors_allowed() * error
-    if value < ROUNDING**2:
-        return Check("size", value, HALF, False, "the output equals the input: nothing was removed")
+    share = f"{100 * value:.0f} %"
     if value < NOTHING**2:
+        equal = value < ROUNDING**2
+        size = f"nothing was removed: the residual is {100 * value**0.5:.1f} % of sigma"
         return Check(
-            "size", value, HALF, False, f"nothing was removed: the residual is {100 * value**0.5:.1f} % of sigma"
+            "size", value, HALF, False, "the output equals the input: nothing was removed" if equal else size, True
         )
     if value < HALF - _errors_allowed() * error:
-        return Check("size", value, HALF, False, f"only {100 * value:.0f} % of the noise's variance was removed")
+        return Check("size", value, HALF, False, f"only {share} of the noise's variance was removed")
     if value > most:
-        return Check(
-            "size",
-            value,
-            most,
-            False,
-            f"more than the noise was removed: {100 * value:.0f} % of its variance, at most {100 * most:.0f} % is noise",
-        )
-    return Check(
-        "size", value, most, True, f"{100 * value:.0f} % of the noise's variance was removed, and no more than noise"
-    )
+        verdict = f"more than the noise was removed: {share} of its variance, at most {100 * most:.0f} % is noise"
+        return Check("size", value, most, False, verdict)
+    return Check("size", value, most, True, f"{share} of the noise's variance was removed, and no more than noise")
 
 
 def _whiteness(residual: Tensor, valid: Tensor, noise_model: NoiseModel) -> Check:
+    """The largest difference, at lags up to 3 px, of the residual's autocorrelation and the noise model's.
+
+    Tolerated is what counts as independent in the noise estimate, 0.1, and 0.2 where the correlation is measured.
+    """
     height, width = residual.shape[2:]
     lags = [(row, col) for row, col in LAGS if row < height and abs(col) < width]
     correlated = noise_model.correlated
@@ -226,30 +201,24 @@ def _whiteness(residual: Tensor, valid: Tensor, noise_model: NoiseModel) -> Chec
         deviation = residual[first] * residual[second] - found * (residual[first] ** 2 + residual[second] ** 2) / 2
         error = _error_of_sum(torch.where(both, deviation, 0.0)) / power
         value = found - _correlation(noise_model, row, col)
-        limit = (BLIND if correlated else INDEPENDENT) + _errors_allowed(len(lags)) * error
+        limit = (STRONG_CORRELATION if correlated else INDEPENDENT) + _errors_allowed(len(lags)) * error
         worst = max(worst, (abs(value) / limit, value, limit, (row, col)))
     _, value, limit, (row, col) = worst
     passed = abs(value) <= limit
     place = f"{value:+.2f} at a lag of {row} down, {col} across"
     like = "correlates as the noise does" if correlated else "is white as the noise is"
     unlike = "correlates unlike the noise" if correlated else "is not white, the noise is"
-    return Check(
-        "whiteness",
-        value,
-        limit,
-        passed,
-        f"the residual {like if passed else unlike}: autocorrelation differs by {place}",
-    )
+    verdict = f"the residual {like if passed else unlike}: autocorrelation differs by {place}"
+    return Check("whiteness", value, limit, passed, verdict)
 
 
 def _correlation(noise_model: NoiseModel, row: int, col: int) -> float:
-    if not noise_model.correlated:
-        return 0.0
     radius = len(noise_model.correlation) // 2
     return noise_model.correlation[radius + row][radius + col] if max(row, abs(col)) <= radius else 0.0
 
 
 def _structure(residual: Tensor, denoised: Tensor, valid: Tensor) -> Check:
+    """Excess of the residual's energy in the steepest tenth of the image's cells over the flatter half."""
     image = torch.where(valid, denoised.double(), denoised.double()[valid].mean())
     slope = (F.pad(image, (1, 1, 0, 0), mode="replicate").diff(dim=3).unfold(3, 2, 1).mean(-1)) ** 2
     slope = slope + (F.pad(image, (0, 0, 1, 1), mode="replicate").diff(dim=2).unfold(2, 2, 1).mean(-1)) ** 2
@@ -273,32 +242,24 @@ def _structure(residual: Tensor, denoised: Tensor, valid: Tensor) -> Check:
     passed = value <= limit
     kept = f"the residual's energy at edges is that of flat parts {value:+.2f} of the noise's variance"
     return Check(
-        "structure",
-        value,
-        limit,
-        passed,
-        f"detail is kept: {kept}" if passed else f"detail was removed with the noise: {kept}",
+        "structure", value, limit, passed, f"detail {'is kept' if passed else 'was removed with the noise'}: {kept}"
     )
 
 
 def _model(noise: NoiseEstimate) -> Check:
+    """Half the logarithm of the ratio of the interval's ends; 0.5 is "unknown".
+
+    It fails too where no known noise model fits.
+    """
     low, high = noise.sigma_interval
     value = math.log(high / low) / 2 if low > 0 else math.inf
-    said = "; ".join(noise.findings)
+    findings = "; ".join(noise.findings)
     if "free" in noise.kind.split():
-        return Check("model", value, UNSURE, False, f"the noise does not fit the model: {said}")
-    if value >= UNSURE:
-        return Check(
-            "model",
-            value,
-            UNSURE,
-            False,
-            f"the noise level is not known ({low:.4g} to {high:.4g}){': ' + said if said else ''}",
-        )
-    return Check(
-        "model",
-        value,
-        UNSURE,
-        True,
-        f"the noise fits the model ({noise.kind.replace('_', '-')}){', but note: ' + said if said else ''}",
+        return Check("model", value, MAX_LEVEL_ERROR, False, f"the noise does not fit the model: {findings}", True)
+    if value >= MAX_LEVEL_ERROR:
+        verdict = f"the noise level is not known ({low:.4g} to {high:.4g}){': ' + findings if findings else ''}"
+        return Check("model", value, MAX_LEVEL_ERROR, False, verdict, True)
+    verdict = (
+        f"the noise fits the model ({noise.kind.replace('_', '-')}){', but note: ' + findings if findings else ''}"
     )
+    return Check("model", value, MAX_LEVEL_ERROR, True, verdict)

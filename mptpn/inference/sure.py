@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mptpn.metrics import psnr_from_mse
+from mptpn.metrics import NORMAL_95, psnr_from_mse
 from mptpn.noise.models import CorrelatedGaussian, NoiseLevelFunction, PoissonGaussian
 
 # px, side of the blocks whose errors are taken as independent: wider than noise correlates and than most denoisers mix
@@ -18,14 +18,13 @@ BLOCK = 16
 # of the noise that a denoiser lets through on its own result: true errors were at most 9 % below it (7 images, 3 noise
 # models, 3 levels, 5 denoisers)
 MARGIN = 0.9
-NORMAL_95 = 1.96  # standard errors to either side that hold 95 % of a normal distribution
 
-Denoiser = Callable[[Tensor], Tensor]
+Filter = Callable[[Tensor], Tensor]
 GaussianNoise = PoissonGaussian | NoiseLevelFunction | CorrelatedGaussian  # Gaussian noise of mean 0, of a gray image
 
 
 def sure(
-    denoise: Denoiser,
+    denoise: Filter,
     noisy: Tensor,
     *,
     noise_model: GaussianNoise,
@@ -55,7 +54,7 @@ def sure(
 
 
 def estimated_psnr(
-    denoise: Denoiser,
+    denoise: Filter,
     noisy: Tensor,
     *,
     noise_model: GaussianNoise,
@@ -106,14 +105,15 @@ def estimated_psnr(
 
 @torch.no_grad()
 def _terms(
-    denoise: Denoiser, noisy: Tensor, *, noise_model: GaussianNoise, generator: torch.Generator, draws: int, step: float
+    denoise: Filter, noisy: Tensor, *, noise_model: GaussianNoise, generator: torch.Generator, draws: int, step: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """f(y), (f(y) - y)^2 and diag(S - 2 S J), as drawn, at each pixel; the last two in float64, whose difference
     estimates the squared error.
     """
     if not noise_model.zero_mean_gaussian:
         raise ValueError(
-            f"noise model {noise_model} must be PoissonGaussian or NoiseLevelFunction, or CorrelatedGaussian of one of them; take the logarithm of speckle."
+            f"noise model {noise_model} must be Gaussian of mean 0 (PoissonGaussian, NoiseLevelFunction, or "
+            "CorrelatedGaussian of one of them); take the logarithm of speckle."
         )
     if draws < 1 or not step > 0:
         raise ValueError(f"draws {draws} must be at least 1, and step {step} above 0.")

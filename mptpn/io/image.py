@@ -1,16 +1,15 @@
-"""The doors: images come in as float32 in [0, 1] with their own range beside them, and go out in that range again."""
+"""Images inside the package: float32, 0 to 1, with their own range and unit beside them."""
 
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mptpn.atomic import write_atomically
-
-SMALLEST = 2  # px; a single pixel carries no noise statistics
 
 
 @dataclass(frozen=True)
@@ -53,60 +52,123 @@ def luminance(array: np.ndarray) -> np.ndarray:
     return array[..., :3].astype(np.float64) @ np.array([0.299, 0.587, 0.114])
 
 
+def as_array(image: np.ndarray | Tensor) -> np.ndarray:
+    """An array, a list or a tensor as an array of any shape; bfloat16, which NumPy does not have, becomes float32."""
+    if isinstance(image, Tensor):
+        image = image.detach().cpu()
+        image = image.float() if image.dtype == torch.bfloat16 else image
+    return np.asarray(image)
+
+
+def gray_array(
+    image: np.ndarray | Tensor,
+    *,
+    name: str,
+    valid: np.ndarray | None = None,
+    smallest: int = 1,
+    colour: Literal["refused", "kept", "luminance"] = "refused",
+    remedy: str = "replace or crop",
+) -> np.ndarray:
+    """Pixels of one image that carry a picture and noise; refuses all others. Every image passes here.
+
+    Args:
+        image: [H, W]; where colour is not refused also [H, W, 3] or [H, W, 4], whose alpha is dropped.
+        name: of the file or argument, for messages.
+        valid: [H, W] bool; pixels where it is False may hold anything.
+        smallest: height and width from which it is accepted, px; a single pixel never is.
+        colour: "luminance": [H, W, 3] becomes [H, W], float64.
+        remedy: for pixels that are NaN or infinite.
+    Returns:
+        [H, W], or [H, W, 3] where colour is kept, in the type of the input; bfloat16 becomes float32.
+    Raises:
+        ValueError: pixels that are bool, complex or no numbers; another shape; empty, a single pixel or smaller than
+            smallest; a mask of another shape or type, or without a valid pixel; NaN or infinite; constant.
+    """
+    array = as_array(image)
+    if array.dtype == bool or not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
+        raise ValueError(f"{name}: pixels of type {array.dtype} are not gray levels; give integers or floats.")
+    if colour == "refused" and array.ndim != 2:
+        raise ValueError(f"{name}: shape {array.shape} is not an image [H, W]; give each slice or channel alone.")
+    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
+        raise ValueError(
+            f"{name}: shape {array.shape} is not an image; give [H, W] or [H, W, 3], and several images as a list."
+        )
+    _check_size(array.shape, name=name, smallest=smallest)
+    if colour == "luminance" and array.ndim == 3:
+        array = luminance(array)
+    array = array[..., :3] if array.ndim == 3 else array
+    _check_pixels(array if valid is None else array[_mask(valid, array.shape[:2], name)], array.ndim, name, remedy)
+    return array
+
+
+def _check_size(shape: tuple[int, ...], *, name: str, smallest: int) -> None:
+    height, width = shape[:2]
+    least = max(2, smallest)
+    if min(height, width) == 0:
+        raise ValueError(f"{name}: the image is empty, shape {shape}; give at least {least} x {least} pixels.")
+    if height * width == 1:
+        raise ValueError(
+            f"{name}: a 1x1 image has no neighbours to learn from; give at least {least} x {least} pixels."
+        )
+    if min(height, width) < smallest:
+        raise ValueError(
+            f"{name}: {height} x {width} pixels are too few to tell noise from structure; "
+            f"give at least {smallest} x {smallest}."
+        )
+
+
+def _mask(valid: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
+    valid = as_array(valid)
+    if valid.shape != shape or valid.dtype != bool or not valid.any():
+        raise ValueError(f"{name}: the mask is {valid.dtype} {valid.shape}; give bool {shape} with some valid pixels.")
+    return valid
+
+
+def _check_pixels(inside: np.ndarray, rank: int, name: str, remedy: str) -> None:
+    """inside: the valid pixels of an image of this rank; those of colour have the channels last."""
+    finite = np.isfinite(inside)
+    if not finite.all():
+        finite = finite if rank == 2 else finite.all(-1)
+        raise ValueError(
+            f"{name}: {int((~finite).sum())} of {finite.size} pixels are NaN or infinite; {remedy} them first."
+        )
+    axes = tuple(range(inside.ndim - rank + 2))
+    low, high = inside.min(axes), inside.max(axes)
+    if (low == high).all():
+        value = ", ".join(f"{level:g}" for level in np.atleast_1d(low))
+        raise ValueError(f"{name}: every pixel is {value}; a constant image holds no noise.")
+
+
 def image_from_array(
-    array: np.ndarray,
+    array: np.ndarray | Tensor,
     *,
     name: str,
     subject: str = "",
     value_range: tuple[float, float] | None = None,
     unit: str = "gray level",
 ) -> Image:
-    """An array becomes an Image; refuses what carries no picture.
+    """An array as an Image.
 
     Args:
-        array: [H, W], or [H, W, C] with C = 3 or 4 (alpha is dropped), any real number type.
-        name: used in error messages.
+        array: [H, W], [H, W, 3] or [H, W, 4] (alpha is dropped), integers or floats.
+        name: of the image, and in messages.
         subject: empty: the name.
-        value_range: what becomes 0 and 1, in the array's unit; None: the type's own range for 8-bit arrays, else the
-            array's minimum and maximum.
+        value_range: what becomes 0 and 1, in the array's unit; None: 0 to 255 for 8-bit arrays, else the smallest to
+            the largest value.
         unit: unit of value_range.
     Raises:
-        ValueError: empty, 1x1, constant, NaN or infinite pixels, a rank that is not 2 or 3, a value_range that is not
-            low < high.
+        ValueError: as gray_array, or a value_range that is not low < high.
     """
-    array = np.asarray(array)
-    if array.dtype == bool or not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
-        raise ValueError(f"{name}: pixels of type {array.dtype} are not gray levels; give integers or floats.")
-    if array.ndim == 3 and array.shape[2] in (3, 4):
-        array = array[..., :3]
-    elif array.ndim != 2:
-        raise ValueError(f"{name}: shape {array.shape} is not an image; give [H, W] or [H, W, 3].")
-    if min(array.shape[:2]) == 0:
-        raise ValueError(
-            f"{name}: the image is empty, shape {array.shape}; give at least {SMALLEST} x {SMALLEST} pixels."
-        )
-    if array.shape[0] * array.shape[1] == 1:
-        raise ValueError(
-            f"{name}: a 1x1 image has no neighbours to learn from; give at least {SMALLEST} x {SMALLEST} pixels."
-        )
+    array = gray_array(array, name=name, colour="kept")
     eight_bit = array.dtype == np.uint8
     array = array.astype(np.float64)
-    bad = int((~np.isfinite(array)).sum())
-    if bad:
-        raise ValueError(f"{name}: {bad} of {array.size} values are NaN or infinite; replace or crop them first.")
-    if (array == array[0, 0]).all():
-        raise ValueError(f"{name}: every pixel is {array[0, 0]}; a constant image has no noise to learn from.")
     low, high = value_range or ((0.0, 255.0) if eight_bit else (float(array.min()), float(array.max())))
     if not 0 < high - low < np.inf:
         raise ValueError(
             f"{name}: value_range ({low:g}, {high:g}) spans nothing that 0 and 1 can stand for; give finite low < high."
         )
-    unit_pixels = (array - low) / (high - low)
-    pixels = (
-        torch.from_numpy(unit_pixels.astype(np.float32).reshape(*array.shape[:2], -1))
-        .permute(2, 0, 1)[None]
-        .contiguous()
-    )
+    unit_pixels = ((array - low) / (high - low)).astype(np.float32).reshape(*array.shape[:2], -1)
+    pixels = torch.from_numpy(unit_pixels).permute(2, 0, 1)[None].contiguous()
     return Image(name=name, subject=subject or name, pixels=pixels, value_range=(low, high), unit=unit)
 
 

@@ -14,7 +14,7 @@ HalfSize = tuple[int, int]  # half height and half width of the blind spot, px; 
 
 # Peak resident bytes per pixel and feature without gradient: growth of ru_maxrss in a process of its own from a call on
 # 64 x 64 px to three calls on 256 x 256 and on 640 x 640, divided by the pixels; torch 2.11, 2 CPU threads, float32.
-# 34 to 80 (width 16 and 32, depth 3 and 8, both memory formats); tests/inference/test_tiling.py measures again.
+# 34 to 80 (width 16 and 32, depth 3 and 8, both memory formats); tests/test_tiling.py measures again.
 BYTES = 96
 
 
@@ -110,6 +110,8 @@ class BlindSpotNetwork(nn.Module):
     image's unit; any H, W >= 1. Neither depends on a noisy value inside the hole around its pixel, in train and in eval
     mode, at any weights. No normalisation layer: it would carry the pixel around the hole.
     """
+
+    for_white_noise = False  # set by load_weights
 
     def __init__(
         self,

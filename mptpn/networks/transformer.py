@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mptpn.attention.retractable import BACKENDS, DynamicPositionBias, RelativePositionBias, retractable_attention
-from mptpn.attention.whole_image import whole_image_attention
+from mptpn.attention import RETRACTABLE_BACKENDS as BACKENDS
+from mptpn.attention import DynamicPositionBias, RelativePositionBias, retractable_attention, whole_image_attention
 
 ATTENTION = ("both", "dense", "sparse")
 SPARSE_GROUPS = ("fixed", "whole_image")
@@ -117,6 +117,8 @@ class RetractableTransformer(nn.Module):
 
     forward(noisy [B, C, H, W]) -> denoised [B, C, H, W], any H, W >= 1; never writes to self.
     """
+
+    for_white_noise = False  # set by load_weights
 
     def __init__(
         self,

@@ -1,6 +1,4 @@
-"""Weights that describe themselves: a safetensors file with the network's name, its arguments and a note of where it
-comes from.
-"""
+"""Weights that describe themselves: a safetensors file with the network's name, its arguments and a note."""
 
 import json
 from importlib.resources import files
@@ -11,22 +9,40 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mptpn.atomic import write_atomically
+from mptpn.networks.transformer import RetractableTransformer
 
-# of notebook 09, presets `pretrained` and `pretrained-cpu`
-DENOISERS = {"small": "small", "base": "base", "colour": "colour"}
-ENLARGERS = {"x2": "super_resolution_x2", "x4": "super_resolution_x4"}  # of notebook 08, preset `small-sr`
-
+DENOISERS = {"small": "small", "base": "base", "colour": "colour"}  # trained by notebook 09
+ENLARGERS = {"x2": "super_resolution_x2", "x4": "super_resolution_x4"}  # trained by notebook 08
 RENAMED = {"hole": "half_size"}  # arguments of networks, as weights files of version 0.1.0 name them
 
 
+def load(name: str) -> RetractableTransformer:
+    """A pretrained denoiser in eval mode, for `profound.denoise`; its attribute `about` is the note of its file.
+
+    Args:
+        name: "small" or "base", for gray images (each channel of colour is one); "colour", for three channels with
+            noise of one level.
+    Raises:
+        ValueError: another name.
+    """
+    names = pretrained_paths(DENOISERS)
+    if name not in names:
+        raise ValueError(
+            f"network {name!r} is no denoiser of the package; choose one of {', '.join(names)}, "
+            "or read your own with load_weights."
+        )
+    network, network.about = load_weights(name, RetractableTransformer)
+    return network
+
+
 def pretrained_paths(stems: dict[str, str] = DENOISERS | ENLARGERS) -> dict[str, Path]:
-    """Networks that come with the package, by name."""
+    """Paths of the networks that come with the package, by name."""
     paths = {name: Path(str(files("mptpn") / "weights" / f"{stem}.safetensors")) for name, stem in stems.items()}
     return {name: path for name, path in paths.items() if path.is_file()}
 
 
 def weights_path(model: str | Path) -> Path:
-    """Path of a network that ships with the package, given its name, or of the user's file, given its path.
+    """Path of a network of the package, given its name, or of the user's file, given its path.
 
     Raises:
         FileNotFoundError: neither.
@@ -40,7 +56,13 @@ def weights_path(model: str | Path) -> Path:
 
 
 def save_weights(
-    path: str | Path, network: nn.Module, *, arguments: dict, note: dict | None = None, half: bool = False
+    path: str | Path,
+    network: nn.Module,
+    *,
+    arguments: dict,
+    note: dict | None = None,
+    half: bool = False,
+    white_noise: bool = False,
 ) -> Path:
     """Write a network's state, and what is needed to build it again.
 
@@ -50,20 +72,25 @@ def save_weights(
         arguments: keyword arguments of its constructor, JSON values.
         note: anything worth keeping beside it (data, steps, metrics), JSON values.
         half: in half precision, half the size; the network that is read back computes in float32.
+        white_noise: the network was trained for white noise of one level; other noise is stabilised and whitened
+            before it.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     if half:
         state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     about = {"network": type(network).__name__, "arguments": json.dumps(arguments), "note": json.dumps(note or {})}
+    about["white_noise"] = json.dumps(white_noise)
     return write_atomically(path, lambda temporary: save_file(state, temporary, metadata=about))
 
 
 def load_weights(path: str | Path, *kinds: type[nn.Module]) -> tuple[nn.Module, dict]:
-    """Build the network that a file describes, in eval mode, and return it with its note; its attribute `arguments`
-    holds those of its constructor.
+    """Build the network that a file describes, in eval mode, and return it with its note.
+
+    Its attribute `for_white_noise` is what save_weights was given as white_noise; False for files of version 0.1.0,
+    which do not hold it.
 
     Args:
-        path: written by save_weights, or the name of a network of the package, see shipped.
+        path: written by save_weights, or the name of a network of the package.
         kinds: the classes that are welcome.
     Raises:
         FileNotFoundError, ValueError: no such file; not a weights file; a network of another kind.
@@ -80,4 +107,5 @@ def load_weights(path: str | Path, *kinds: type[nn.Module]) -> tuple[nn.Module, 
     arguments = {RENAMED.get(name, name): value for name, value in json.loads(about["arguments"]).items()}
     network = welcome[about["network"]](**arguments)
     network.load_state_dict(state)
+    network.for_white_noise = json.loads(about.get("white_noise", "false"))
     return network.eval(), json.loads(about["note"])

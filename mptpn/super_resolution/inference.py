@@ -5,9 +5,9 @@ papers print.
 import torch
 from torch import Tensor, nn
 
-from mptpn.inference.tiling import tiled
 from mptpn.metrics import psnr_db, ssim
 from mptpn.super_resolution.bicubic import check_scale, to_eight_bit
+from mptpn.tiling import tiled
 
 LUMA = (65.481, 128.553, 24.966)  # BT.601, of R, G, B in 0..1; plus 16: MATLAB's rgb2ycbcr
 

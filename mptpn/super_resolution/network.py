@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mptpn.attention.hashed import BACKENDS, hashed_attention, rotations_from_seed
+from mptpn.attention import HASHED_BACKENDS, hashed_attention, rotations_from_seed
 from mptpn.networks.weights import load_weights
 from mptpn.super_resolution.bicubic import check_scale, resize
 
@@ -187,9 +187,9 @@ class SuperResolutionNetwork(nn.Module):
         check_scale(scale)
         if channels not in DIV2K_MEAN:
             raise ValueError(f"channels {channels} must be one of {tuple(DIV2K_MEAN)}.")
-        if ssformer not in SSFORMER or backend not in BACKENDS:
+        if ssformer not in SSFORMER or backend not in HASHED_BACKENDS:
             raise ValueError(
-                f"ssformer {ssformer!r} must be one of {SSFORMER} and backend {backend!r} one of {BACKENDS}."
+                f"ssformer {ssformer!r} must be one of {SSFORMER} and backend {backend!r} one of {HASHED_BACKENDS}."
             )
         if n_resblocks < 1 or n_feats < 4 or chunk_size < 1 or n_hashes < 1 or not rgb_range > 0:
             limits = f"n_resblocks {n_resblocks}, chunk_size {chunk_size} and n_hashes {n_hashes} start at 1"

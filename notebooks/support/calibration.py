@@ -78,7 +78,7 @@ def worse(*held: tuple[float, float]) -> tuple[float, float]:
 
 def standardised_residual(noisy: Tensor, mean: Tensor, *, sigma_mu: Tensor, sigma_n: Tensor) -> Tensor:
     """(y - mu) / sqrt(s_mu^2 + s_n^2), standard normal if the likelihood is right, with no truth needed; arguments as
-    in posterior.negative_log_likelihood.
+    in preliminary.negative_log_likelihood.
     """
     return (noisy - mean) / (sigma_mu**2 + sigma_n**2).sqrt()
 

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from mptpn import metrics
 from mptpn.atomic import write_atomically
 from mptpn.inference import stabilise
-from mptpn.noise import estimate
+from mptpn.noise.estimate import estimate_noise_model
 from mptpn.noise.models import NoiseModel
 from mptpn.stages import pipeline, profound
-from support import baselines, datasets
+from support import baselines, datasets, scores
 
 OURS = ("small", "base")  # as they are, given nothing; with what follows, by the noise that the image shows
 BY_NOISE = ", estimated"
@@ -117,9 +117,9 @@ def denoise(
         case "noisy":
             found = scene.noisy
         case "Gaussian, oracle":
-            found = metrics.gaussian_oracle(scene.noisy, scene.clean)[0]
+            found = scores.gaussian_oracle(scene.noisy, scene.clean)[0]
         case "TV, oracle":
-            found = metrics.tv_oracle(scene.noisy, scene.clean)
+            found = scores.tv_oracle(scene.noisy, scene.clean)
         case "BM3D, told":
             found = baselines.denoise("BM3D", scene.noisy, noise_model=scene.told)
         case "BM3D, estimated":
@@ -140,7 +140,7 @@ def noise_model_of_image(noisy: Tensor, *, from_zero: bool = False) -> tuple[Noi
     estimate.report.
     """
     start = time.process_time()
-    return estimate.estimate([noisy], from_zero=from_zero).noise_model, time.process_time() - start
+    return estimate_noise_model([noisy], from_zero=from_zero).noise_model, time.process_time() - start
 
 
 def noise_models_of_set(noisy: list[Tensor]) -> tuple[tuple[NoiseModel, ...], float]:

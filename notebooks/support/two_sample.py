@@ -121,7 +121,7 @@ def compare(
 
     Args:
         real, drawn, clean: each image [1, 1, H, W] with H, W >= side; clean in the scale of its real image, see
-            metrics.fitted.
+            scores.fitted.
         noise models: of reference, one an image: they set the unit of the noise alone, for real and drawn alike.
         subjects: of the images; None: each image is a subject of its own. There must be at least two.
         side, folds: see tell_apart.

@@ -8,7 +8,7 @@ import torch
 
 from mptpn.filters import gaussian_blur
 from mptpn.inference.quality_control import assess
-from mptpn.noise.estimate import estimate
+from mptpn.noise.estimate import estimate_noise_model
 from mptpn.noise.models import CorrelatedGaussian, PoissonGaussian
 from mptpn.random import generator
 from support import embedded
@@ -111,7 +111,7 @@ def test_masked_pixels_are_not_judged():
 
 def test_noise_of_no_known_law_and_of_unknown_level_are_doubted():
     y = noisy()
-    found = estimate([y])
+    found = estimate_noise_model([y])
     assert assess(y, stripes(), noise_model=WHITE, noise=found)["model"].passed
     free = assess(
         y,

@@ -11,8 +11,7 @@ import tifffile
 from PIL import Image
 
 from file_makers import PATIENT, copied, dataset, samples, save_dicom, series, volume
-from mptpn.io import files, scan
-from mptpn.io.files import open_scan, open_scans
+from mptpn.io import Writer, open_scan, open_scans, scan
 
 
 def test_a_folder_gives_its_files_in_order_and_says_what_it_left_out(tmp_path):
@@ -248,7 +247,7 @@ def test_no_message_name_or_log_holds_a_tag(tmp_path, caplog, capfd):
             text for scan in found for text in (scan.name, scan.note, scan.unit, repr(scan), str(scan.read(0).slope))
         ]
         for scan in found:
-            with scan.writer(tmp_path / "out") as writer:
+            with Writer(scan, tmp_path / "out") as writer:
                 for index in range(scan.slices):
                     writer.write(index, scan.read(index).pixels)
                 said += [repr(writer), str(writer.target)]
@@ -261,16 +260,3 @@ def test_a_decoder_s_words_are_not_passed_on(tmp_path):
         warnings.warn(PATIENT, stacklevel=1)
         raise KeyError(PATIENT)
     assert PATIENT not in str(refusal.value)
-
-
-def test_the_module_offers_what_it_promises():
-    assert set(files.__all__) == {
-        "Scan",
-        "Slice",
-        "Unreadable",
-        "Writer",
-        "open_scan",
-        "open_scans",
-        "read_image",
-        "spread_images",
-    }

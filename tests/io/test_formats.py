@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from file_makers import SHAPES, copied, same, samples
-from mptpn.io.files import open_scan
+from mptpn.io import Writer, open_scan
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i1", "<u2", ">u2", "i2", "u4", "i4", "i8", "u8", "f2", "f4", ">f8"])
@@ -163,7 +163,7 @@ def test_alpha_is_as_it_was_however_the_colours_change(tmp_path):
     array = samples((5, 7, 4), "u1")
     Image.fromarray(array).save(tmp_path / "a.png")
     scan = open_scan(tmp_path / "a.png")
-    with scan.writer(tmp_path / "out") as writer:
+    with Writer(scan, tmp_path / "out") as writer:
         writer.write(0, np.full((5, 7, 3), 99.0))
     same(Image.open(writer.target), np.dstack([np.full((5, 7, 3), 99, np.uint8), array[..., 3]]))
 

@@ -5,12 +5,12 @@ import pydicom
 import pytest
 
 from file_makers import copied, same, samples, save_dicom
-from mptpn.io.files import open_scan
+from mptpn.io import Writer, open_scan
 
 
 def test_values_are_rounded_half_to_even_and_clipped(tmp_path):
     np.save(tmp_path / "a.npy", np.full((2, 4), 7, np.uint8))
-    with open_scan(tmp_path / "a.npy").writer(tmp_path / "out") as writer:
+    with Writer(open_scan(tmp_path / "a.npy"), tmp_path / "out") as writer:
         writer.write(0, np.array([[0.5, 1.5, 2.5, -3], [254.5, 255.5, 1e9, 6.9]]))
     assert np.load(writer.target).tolist() == [[0, 2, 2, 0], [254, 255, 255, 7]]
 
@@ -18,7 +18,7 @@ def test_values_are_rounded_half_to_even_and_clipped(tmp_path):
 @pytest.mark.parametrize("dtype", ["i8", "u8", "i4", "f2"])
 def test_what_is_far_outside_the_type_does_not_wrap(tmp_path, dtype):
     np.save(tmp_path / "a.npy", np.full((2, 4), 7, dtype))
-    with open_scan(tmp_path / "a.npy").writer(tmp_path / "out") as writer:
+    with Writer(open_scan(tmp_path / "a.npy"), tmp_path / "out") as writer:
         writer.write(0, np.array([[1e30, -1e30, 7, 7]] * 2))
     back = np.load(writer.target)
     assert (
@@ -28,7 +28,7 @@ def test_what_is_far_outside_the_type_does_not_wrap(tmp_path, dtype):
 
 def test_twelve_bits_are_clipped_at_twelve(tmp_path):
     scan = open_scan(save_dicom(tmp_path / "a.dcm", samples((5, 7), "u2") & 0xFFF, bits=12))
-    with scan.writer(tmp_path / "out") as writer:
+    with Writer(scan, tmp_path / "out") as writer:
         writer.write(0, np.full((5, 7), 1e5))
     assert (pydicom.dcmread(writer.target).pixel_array == 4095).all()
 
@@ -44,7 +44,7 @@ def test_padding_is_invalid_and_restored(tmp_path, tags):
     scan = open_scan(save_dicom(tmp_path / "a.dcm", array, **tags))
     invalid = (array == -2000) | ((array == -1999) & ("PixelPaddingRangeLimit" in tags))
     same(scan.read(0).valid, ~invalid)
-    with scan.writer(tmp_path / "out") as writer:
+    with Writer(scan, tmp_path / "out") as writer:
         writer.write(0, np.where(invalid, np.nan, 5.0))
     same(pydicom.dcmread(writer.target).pixel_array, np.where(invalid, array, 5).astype(np.int16))
 
@@ -57,7 +57,7 @@ def test_nan_is_invalid_zero_and_restored(tmp_path):
     slice = scan.read(0)
     same(slice.valid, np.isfinite(array))
     assert (slice.pixels[~slice.valid] == 0).all()
-    with scan.writer(tmp_path / "out") as writer:
+    with Writer(scan, tmp_path / "out") as writer:
         writer.write(0, np.full((5, 7), 3.0))
     same(np.load(writer.target), np.where(np.isfinite(array), np.float32(3), array))
 

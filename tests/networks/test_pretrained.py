@@ -7,13 +7,13 @@ import torch
 
 import mptpn
 from mptpn.networks.blind_spot import BlindSpotNetwork
-from mptpn.networks.pretrained import in_colour, load, mean_psnrs, psnrs
-from mptpn.networks.weights import load_weights, pretrained_paths, weights_path
+from mptpn.networks.weights import load, load_weights, pretrained_paths, weights_path
 from mptpn.noise.models import PoissonGaussian
 from mptpn.random import generator
 from mptpn.stages import profound
 from support import datasets
 from support.photographs import white_copies
+from support.pretraining import in_colour, mean_psnrs, psnrs
 
 DENOISERS = ("small", "base", "colour")
 

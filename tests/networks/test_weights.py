@@ -1,17 +1,21 @@
 """Weights that describe themselves: what is saved is built again, and what is not ours is refused."""
 
+import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
+import mptpn
 from mptpn.inference.predictor import Denoiser
 from mptpn.networks.blind_spot import BlindSpotNetwork
 from mptpn.networks.noise_level import NoiseLevelNetwork
 from mptpn.networks.transformer import RetractableTransformer
-from mptpn.networks.weights import load_weights, save_weights
+from mptpn.networks.weights import load_weights, save_weights, weights_path
 from mptpn.random import generator
 
 KINDS = {
@@ -60,6 +64,24 @@ def test_weights_in_another_memory_order_come_back_equal(tmp_path):
     )
 
 
+@pytest.mark.parametrize("name", ["small", "base", "colour"])
+def test_a_pretrained_denoiser_is_for_white_noise_by_name_by_path_and_from_python(tmp_path, name):
+    copy = tmp_path / "renamed.safetensors"
+    shutil.copy(weights_path(name), copy)
+    assert mptpn.load(name).for_white_noise is True
+    assert all(load_weights(path, RetractableTransformer)[0].for_white_noise is True for path in (name, copy))
+
+
+def test_other_weights_are_not_for_white_noise_unless_saved_as_such(tmp_path):
+    network, path = trained(BlindSpotNetwork), tmp_path / "w.safetensors"
+    for written, flag in (({}, False), ({"white_noise": True}, True)):
+        save_weights(path, network, arguments=KINDS[BlindSpotNetwork], **written)
+        assert load_weights(path, BlindSpotNetwork)[0].for_white_noise is flag
+    about = {"network": "BlindSpotNetwork", "arguments": json.dumps(KINDS[BlindSpotNetwork]), "note": "{}"}
+    save_file(network.state_dict(), path, metadata=about)  # a file of version 0.1.0
+    assert load_weights(path, BlindSpotNetwork)[0].for_white_noise is False
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.safetensors: no such weights file"):
         load_weights(tmp_path / "nowhere.safetensors", BlindSpotNetwork)
@@ -103,8 +125,6 @@ def test_another_kind_of_network_is_refused_by_name(tmp_path):
 
 
 def test_foreign_safetensors_are_refused(tmp_path):
-    from safetensors.torch import save_file
-
     save_file({"a": torch.zeros(3)}, tmp_path / "w.safetensors")
     with pytest.raises(ValueError, match="holds None"):
         load_weights(tmp_path / "w.safetensors", BlindSpotNetwork)
@@ -127,7 +147,6 @@ def test_a_failed_write_keeps_the_old_weights(tmp_path):
 
 
 def test_a_network_that_enlarges_is_refused_where_one_denoises(tmp_path, capsys):
-    import mptpn
     from mptpn.__main__ import main
 
     with pytest.raises(ValueError, match="network 'x2' is no denoiser of the package; choose one of small, base"):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mptpn.attention import retractable
+from mptpn.attention import retractable_torch
 from support import benchmark, timing
 
 # bytes and operations a second: floors in ms are then megabytes and mega-operations
@@ -71,9 +71,11 @@ def test_whole_image_groups_are_measured_and_right():
 
 
 def test_a_wrong_backend_is_not_timed(monkeypatch):
-    right = retractable._groups
+    right = retractable_torch._groups
     monkeypatch.setattr(
-        retractable, "_groups", lambda image, row, col, *grouping: right(image, row, col, *grouping).transpose(5, 6)
+        retractable_torch,
+        "_groups",
+        lambda image, row, col, *grouping: right(image, row, col, *grouping).transpose(5, 6),
     )
     with pytest.raises(ArithmeticError, match="sdpa: its error .* Nothing is timed"):
         benchmark.time_attention(8, interval=1, **SMALL)

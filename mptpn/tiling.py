@@ -3,7 +3,7 @@
 import ctypes
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import psutil
 from torch import Tensor
@@ -21,11 +21,11 @@ def tiled(
     scale: int = 1,
     progress: Callable[[float], None] | None = None,
 ) -> Result:
-    """A function of an image, worked out tile by tile: exact if no pixel beyond the halo has influence.
+    """A function of an image, computed tile by tile: exact if no pixel beyond the halo has influence.
 
     A tile ends where the image ends, so that a network's zero padding acts at the true border alone. What is of the
-    whole image (its mean, its level) the function must know beforehand. With tile and halo multiples of a network's `alignment` the
-    groups of attention lie in every tile as they lie in the whole image.
+    whole image (its mean, its level) the function must know beforehand. With tile and halo multiples of a network's
+    `alignment` the groups of attention lie in every tile as they lie in the whole image.
 
     Args:
         function: maps [B, C, h, w] to [B, any, scale h, scale w], or to a dict of such.
@@ -37,10 +37,10 @@ def tiled(
     """
     if tile < 1 or halo < 0:
         raise ValueError(f"tile {tile} must be at least 1 px and halo {halo} not negative.")
-    cuts = _cuts(image.shape[2:], (tile, tile), halo)
+    places = _cuts(image.shape[2:], (tile, tile), halo)
     size = [scale * side for side in image.shape[2:]]
     whole: dict[str, Tensor] = {}
-    for done, (around, inside, place) in enumerate(cuts, 1):
+    for done, (around, inside, place) in enumerate(places, 1):
         result = function(image[..., *around])
         for name, part in (result if isinstance(result, dict) else {"": result}).items():
             if name not in whole:
@@ -48,19 +48,21 @@ def tiled(
             whole[name][..., *_scaled(place, scale)] = part[..., *_scaled(inside, scale)]
         del result, part
         if progress:
-            progress(done / len(cuts))
+            progress(done / len(places))
     return whole.get("", whole)
 
 
-def blocks(shape: tuple[int, int], *, side: int, multiple: int, halo: int) -> list[Cut]:
-    """Cuts of [H, W] into blocks of one size, about `side` px and multiples of `multiple`: the block with its halo, the
-    block in that, the block in [H, W].
+def cuts(shape: Sequence[int], *, side: int, multiple: int, halo: int, most: int | None = None) -> list[Cut]:
+    """Cuts of [H, W] into tiles of one size, about `side` px, at most `most`, and multiples of `multiple`.
+
+    Each cut is three pairs of slices: the tile with its halo, the tile in that, the tile in [H, W].
     """
     sizes = [-(-length // max(1, round(length / side))) for length in shape]
-    return _cuts(shape, tuple(-(-size // multiple) * multiple for size in sizes), halo)
+    sizes = [-(-size // multiple) * multiple for size in sizes]
+    return _cuts(shape, tuple(sizes if most is None else (min(size, most) for size in sizes)), halo)
 
 
-def _cuts(shape: tuple[int, int], tile: tuple[int, int], halo: int) -> list[Cut]:
+def _cuts(shape: Sequence[int], tile: tuple[int, int], halo: int) -> list[Cut]:
     corners = [(top, left) for top in range(0, shape[0], tile[0]) for left in range(0, shape[1], tile[1])]
     return [
         tuple(zip(*(_spans(*one, halo) for one in zip(corner, shape, tile, strict=True)), strict=True))
@@ -79,7 +81,7 @@ def squares(shape: tuple[int, int], *, side: int) -> list[tuple[slice, slice]]:
 
 
 def _spans(start: int, length: int, tile: int, halo: int) -> tuple[slice, slice, slice]:
-    """Along one axis: the tile with its halo in the image, the kept centre in the tile, the kept centre in the image."""
+    """Along one axis: the tile with its halo in the image, the kept centre in the tile, and that in the image."""
     first, stop = max(0, start - halo), min(length, start + tile)
     return slice(first, min(length, stop + halo)), slice(start - first, stop - first), slice(start, stop)
 
@@ -94,20 +96,19 @@ def tile_side(free_bytes: int, *, bytes_per_pixel: int, halo: int = 0, multiple:
     if side < multiple:
         least = (multiple + 2 * halo) ** 2 * bytes_per_pixel
         raise ValueError(
-            f"{int(free_bytes)} bytes are too few for one tile of {multiple} px with a halo of {halo} px, which takes {least}; give more memory."
+            f"{int(free_bytes)} bytes are too few for one tile of {multiple} px with a halo of {halo} px, "
+            f"which takes {least}; give more memory."
         )
     return side
 
 
 def default_budget() -> int:
-    """Bytes that this process may hold in all if nobody says otherwise: what it holds, and half of what the machine has
-    free.
-    """
+    """Bytes that this process may hold by default: what it holds, and half of what the machine has free."""
     return resident() + psutil.virtual_memory().available // 2
 
 
 def resident() -> int:
-    """Bytes of memory that this process holds now; what it has freed is given back first, where the C library is GNU's."""
+    """Bytes of memory that this process holds now; where the C library is GNU's, freed memory is given back first."""
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
         library.malloc_trim(0)
     return psutil.Process().memory_info().rss

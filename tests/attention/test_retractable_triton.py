@@ -1,6 +1,4 @@
-"""The Triton kernels against the reference: on a GPU where there is one, else in Triton's interpreter, and as code for
-an H100.
-"""
+"""Kernels of retractable attention against the reference: on a GPU, else interpreted; and as code for an H100."""
 
 import math
 
@@ -9,19 +7,14 @@ import torch
 
 triton = pytest.importorskip("triton")
 import triton.language as tl  # noqa: E402 - after the check that it is there
-from test_attention import example, gradients, upstream  # noqa: E402
+from test_retractable import example, gradients, upstream  # noqa: E402
+from triton_house import CUDA, DEVICE, DTYPES, INTERPRETED, code_for_an_h100, on_gpu, runs  # noqa: E402
 
-from mptpn.attention import retractable_kernels as kernels  # noqa: E402
-from mptpn.attention import retractable_triton  # noqa: E402
-from mptpn.attention.retractable import retractable_attention  # noqa: E402
-from triton_house import CUDA, DEVICE, DTYPES, INTERPRETED, code_for_an_h100, on_gpu, passes_in_the_interpreter, runs  # noqa: E402
+from mptpn.attention import retractable_attention, retractable_triton  # noqa: E402
 
-TINY = [(1, 1, 1, 4, 8), (1, 9, 2, 4, 16), (5, 3, 2, 2, 8), (8, 8, 1, 8, 72)]  # H, W, interval, window, head_dim
-# the last two have groups of several blocks
-SIZES = [(7, 13, 2, 4, 30), (17, 11, 1, 8, 30), (11, 9, 1, 9, 8), (13, 16, 1, 16, 32)]
-CASES = [(size, torch.float32) for size in TINY] + [(size, dtype) for size in SIZES for dtype in DTYPES]
-if not CUDA:
-    CASES.remove((SIZES[-1], torch.float32))  # 64 pairs of blocks: a minute in the interpreter
+# H, W, interval, window, head_dim; groups of more than 64 tokens have several blocks
+SIZES = [(1, 9, 2, 4, 16), (8, 8, 1, 8, 72), (7, 13, 2, 4, 30), (17, 11, 1, 8, 30), (11, 9, 1, 9, 8)]
+CASES = [(size, dtype) for size in SIZES for dtype in DTYPES] + [((13, 16, 1, 16, 32), DTYPES[-1])]
 
 
 def case(height, width, interval, window, head_dim, *, dtype=torch.float32):
@@ -31,22 +24,16 @@ def case(height, width, interval, window, head_dim, *, dtype=torch.float32):
 
 
 def worst_ratio(size, dtype):
-    """Largest error against float64 of output and gradients, relative to twice that of the reference in the same dtype."""
+    """Largest error against float64, of output and gradients, relative to twice that of the reference in one dtype."""
     qkv, bias, arguments = case(*size, dtype=dtype)
-    plain = {**arguments, "backend": "reference"}
-    exact = gradients(qkv.double(), bias.double(), upstream(qkv).double().to(DEVICE), **plain)
-    grad = upstream(qkv).to(DEVICE)
+    plain, grad = {**arguments, "backend": "reference"}, upstream(qkv)
+    exact = gradients(qkv.double(), bias.double(), grad.double(), **plain)
     results = zip(gradients(qkv, bias, grad, **arguments), gradients(qkv, bias, grad, **plain), exact, strict=True)
-    # an error below 1e-12 is none: a single token gives back its value and has gradients of zero
+    # an error below 1e-12 is none
     return max(
         (ours - truth).square().mean().sqrt() / (2 * (theirs - truth).square().mean().sqrt() + 1e-12)
         for ours, theirs, truth in results
     )
-
-
-@pytest.mark.skipif(CUDA or INTERPRETED, reason="is what runs the others")
-def test_kernels_are_right_in_the_interpreter():
-    passes_in_the_interpreter(__file__)
 
 
 @runs
@@ -59,11 +46,10 @@ def test_rounding_error_is_at_most_twice_that_of_plain_pytorch(size, dtype):
 @pytest.mark.parametrize("size", [(9, 12, 1, 4, 16), (18, 9, 1, 9, 16)], ids=str)
 def test_walking_over_groups_gives_the_same_bits(size, monkeypatch):
     qkv, bias, arguments = case(*size, dtype=torch.float16)
-    grad = upstream(qkv).to(DEVICE)
-    first, again = gradients(qkv, bias, grad, **arguments), gradients(qkv, bias, grad, **arguments)
+    first, again = (gradients(qkv, bias, upstream(qkv), **arguments) for _ in range(2))
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(first, again, strict=True))
     monkeypatch.setattr(retractable_triton, "PROGRAMS", 1)  # now one program has all groups of a head
-    walked = gradients(qkv, bias, grad, **arguments)
+    walked = gradients(qkv, bias, upstream(qkv), **arguments)
     assert torch.equal(walked[0], first[0]) and torch.equal(walked[1], first[1])
     torch.testing.assert_close(walked[2], first[2], rtol=1e-5, atol=1e-5)  # another order of at most 9 float32 terms
 
@@ -77,30 +63,9 @@ def test_views_and_expanded_gradients_are_read_right():
 
 
 @runs
-def test_constant_values_come_back():
-    qkv, bias, arguments = case(17, 11, 1, 8, 30)
-    qkv[:, :, :, 2] = 3.0
-    out = retractable_attention(qkv, bias, **arguments)
-    # weights of 64 keys, each to 6e-8 of itself, times 3, and their sum alike
-    torch.testing.assert_close(out, torch.full_like(out, 3.0), rtol=0, atol=2 * 64 * 3 * 6e-8)
-
-
-@runs
-def test_sparse_is_dense_after_regrouping():
-    window, interval = 4, 2
-    qkv, bias, arguments = case(16, 8, interval, window, 16)
-    # window, token, phase along h; along w
-    pixels = torch.arange(16 * 8, device=DEVICE).view(2, window, interval, 1, window, interval)
-    order = pixels.permute(0, 2, 1, 3, 5, 4).reshape(16, 8)  # every sparse group becomes a dense window
-    sparse = retractable_attention(qkv, bias, **arguments).flatten(1, 2)[:, order]
-    assert torch.equal(sparse, retractable_attention(qkv.flatten(1, 2)[:, order], bias, **{**arguments, "interval": 1}))
-
-
-@runs
 def test_compiles_without_a_graph_break():
     qkv, bias, arguments = case(9, 7, 2, 4, 16)
-    grad = upstream(qkv).to(DEVICE)
-    eager = gradients(qkv, bias, grad, **arguments)
+    grad, eager = upstream(qkv), gradients(qkv, bias, upstream(qkv), **arguments)
     compiled = torch.compile(lambda q, b: retractable_attention(q, b, **arguments), fullgraph=True, backend="aot_eager")
     qkv, bias = qkv.requires_grad_(), bias.requires_grad_()
     out = compiled(qkv, bias)
@@ -110,10 +75,9 @@ def test_compiles_without_a_graph_break():
 @runs
 def test_operators_keep_the_rules_of_pytorch():
     qkv, bias, _ = case(5, 3, 1, 4, 16)
-    torch.library.opcheck(torch.ops.mptpn.strided_attention, (qkv.requires_grad_(), bias.requires_grad_(), 1, 4))
-    torch.library.opcheck(
-        torch.ops.mptpn.strided_attention_backward, (upstream(qkv).to(DEVICE), qkv.detach(), bias.detach(), 1, 4)
-    )
+    given, operators = (qkv.detach(), bias.detach(), 1, 4), torch.ops.mptpn
+    torch.library.opcheck(operators.strided_attention, (qkv.requires_grad_(), bias.requires_grad_(), 1, 4))
+    torch.library.opcheck(operators.strided_attention_backward, (upstream(qkv), *given))
 
 
 @runs
@@ -124,7 +88,7 @@ def test_autocast_computes_in_its_dtype():
     assert torch.equal(out, retractable_attention(qkv.half(), bias, **arguments))
 
 
-right_pixels = kernels._pixels
+right_pixels = retractable_triton._pixels
 
 
 @triton.jit
@@ -140,11 +104,9 @@ def unmasked_logits(q, k, bias, exists, D: tl.constexpr):
 
 @runs
 @pytest.mark.skipif(CUDA, reason="compiled kernels do not see the planted fault")
-@pytest.mark.parametrize("fault", ["missing mask", "swapped stride"])
-def test_a_planted_fault_is_caught(fault, monkeypatch):
-    monkeypatch.setattr(
-        kernels, *{"missing mask": ("_logits", unmasked_logits), "swapped stride": ("_pixels", swapped_pixels)}[fault]
-    )
+@pytest.mark.parametrize(("name", "fault"), [("_logits", unmasked_logits), ("_pixels", swapped_pixels)])
+def test_a_planted_fault_is_caught(name, fault, monkeypatch):
+    monkeypatch.setattr(retractable_triton, name, fault)
     assert worst_ratio((7, 13, 2, 4, 30), torch.float32) > 100
 
 
@@ -163,29 +125,20 @@ def test_pixel_numbers_are_64_bit():
     assert out[-1] == 2**34 - 1 and out[0] == (2**17 - 8) * (2**17 + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="compiles")
 @pytest.mark.parametrize(
     ("dtype", "window", "head_dim"),
-    [
-        (torch.bfloat16, 8, 32),
-        (torch.bfloat16, 8, 30),
-        (torch.bfloat16, 8, 128),
-        (torch.bfloat16, 16, 32),
-        (torch.float32, 8, 32),
-        (torch.float32, 16, 64),
-    ],
+    [(torch.bfloat16, 8, 32), (torch.bfloat16, 8, 128), (torch.bfloat16, 16, 32), (torch.float32, 16, 64)],
 )
 def test_code_for_an_h100_fits_its_registers_and_memory(dtype, window, head_dim):
-    _, blocks, options = retractable_triton._launch(
-        torch.empty(1, 64, 64, 3, 6, head_dim, dtype=dtype, device="meta"), 1, window
-    )
-    launch = {name: options.pop(name) for name in ("num_warps", "num_stages")}
+    example = torch.empty(1, 64, 64, 3, 6, head_dim, dtype=dtype, device="meta")
+    _, blocks, options = retractable_triton._launch(example, 1, window)
     passes = ["backward"] if blocks == 1 else ["backward_queries", "backward_keys", "backward_bias"]
     for name in ["forward", *passes]:
-        kernel = getattr(kernels, name)
-        pointers = {"qkv": dtype, "out": dtype, "grad": dtype, "grad_qkv": dtype}
+        pointers = dict.fromkeys(("qkv", "out", "grad", "grad_qkv"), dtype)
         pointers |= dict.fromkeys(("bias", "grad_bias", "sums", "means"), torch.float32)
-        shared, spilled, log = code_for_an_h100(kernel, pointers=pointers, options=options, launch=launch)
+        shared, spilled, log = code_for_an_h100(getattr(retractable_triton, name), pointers=pointers, options=options)
         assert shared <= 100 * 1024, name  # bytes; consumer GPUs have 99 KiB, an H100 227
         # of 65536 registers' 262144 bytes; wrong launch options spill 10 to 100 times as much
         assert spilled <= 160, f"{name}: {log}"
@@ -193,10 +146,8 @@ def test_code_for_an_h100_fits_its_registers_and_memory(dtype, window, head_dim)
 
 @on_gpu
 def test_forward_needs_no_memory_but_its_output():
-    qkv, bias = (
-        torch.randn(1, 512, 512, 3, 6, 32, device="cuda", dtype=torch.bfloat16),
-        torch.randn(6, 64, 64, device="cuda"),
-    )
+    qkv = torch.randn(1, 512, 512, 3, 6, 32, device="cuda", dtype=torch.bfloat16)
+    bias = torch.randn(6, 64, 64, device="cuda")
     retractable_attention(qkv, bias, interval=8)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

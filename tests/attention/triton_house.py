@@ -1,11 +1,8 @@
-"""What the tests of all Triton kernels share: where they run, how they are run in Triton's interpreter, and what a
-kernel takes of an H100.
-"""
+"""What the tests of Triton kernels share: where they run, and what a kernel takes of an H100."""
 
 import os
 import re
 import subprocess
-import sys
 import tempfile
 
 import pytest
@@ -13,7 +10,7 @@ import torch
 
 triton = pytest.importorskip("triton")
 
-from mptpn.attention.retractable import INTERPRETED  # noqa: E402 - after the check that Triton is there
+from mptpn.attention.backend import INTERPRETED  # noqa: E402 - after the check that Triton is there
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
@@ -35,23 +32,15 @@ if INTERPRETED:
     interpreter._patch_lang_tensor = _patch_with_numpy_2_4
 
 
-def passes_in_the_interpreter(file):
-    """Run a test file with Triton's interpreter, at least ten tests of it."""
-    # a process of its own: Triton decides when it is first imported, and other tests may have imported it
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTEST_ADDOPTS": ""}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0 and re.search(r"\d\d passed", run.stdout), run.stdout[-5000:] + run.stderr[-1000:]
-
-
-def code_for_an_h100(kernel, *, pointers, options, launch):
-    """Compile a kernel for an H100 without one: bytes of shared memory, bytes of spilled stores, and what the assembler
-    says.
+def code_for_an_h100(kernel, *, pointers, options):
+    """Compile a kernel for an H100 without one: bytes of shared memory, bytes of spilled stores, and ptxas's words.
 
     Args:
-        pointers: argument: dtype that it points to, aligned to 16 bytes. options: compile-time arguments. launch:
-            num_warps and num_stages.
+        pointers: argument: dtype that it points to, aligned to 16 bytes.
+        options: compile-time arguments, num_warps and num_stages.
     """
+    launch = {name: value for name, value in options.items() if name.startswith("num_")}
+    options = {name: options[name] for name in options.keys() - launch.keys() if name in kernel.arg_names}
     signature = {
         name: KINDS[pointers[name]] if name in pointers else "constexpr" if name in options else "i32"
         for name in kernel.arg_names
