@@ -93,7 +93,7 @@ def test_numbers_of_the_readme_are_those_of_the_files():
         "total variation, weight chosen by the truth": [methods[name, "TV, oracle"] for name in sets],
         "BM3D, estimated noise": [methods[name, "BM3D, estimated"] for name in sets],
         "--model small": [methods[name, "small, estimated"] for name in sets],
-        "mptpn train`'s three stages": [stages[name]["learned"] for name in sets],
+        "the three stages of `mptpn train": [stages[name]["learned"] for name in sets],
         "supervised, same budget": [stages[name]["ceiling"] for name in sets],
     }
     assert list(found) == list(wanted)
