@@ -1,5 +1,6 @@
 """README and docs/: short, no dead link, numbers as in the files, every data set cited with its terms."""
 
+import csv
 import os
 import re
 import subprocess
@@ -12,13 +13,14 @@ import pandas as pd
 import pytest
 
 import mptpn
-from support import datasets
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "mptpn/MODEL_CARD.md")]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 FIGURES = sorted(path.stem for path in (ROOT / "figures").glob("*.png"))
+SETS = (ROOT / "notebooks/support/registry.tsv").read_text().split("\n\n")[0].splitlines()
+CITATIONS = {row["set"]: row["citation"] for row in csv.DictReader(SETS, delimiter="\t", quoting=csv.QUOTE_NONE)}
 COMMAND = re.compile(r"^    (?:mptpn|\./reproduce/\w+|\./docs/build)\b.*$", re.M)
 
 
@@ -109,11 +111,11 @@ def test_every_published_figure_is_told_in_the_results():
 def test_every_data_set_is_cited_with_its_terms_and_named_in_the_readme_if_it_was_used():
     rows = table((ROOT / "docs/data.md").read_text(), below="## Sets of the registry")
     cited = {name: (title, *cells) for title, cells in rows.items() for name in re.findall(r"`(\w+)`", title)}
-    assert set(cited) == set(datasets.SETS)
+    assert set(cited) == set(CITATIONS)
     for name, (_, _, citation, terms) in cited.items():
-        author = datasets.SETS[name]["citation"].split()[0].strip(",")
+        author = CITATIONS[name].split()[0].strip(",")
         assert author in citation and terms, name
-    known = re.compile(r"\b(" + "|".join(datasets.SETS) + r")\b")
+    known = re.compile(r"\b(" + "|".join(CITATIONS) + r")\b")
     drawn = {name for path in (ROOT / "figures").glob("*.json") for name in known.findall(path.read_text())}
     used = {name for name, (_, use, *_) in cited.items() if use != "no figure"}
     assert drawn <= used
@@ -143,7 +145,8 @@ class Targets(HTMLParser):
 
 
 def dead_links(folder: Path) -> list[str]:
-    pages = {page.resolve(): Targets(page) for page in folder.rglob("*.html")}
+    paths = [page for page in folder.rglob("*.html") if "_static" not in page.parts]  # the theme's own templates
+    pages = {page.resolve(): Targets(page) for page in paths}
     dead = []
     for page, targets in pages.items():
         for lead in targets.leads:
