@@ -1,8 +1,8 @@
 """The full method on the standard test: noise learned from noisy photographs alone, put on other photographs, a student
 from random weights, BSD68.
 
-python reproduce/full_method_on_photographs.py OUT --steps 600                                     # CPU, a beginning
-python reproduce/full_method_on_photographs.py OUT --accelerator cuda --precision bf16-mixed --seconds 240 --images 478
+python -m support.full_method_on_photographs OUT --steps 600                                     # CPU, a beginning
+python -m support.full_method_on_photographs OUT --accelerator cuda --precision bf16-mixed --seconds 240 --images 478
 --batch 32
 
 Half of the photographs are seen noisy alone, once each, at 15, 25 or 50 gray levels of 255; the other half clean alone.
@@ -13,22 +13,19 @@ models and levels, and clean versions of the noisy half in half of its pairs.
 import argparse
 import json
 import math
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import torch  # noqa: E402
+import torch
 
 from mptpn import metrics
-from mptpn.atomic import write_atomically  # noqa: E402
-from mptpn.noise.models import PoissonGaussian  # noqa: E402
+from mptpn.atomic import write_atomically
+from mptpn.noise.models import PoissonGaussian
 from mptpn.random import generator
 from mptpn.stages import pipeline, profound, synthesis
 from mptpn.training import loop
-from support import datasets  # noqa: E402
-from support.photographs import white_copies  # noqa: E402
-from support.scores import paired_interval  # noqa: E402
+from support import datasets
+from support.photographs import white_copies
+from support.scores import paired_interval
 
 LEVELS = (15, 25, 50)  # gray levels of 255
 

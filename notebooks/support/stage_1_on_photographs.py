@@ -1,7 +1,7 @@
 """Stage 1 on the standard test: one blind-spot network learns from one noisy copy of each photograph, levels estimated,
 and denoises BSD68.
 
-python reproduce/stage_1_on_photographs.py OUT --accelerator cuda --precision bf16-mixed --seconds 420
+python -m support.stage_1_on_photographs OUT --accelerator cuda --precision bf16-mixed --seconds 420
 
 Nothing clean is seen in training: each of the 478 photographs of the registry has one noisy copy at 15, 25 or 50 gray
 levels of 255, and the levels of training and test images are those that the estimator finds in them.
@@ -9,24 +9,21 @@ levels of 255, and the levels of training and test images are those that the est
 
 import argparse
 import math
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import torch  # noqa: E402
+import torch
 
 from mptpn import metrics
-from mptpn.networks.blind_spot import BlindSpotNetwork  # noqa: E402
-from mptpn.networks.weights import save_weights  # noqa: E402
-from mptpn.noise.estimate import estimate_noise_model  # noqa: E402
-from mptpn.noise.models import PoissonGaussian  # noqa: E402
+from mptpn.networks.blind_spot import BlindSpotNetwork
+from mptpn.networks.weights import save_weights
+from mptpn.noise.estimate import estimate_noise_model
+from mptpn.noise.models import PoissonGaussian
 from mptpn.random import generator
 from mptpn.stages import preliminary
 from mptpn.training import loop
-from support import datasets  # noqa: E402
-from support.photographs import white_copies  # noqa: E402
+from support import datasets
+from support.photographs import white_copies
 
 LEVELS = (15, 25, 50)  # gray levels of 255
 

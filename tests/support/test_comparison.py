@@ -140,7 +140,7 @@ def test_careamics_script_hands_the_image_through(tmp_path):
         "        return [pred_data[0][None, None] + 1], []\n"
     )
     (tmp_path / "careamics/config.py").write_text("def create_advanced_n2v_config(name, **given): return given\n")
-    script = os.path.join(os.path.dirname(__file__), "../reproduce/careamics_peer.py")
+    script = os.path.join(os.path.dirname(__file__), "../../notebooks/support/careamics_noise2void.py")
     np.save(tmp_path / "in.npy", CLEAN[0, 0].numpy())
     command = ["env", f"PYTHONPATH={tmp_path}", sys.executable, os.path.abspath(script), "120"]
     image, _ = methods.outside_denoise(CLEAN, command=command)
