@@ -175,9 +175,8 @@ def _gathered(queries: Tensor, keys: Tensor, values: Tensor, order: Tensor, chun
     """All rounds at once, with keys and values copied for each of the three chunks in which they are seen."""
     fill = -order.shape[-1] % chunk
     # [rounds, B, chunks, chunk]
-    exists, index = (
-        F.pad(x, (0, fill)).unflatten(-1, (-1, chunk)) for x in (torch.ones_like(order, dtype=torch.bool), order)
-    )
+    given = torch.ones_like(order, dtype=torch.bool), order
+    exists, index = (F.pad(x, (0, fill)).unflatten(-1, (-1, chunk)) for x in given)
     around = [F.pad(x, (0, 0, 1, 1)) for x in (exists, index)]
     # [rounds, B, chunks, 3 chunk]
     exists, near = (torch.cat([x[:, :, :-2], x[:, :, 1:-1], x[:, :, 2:]], dim=-1) for x in around)
@@ -186,7 +185,6 @@ def _gathered(queries: Tensor, keys: Tensor, values: Tensor, order: Tensor, chun
     logits = logits.masked_fill(~exists[..., None, :], -torch.inf)
     log_sums = logits.logsumexp(-1, keepdim=True)
     attended = torch.einsum("rbtij,rbtjd->rbtid", (logits - log_sums).exp(), values[image, near])
-    place = order.argsort(dim=-1)[..., None]
-    return _merge(
-        *(x.flatten(2, 3).gather(2, place.expand(*place.shape[:3], x.shape[-1])) for x in (attended, log_sums))
-    )
+    place = order.argsort(dim=-1)[..., None].expand(-1, -1, -1, attended.shape[-1])
+    attended, log_sums = attended.flatten(2, 3), log_sums.flatten(2, 3)
+    return _merge(attended.gather(2, place), log_sums.gather(2, place[..., :1]))

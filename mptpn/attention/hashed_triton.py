@@ -1,18 +1,15 @@
 """Hashed attention as Triton kernels: rows are gathered through the sorted order, weights never leave the chip.
 
-Why the kernels look as they do (for an H100, bfloat16, C 64, D 256, chunks of 144):
-- A program takes a block of sorted queries of one image and round and walks over their three chunks (Dao et al. 2022,
-  FlashAttention, Algorithm 1), without a running maximum: no logit q_i . k_j / |k_j| exceeds |q_i|, and i sees itself.
-  So weights are exp(logit - |q_i|), their sum is about 1 at least, and the sums of all rounds have one unit.
-- A token's row is contiguous, so a gather reads whole sectors; nothing is copied into sorted order.
-- Blocks are not cut at chunks: 144 is no power of two. A block of 64 meets 432 or 576 keys, and a mask leaves the
+Reasons, for an H100, bfloat16, C 64, D 256, chunks of 144:
+- A program takes a block of sorted queries and walks over their chunks (Dao et al. 2022, Algorithm 1), without a
+  running maximum: no logit q_i . k_j / |k_j| exceeds |q_i|, and i sees itself. Weights are exp(logit - |q_i|), so the
+  sums of all rounds have one unit, and the backward pass needs one sum and one mean of slopes a token.
+- Blocks are not cut at chunks, 144 is no power of two: a block of 64 meets 432 or 576 keys, and a mask leaves the
   neighbours.
-- All rounds run at once, and `merge` joins them. They are one softmax over all pairs (round, key), so the backward pass
-  needs one sum of weights and one mean of slopes a token, and computes the weights again.
 - The keys' length divides the logits, not the keys: no copy of the keys, and none rounded to 16 bits.
 - Each program writes rows of its own in a fixed order of summation: no atomics, the same bits in every run.
 
-Token numbers b * N + n and offsets are 64-bit. All sums are float32. Names in capitals are compile-time.
+Token numbers b * N + n and offsets are 64-bit. All sums are float32.
 """
 
 import torch
@@ -264,7 +261,5 @@ def _shapes(match, values, order, chunk):
 
 
 hashed.register_fake(_shapes)
-hashed_backward.register_fake(
-    lambda _, match, values, *__: (match.new_empty(match.shape), values.new_empty(values.shape))
-)
+hashed_backward.register_fake(lambda _, m, v, *__: (m.new_empty(m.shape), v.new_empty(v.shape)))
 hashed.register_autograd(_gradients, setup_context=_keep)

@@ -1,16 +1,13 @@
 """Retractable attention as Triton kernels: tokens are read and written where they lie in the image.
 
-Why the kernels look as they do (for an H100, bfloat16, window 8, head_dim 32):
-- A program takes one head of one group, 64 tokens. Programs are numbered head first, then by phase along w, so that
-  those in flight together read whole rows of neighbouring pixels, whatever the interval.
-- The bias of a head (16 KiB) is as large as all that one group moves. A program keeps it in registers and walks over
-  several groups; the loads of the next group overlap the arithmetic of this one.
-- The backward pass computes the weights again: only the inputs are kept. The gradient of the bias is summed in
-  registers, in a fixed order, and written once: no atomics.
+Reasons, for an H100, bfloat16, window 8, head_dim 32:
+- A program takes one head of one group. Programs are numbered head first, then by phase along w, so that those in
+  flight together read whole rows of neighbouring pixels.
+- The bias of a head (16 KiB) is as large as all that one group moves: a program keeps it and walks over several groups.
+- The backward pass computes the weights again, and sums the gradient of the bias in a fixed order: no atomics.
 - Groups of more than BLOCK tokens go by tiles with a running softmax (Dao et al. 2022, FlashAttention, Algorithm 1).
 
-Pixel numbers are 64-bit: qkv passes 2**31 numbers from 2048 x 2048 pixels on. All sums are float32. Names in capitals
-are compile-time.
+Pixel numbers are 64-bit: qkv passes 2**31 numbers from 2048 x 2048 pixels on. All sums are float32.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """Denoising of images in their own unit: masks, predictors, tiles, and the assessment of the result."""
 
-from mptpn.inference.assessment import Assessment, assess, together
+from mptpn.inference.assessment import Assessment, assess
 from mptpn.inference.denoiser import Denoiser, NoisyImages, Prediction, load_network, predictor_of
 from mptpn.inference.masks import masked_image
 from mptpn.inference.predictor import Predictor

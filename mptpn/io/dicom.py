@@ -10,24 +10,16 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from pydicom import Dataset, dcmread, dcmwrite
+from pydicom import Dataset, dcmread, dcmwrite, uid
 from pydicom.dataelem import DataElement
 from pydicom.pixels import get_decoder, pixel_array
-from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    generate_uid,
-)
 
 from mptpn.io.scan import Scan, Unreadable, explained
 
 INTEGER = 0x7FE00010  # tag of pixel data
 PIXELS = {0x7FE00008: "OF", 0x7FE00009: "OD", INTEGER: "OW"}  # float, double, integer
-UNITS = set(  # defined terms, not free text
-    "HU OD MGML Z_EFF ED EDW HU_MOD PCT BQML CNTS PROPCNTS GML CM2ML PERCENT".split()
-)
+# defined terms, not free text
+UNITS = set("HU OD MGML Z_EFF ED EDW HU_MOD PCT BQML CNTS PROPCNTS GML CM2ML PERCENT".split())
 MARK = "denoised by mptpn"
 INSTALL = "pip install pylibjpeg[all], or save it uncompressed"
 
@@ -79,11 +71,11 @@ def read_head(path: Path) -> Head:
         data = dcmread(file, stop_before_pixels=True, force=True)
         start, left = file.read(4), path.stat().st_size - file.tell()
     syntax = data.file_meta.get("TransferSyntaxUID") or (
-        ImplicitVRLittleEndian if data.original_encoding[0] else ExplicitVRLittleEndian
+        uid.ImplicitVRLittleEndian if data.original_encoding[0] else uid.ExplicitVRLittleEndian
     )
-    if syntax == DeflatedExplicitVRLittleEndian:
+    if syntax == uid.DeflatedExplicitVRLittleEndian:
         raise Unreadable(f"{path}: its data set is deflated; save it as Explicit VR Little Endian.")
-    order = "big" if syntax == ExplicitVRBigEndian else "little"
+    order = "big" if syntax == uid.ExplicitVRBigEndian else "little"
     tag = int.from_bytes(start[:2], order) << 16 | int.from_bytes(start[2:], order)
     if "Rows" not in data or "Columns" not in data or tag not in PIXELS:
         raise Unreadable(
@@ -152,15 +144,9 @@ class Dicom(Scan):
         places = [head.place for head in self.heads if head.place is not None]
         if len(set(places)) < len(places):
             notes.append("Several of its slices lie at one place; they follow each other by InstanceNumber.")
-        super().__init__(
-            path,
-            slices=count,
-            sample_shape=(first.rows, first.cols, 3) if first.samples == 3 else (first.rows, first.cols),
-            dtype=first.dtype,
-            colours=first.samples,
-            bits=max(head.bits for head in self.heads),
-            note=" ".join(notes),
-        )
+        shape, dtype, colours = (first.rows, first.cols) + (3,) * (first.samples == 3), first.dtype, first.samples
+        bits, self.note = max(head.bits for head in self.heads), " ".join(notes)
+        super().__init__(path, slices=count, sample_shape=shape, dtype=dtype, colours=colours, bits=bits)
         (self.slope, self.intercept), self.unit = self.scale(0), first.unit
 
     @classmethod
@@ -237,14 +223,14 @@ class Dicom(Scan):
             words = " ".join(f"{MARK} {note}".split()).encode("ascii", "replace").decode()
             data.DerivationDescription = words[:1024]
             data.ImageType = ["DERIVED", "SECONDARY", *list(data.get("ImageType") or [])[2:]]
-            data.SOPInstanceUID = generate_uid(entropy_srcs=[head.uid or str(head.path), words])
-            data.SeriesInstanceUID = generate_uid(entropy_srcs=[head.series or head.uid or str(head.path), words])
-            data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+            data.SOPInstanceUID = uid.generate_uid(entropy_srcs=[head.uid or str(head.path), words])
+            data.SeriesInstanceUID = uid.generate_uid(entropy_srcs=[head.series or head.uid or str(head.path), words])
+            data.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
             data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
             data.file_meta.MediaStorageSOPClassUID = data.get(
                 "SOPClassUID", data.file_meta.get("MediaStorageSOPClassUID", "1.2.840.10008.5.1.4.1.1.7")
             )
-            if head.syntax == ExplicitVRBigEndian:
+            if head.syntax == uid.ExplicitVRBigEndian:
                 _swap_words(data, head.tag)
             dcmwrite(target, data, enforce_file_format=True)
 

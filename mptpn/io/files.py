@@ -27,9 +27,7 @@ def open_scan(path: str | Path) -> Scan:
     """One file as a scan; its first bytes give its type, for NIfTI its ending.
 
     Raises:
-        FileNotFoundError: no such file.
-        PermissionError: it may not be read.
-        ValueError: it cannot be read; one sentence.
+        FileNotFoundError, PermissionError, ValueError: it cannot be read; one sentence.
     """
     path = Path(path)
     if path.is_dir():
@@ -59,8 +57,7 @@ def _format(path: Path, head: bytes) -> str | None:
 def open_scans(paths: Sequence[str | Path]) -> tuple[list[Scan], dict[str, str]]:
     """Files, and folders with what lies below them, as scans in a stable order, and what was left out.
 
-    The single-frame DICOM files of a folder and below are one scan a SeriesInstanceUID, sorted by position along the
-    normal of the slices, else by InstanceNumber; any other file, and one that is alone in its series, is one scan.
+    Single-frame DICOM files of one series (SeriesInstanceUID) in a folder are one scan; any other file is one.
     Hidden files are passed over. Names are made unique.
 
     Returns:
@@ -135,8 +132,7 @@ def read_image(path: str | Path) -> Image:
         The image in the scan's unit, 0 to 1 over (0, 255) where the file holds plain bytes, else over its smallest to
         its largest value; the file's own padding has the smallest value of the others.
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: it cannot be read, or carries no picture (see image_from_array); one sentence.
+        FileNotFoundError, ValueError: it cannot be read, or carries no picture (see gray_array); one sentence.
     """
     try:
         with closing(open_scan(path)) as scan:
@@ -150,14 +146,12 @@ def read_image(path: str | Path) -> Image:
 
 
 def spread_images(scan: Scan) -> list[Image]:
-    """Up to 16 slices, spread evenly over a scan, as images.
-
-    Of each sixteenth it is the first slice, from the middle on, that carries a picture.
+    """Up to 16 slices as images: of each sixteenth of a scan the first, from its middle on, that carries a picture.
 
     Returns:
         As read_image; " slice N", from 1, follows the name where the scan has several.
     Raises:
-        ValueError, OSError: a slice cannot be read, or none carries a picture (see image_from_array).
+        ValueError, OSError: a slice cannot be read, or none carries a picture (see gray_array).
     """
     images, refusals = [], []
     with closing(scan):

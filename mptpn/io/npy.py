@@ -28,13 +28,8 @@ class Npy(Scan):
                 f"{path}: shape {array.shape} is no image; save [H, W], [N, H, W], or these with 3 or 4 colours last."
             )
         self.whole = array.shape
-        super().__init__(
-            path,
-            slices=array.shape[0] if axes == 3 else 1,
-            sample_shape=array.shape[axes - 2 :],
-            dtype=array.dtype,
-            colours=3 if samples else 1,
-        )
+        slices, shape = array.shape[0] if axes == 3 else 1, array.shape[axes - 2 :]
+        super().__init__(path, slices=slices, sample_shape=shape, dtype=array.dtype, colours=3 if samples else 1)
 
     def stored(self, index: int) -> np.ndarray:
         array = np.load(self.path, mmap_mode="r", allow_pickle=False)

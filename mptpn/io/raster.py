@@ -36,18 +36,13 @@ class Raster(Scan):
             raise Unreadable(
                 f"{path}: pixels of mode {mode} are no gray levels or RGB; convert it to 8- or 16-bit gray or to RGB."
             )
-        notes = [f"{kind} is written as PNG, which keeps every pixel."] * (kind != "PNG")
-        notes += ["Palette colours are written as RGB."] * (mode == "P")
-        samples = MODES[self.mode]
-        super().__init__(
-            path,
-            slices=1,
-            sample_shape=(height, width, samples) if samples > 1 else (height, width),
-            dtype=np.uint16 if self.mode == "I;16" else np.uint8,
-            colours=3 if self.mode.startswith("RGB") else 1,
-            note=" ".join(notes),
-        )
         self.becomes_png = kind != "PNG"
+        notes = [f"{kind} is written as PNG, which keeps every pixel."] * self.becomes_png
+        notes += ["Palette colours are written as RGB."] * (mode == "P")
+        self.note = " ".join(notes)
+        shape = (height, width) + (MODES[self.mode],) * (MODES[self.mode] > 1)
+        dtype, colours = np.uint16 if self.mode == "I;16" else np.uint8, 3 if self.mode.startswith("RGB") else 1
+        super().__init__(path, slices=1, sample_shape=shape, dtype=dtype, colours=colours)
 
     def default_name(self) -> str:
         return Path(self.name).stem + ".png" if self.becomes_png else super().default_name()

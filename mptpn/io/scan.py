@@ -2,17 +2,17 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
 DECODERS = ("pydicom", "tifffile", "nibabel", "nibabel.global", "PIL")
 ROWS = 256  # of a slice, rounded at once: a large slice is not held in float64
 DAMAGED = "the file is damaged, cut off or of a kind that is not supported; export it again"
+NO_PICTURE = "give an image with a picture in it"
 
 
 class Unreadable(ValueError):
@@ -24,11 +24,9 @@ class Slice:
     """One slice in stored values.
 
     Attributes:
-        pixels: [H, W] or [H, W, 3], before slope and intercept, without alpha; NaN and infinite pixels are 0, padding
-            is as stored. float32 where that holds every stored value (up to 16 bits, float32), else float64.
+        pixels: [H, W] or [H, W, 3], without alpha; NaN and infinite pixels are 0. float32 up to 16 bits, else float64.
         valid: [H, W], False at the file's own padding value and at NaN or infinite pixels.
-        slope: stored value * slope + intercept is in the scan's unit; slices of one series may differ (PET).
-        intercept: see slope.
+        slope, intercept: pixels * slope + intercept is in the scan's unit; slices of one series may differ (PET).
     """
 
     pixels: np.ndarray
@@ -39,10 +37,7 @@ class Slice:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turns a decoder's error into one sentence that names its type only; holds its warnings and logs back.
-
-    All of these may quote a patient's tags.
-    """
+    """Turns a decoder's error into a sentence that holds its type alone; words, warnings and logs may quote tags."""
     logs = [log for log in map(logging.getLogger, DECODERS) if not log.disabled]
     try:
         for log in logs:
@@ -66,15 +61,13 @@ def explained(path: Path) -> Iterator[None]:
 
 
 class Scan:
-    """One picture, one volume or multi-page file, or one DICOM series; opened cheaply, its slices are read on demand.
+    """One picture, volume, multi-page file or DICOM series, whose slices are read on demand.
 
     Attributes:
-        path: the file, or the series' folder.
-        name: the file's or folder's name; open_scans makes it unique.
-        slices: how many.
+        path, name: of the file, or of the series' folder; open_scans makes names unique.
+        slices: their number.
         shape: of one slice's pixels, (H, W) or (H, W, 3).
-        dtype: stored type, with its byte order.
-        bits: stored bits a sample.
+        dtype, bits: stored type with its byte order, and bits a sample.
         low, high: smallest and largest stored value that is written; None for floats.
         slope, intercept: of the first slice; read() gives each slice's own.
         unit: of stored value * slope + intercept; "stored value" where the file names none.
@@ -82,24 +75,15 @@ class Scan:
     """
 
     endings: tuple[str, ...] = ()  # of the written file; the first is appended to a name that has none of them
-    series = ""  # files of a folder with the same series, not empty, are joined to one scan
+    note = ""
+    series = ""  # files of a folder with the same series, not empty, become one scan by the class method join
     identity = ""  # files of a series with the same identity are copies
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        slices: int,
-        sample_shape: tuple[int, ...],
-        dtype: np.dtype,
-        colours: int,
-        bits: int | None = None,
-        note: str = "",
+        self, path: Path, *, slices: int, sample_shape: tuple[int, ...], dtype: np.dtype, colours: int, bits: int = 0
     ):
-        """sample_shape: of one stored slice, [H, W] or [H, W, samples]; its first `colours` samples are picture, the
-        others alpha.
-        """
-        self.path, self.name, self.note = path, path.name, note
+        """sample_shape: of a stored slice, [H, W] or [H, W, samples]; samples beyond the first `colours` are alpha."""
+        self.path, self.name = path, path.name
         self.slices, self.sample_shape, self.dtype, self.colours = slices, tuple(sample_shape), np.dtype(dtype), colours
         self.shape = self.sample_shape[:2] + ((3,) if colours == 3 else ())
         self.slope, self.intercept, self.unit = 1.0, 0.0, "stored value"
@@ -115,7 +99,7 @@ class Scan:
         self._held: tuple[int, np.ndarray] | None = None
         self._handle = None  # what the format keeps open between slices; has close()
 
-    # What a format fills in: endings, __init__(path), stored and assemble; the others where it has them.
+    # A format fills in endings, __init__(path), stored and assemble; the others, up to samples, where it has them.
 
     def stored(self, index: int) -> np.ndarray:
         """One slice exactly as stored, `sample_shape`, `dtype`."""
@@ -155,11 +139,6 @@ class Scan:
         known = not self.endings or self.name.lower().endswith(self.endings)
         return self.name if known else self.name + self.endings[0]
 
-    @classmethod
-    def join(cls, scans: Sequence[Self], folder: Path) -> Self:
-        """Several scans of one series as one, named after the folder."""
-        raise NotImplementedError
-
     def samples(self, index: int) -> np.ndarray:
         """One slice as stored, checked; the last one is held, so that reading and then writing it decodes once."""
         if not 0 <= index < self.slices:
@@ -190,49 +169,35 @@ class Scan:
         return picture.reshape(picture.shape[:1] + self.shape[1:]).astype(np.float32 if exact else np.float64)
 
     def read(self, index: int) -> Slice:
-        """One slice; the memory is that of a slice.
-
-        Raises:
-            ValueError: it cannot be decoded, or the only slice has no valid pixel.
-        """
+        """One slice; ValueError where it cannot be decoded, or where the only slice has no valid pixel."""
         stored = self.samples(index)
         pixels = self._picture(stored)
         finite = np.isfinite(pixels)
         valid = _valid(finite, self.padding(index, stored))
         if self.slices == 1 and not valid.any():
-            raise Unreadable(
-                f"{self.path}: every pixel is padding, NaN or infinite; give an image with a picture in it."
-            )
+            raise Unreadable(f"{self.path}: every pixel is padding, NaN or infinite; {NO_PICTURE}.")
         if not finite.all():
             pixels[~finite] = 0
         return Slice(pixels, valid, *self.scale(index))
 
     def in_unit(self, index: int) -> np.ndarray:
-        """One slice in the scan's unit, float64, [H, W] or [H, W, 3].
+        """One slice in the scan's unit, float64, [H, W] or [H, W, 3]; ValueError where every pixel is padding.
 
         Padding has the smallest value of the other pixels; NaN and infinite pixels stay.
-
-        Raises:
-            ValueError: it cannot be decoded, or every pixel is padding.
         """
         stored = self.samples(index)
         (slope, intercept), padding = self.scale(index), self.padding(index, stored)
         own = self._picture(stored).astype(np.float64) * slope + intercept
         if padding is not None and padding.any():
             if padding.all():
-                raise ValueError(
-                    f"{self.path}: every pixel of slice {index + 1} is padding; give an image with a picture in it."
-                )
+                raise ValueError(f"{self.path}: every pixel of slice {index + 1} is padding; {NO_PICTURE}.")
             own[padding] = np.fmin.reduce(own[~padding])  # passes over NaN
         return own
 
     def rounded(self, index: int, pixels: np.ndarray) -> np.ndarray:
-        """Stored samples of a denoised slice, to the nearest, halves to even, clipped to the type.
+        """Stored samples of a denoised slice, rounded half to even and clipped to the type.
 
-        Pixels that are unchanged or invalid, and alpha, stay bit for bit.
-
-        Raises:
-            ValueError: pixels of another shape, or not finite where the slice is valid.
+        Unchanged and invalid pixels and alpha stay bit for bit. ValueError: another shape, or valid pixels not finite.
         """
         if np.shape(pixels) != self.shape:
             raise ValueError(f"{self.path}: slice {index} of shape {np.shape(pixels)} does not fit; give {self.shape}.")

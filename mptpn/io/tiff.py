@@ -13,7 +13,7 @@ LOST = {330: "reduced copies", 34665: "EXIF", 34853: "GPS"}  # tag: what it poin
 
 
 class Tiff(Scan):
-    """TIFF of one or more pages of one size and type; every tag of every page is kept, but not the layout of its bytes."""
+    """TIFF of one or more pages of one size and type; all tags of a page are kept but the layout of its bytes."""
 
     endings = (".tif", ".tiff")
 
@@ -26,15 +26,13 @@ class Tiff(Scan):
             colours = 3 if first.photometric == tifffile.PHOTOMETRIC.RGB else 1
             _check(path, file, first, kinds=len(kinds), colours=colours)
             self.planar = first.axes == "SYX"
-            super().__init__(
-                path,
-                slices=len(file.pages),
-                sample_shape=(*first.shape[1:], first.shape[0]) if self.planar else first.shape,
-                dtype=first.dtype.newbyteorder(file.byteorder),
-                colours=colours,
-                bits=first.bitspersample,
-                note=" ".join(f"{what} within the file are not written." for tag, what in LOST.items() if tag in tags),
+            shape = (*first.shape[1:], first.shape[0]) if self.planar else first.shape
+            dtype, bits = first.dtype.newbyteorder(file.byteorder), first.bitspersample
+            self.note = " ".join(
+                f"{what} within the file are not written." for tag, what in LOST.items() if tag in tags
             )
+            pages = len(file.pages)
+            super().__init__(path, slices=pages, sample_shape=shape, dtype=dtype, colours=colours, bits=bits)
 
     def stored(self, index: int) -> np.ndarray:
         if self._handle is None:
@@ -52,7 +50,7 @@ class Tiff(Scan):
         pixels = np.moveaxis(pixels, -1, 1) if self.planar else pixels
         with tifffile.TiffFile(self.path, is_ome=False) as original:
             first, bigtiff = original.pages[0], original.is_bigtiff or part.stat().st_size > 2**32 - 2**25
-            with tifffile.TiffWriter(temporary, bigtiff=bigtiff, byteorder=original.byteorder) as target:
+            with tifffile.TiffWriter(temporary, bigtiff=bigtiff, byteorder=original.byteorder, ome=False) as target:
                 # readers of these kinds look at the first page alone and take the pixels for one piece
                 if first.is_imagej or first.is_shaped:
                     others = {tag.code for tag in original.pages[self.slices - 1].tags}

@@ -11,6 +11,8 @@ import numpy as np
 from mptpn.atomic import write_atomically, write_folder_atomically
 from mptpn.io.scan import Scan, explained
 
+OTHER = "choose another folder or name"
+
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
@@ -29,8 +31,7 @@ class Writer:
 
     Attributes:
         target: file or folder that exists after close().
-        done: slices that are written; above 0 at the start where an interrupted call left a part file of this input
-            and note.
+        done: number of written slices; above 0 at the start where an interrupted call is resumed.
     """
 
     def __init__(
@@ -39,9 +40,8 @@ class Writer:
         """Opens the part file in `folder`, which is made where it is missing.
 
         Args:
-            name: of the file or, for a series, of its folder; None: that of the input.
-            note: settings that made the result. DICOM keeps it in DerivationDescription; an interrupted result of
-                another note is not resumed.
+            name: of the target; None: that of the input.
+            note: settings of the result, which DICOM keeps; an interrupted result of another note is not resumed.
             overwrite: whether an existing target may be replaced once the new one is whole.
         Raises:
             ValueError: a name that leaves the folder or has another type's ending, or the input itself as target.
@@ -61,25 +61,19 @@ class Writer:
             self._part = folder / f".{name}.{self._key()}.part"
             self._part.touch()
             self._size = scan.dtype.itemsize * int(np.prod(scan.sample_shape))
-            # a slice that was cut off is written again
-            self.done = min(self._part.stat().st_size // self._size, scan.slices)
+            self.done = min(self._part.stat().st_size // self._size, scan.slices)  # without a slice that was cut off
 
     def _check_target(self) -> None:
         scan, target = self.scan, self.target
         own = [scan.path, *scan.sources()]
-        exists = target.exists()
+        exists, folder = target.exists(), target.is_dir()
         same = exists and any(path.exists() and target.samefile(path) for path in own)
         if same or target.resolve() in {path.resolve() for path in own}:
-            raise ValueError(f"{target}: is the input itself; choose another folder or name.")
+            raise ValueError(f"{target}: is the input itself; {OTHER}.")
         if exists and not self.overwrite:
-            raise FileExistsError(
-                f"{target}: exists already; choose another folder or name, or overwrite it on purpose."
-            )
-        folder = exists and target.is_dir()
+            raise FileExistsError(f"{target}: exists already; {OTHER}, or overwrite it on purpose.")
         if exists and (folder != scan.path.is_dir() or (folder and not scan.may_replace(target))):
-            raise FileExistsError(
-                f"{target}: is not an earlier result of this input; move it away, or choose another folder or name."
-            )
+            raise FileExistsError(f"{target}: is not an earlier result of this input; move it away, or {OTHER}.")
 
     def _key(self) -> str:
         """Hash of the input and the note: only a part file of the same key is resumed."""
@@ -96,11 +90,7 @@ class Writer:
             self._part.unlink(missing_ok=True)  # nothing to resume
 
     def write(self, index: int, pixels: np.ndarray) -> None:
-        """Writes one slice in stored values, of the scan's shape, as Scan.rounded rounds it.
-
-        Raises:
-            ValueError: not the next slice (`done`), another shape, or NaN.
-        """
+        """Writes the next slice (`done`), in stored values, see Scan.rounded; ValueError for any other, or NaN."""
         if index != self.done:
             raise ValueError(
                 f"{self.target}: slice {index} is out of order; write slice {self.done} of {self.scan.slices} next."
@@ -112,11 +102,7 @@ class Writer:
         self.done += 1
 
     def close(self) -> None:
-        """Makes the target.
-
-        Raises:
-            ValueError: slices are missing; those that are written stay for the next call.
-        """
+        """Makes the target; ValueError where slices are missing: those that are written stay for the next call."""
         if not self._part.exists():
             return  # closed before
         if self.done < self.scan.slices:

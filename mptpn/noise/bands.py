@@ -14,7 +14,7 @@ from mptpn.networks.noise_level import (
     STRIDE,
     NoiseLevelNetwork,
     band_factors,
-    pretrained_paths,
+    pretrained_noise_level,
     stated_precision,
 )
 from mptpn.noise.models import NoiseModel
@@ -191,7 +191,7 @@ def levels_by_place(
 @cache
 def pretrained_network() -> NoiseLevelNetwork:
     """The pretrained network; private to estimates, for callers of noise_level may calibrate theirs."""
-    return pretrained_paths()
+    return pretrained_noise_level()
 
 
 def _tiles(channel: Tensor) -> Iterator[Tensor]:

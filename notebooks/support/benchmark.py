@@ -1,5 +1,6 @@
-"""Time and memory of the attention and of whole networks, each beside the floor of memory traffic and arithmetic, and
-only once it is right.
+"""Time and memory of the attention and of whole networks, beside the floors of memory traffic and arithmetic.
+
+Every call is first compared with float64, and only timed if its error is that of rounding.
 """
 
 import itertools
@@ -25,6 +26,7 @@ NETWORKS = {  # arguments of RetractableTransformer
     "multi-scale, 5 M": {"widths": (48, 96, 192), "intervals": ((8, 4), (4, 2), (2,)), "blocks": 4, "head_dim": 24},
 }
 MIB = 2**20
+CORNER = 32  # px, least side of the corner that is compared with float64
 
 
 def attend(
@@ -42,23 +44,18 @@ def _compiled(how: str) -> Callable:
     return torch.compile(retractable_attention, mode=COMPILE_MODES[how], fullgraph=True, dynamic=False)
 
 
-def error_ratio(
-    qkv: Tensor, bias: Tensor, grad: Tensor, *, backend: str, interval: int, window: int, least: int = 32
-) -> float:
-    """Largest error against float64, of output and gradients, over that of the reference in the same dtype; in the
-    image's last groups.
+def error_ratio(qkv: Tensor, bias: Tensor, grad: Tensor, *, backend: str, interval: int, window: int) -> float:
+    """Largest error against float64, of output and gradients, over that of the reference in the same dtype.
 
-    Args:
-        qkv, bias, grad: as in `attend`; grad is taken as 0 outside those groups, so that they alone reach the bias.
-        least: side of the corner that is compared, pixels; it is widened to whole groups.
+    Compared is the last corner of the image, at least 32 px wide, in whole groups; grad is taken as 0 outside it, so
+    that this corner alone reaches the bias. Arguments as in `attend`.
     """
     side, grouping = window * interval, {"interval": interval, "window": window}
-    corner = (slice(None), *(slice(max(0, length - least) // side * side, length) for length in qkv.shape[1:3]))
+    corner = (slice(None), *(slice(max(0, length - CORNER) // side * side, length) for length in qkv.shape[1:3]))
     above = torch.zeros_like(grad)
     above[corner] = grad[corner]
-    out, grad_qkv, grad_bias = attend(
-        qkv.detach().requires_grad_(), bias.detach().requires_grad_(), above, backend=backend, **grouping
-    )
+    leaves = [tensor.detach().requires_grad_() for tensor in (qkv, bias)]
+    out, grad_qkv, grad_bias = attend(*leaves, above, backend=backend, **grouping)
     plain, exact = (
         attend(
             *(tensor.detach().to(dtype).requires_grad_() for tensor in (qkv[corner], bias)),
@@ -81,11 +78,10 @@ def _worst(ours: tuple[Tensor, ...], plain: tuple[Tensor, ...], exact: tuple[Ten
 
 
 def must_be_right(ratio: float, what: str) -> float:
-    """The ratio of errors; ArithmeticError if it is NaN or above 2, the most that another order of rounding explains."""
+    """The ratio of errors; ArithmeticError if it is NaN or above 2, the most that rounding explains."""
     if not ratio <= 2:
-        raise ArithmeticError(
-            f"{what}: its error against float64 is {ratio:.3g} times that of the reference; up to 2 is right. Nothing is timed."
-        )
+        wrong = f"its error against float64 is {ratio:.3g} times that of the reference; up to 2 is right"
+        raise ArithmeticError(f"{what}: {wrong}. Nothing is timed.")
     return ratio
 
 
@@ -104,15 +100,13 @@ def time_attention(
     seconds: float = 0.2,
     seed: int = 0,
 ) -> list[dict]:
-    """Attention alone on [1, side, side, 3, heads, head_dim]: a row a backend, with time, peak memory, floors and ratio
-    of errors.
+    """Attention alone on [1, side, side, 3, heads, head_dim]: a row a backend, with time, peak memory and floors.
 
-    The copy floor is reading q, k, v once and writing the output; backward reads these and the output's gradient and
-    writes theirs. The arithmetic floor is two products forward, and five more backward. Numbers of a backend that needs
-    more memory than there is are NaN.
+    The copy floor: q, k, v are read once and the output is written; backward reads these and the output's gradient and
+    writes theirs. The arithmetic floor: two products forward, and five more backward. A backend that needs more memory
+    than there is has NaN for its numbers.
     """
-    generator = torch.Generator(device).manual_seed(seed)
-    draw = partial(torch.randn, generator=generator, device=device)
+    draw = partial(torch.randn, generator=torch.Generator(device).manual_seed(seed), device=device)
     qkv, grad = draw(1, side, side, 3, heads, head_dim, dtype=dtype), draw(1, side, side, heads, head_dim, dtype=dtype)
     bias, grouping = draw(heads, window**2, window**2), {"interval": interval, "window": window}
     inputs = (qkv.detach().requires_grad_(), bias.requires_grad_(), grad) if backward else (qkv, bias)
@@ -124,36 +118,25 @@ def time_attention(
         "arithmetic_floor_ms": 1e3 * (14 if backward else 4) * window**2 * grad.numel() / ceilings["product"],
         "floor_mib": (4 if backward else 1) * grad.nbytes / MIB,
     }
-    what = {
-        "what": "attention",
-        "pass": "forward + backward" if backward else "forward",
-        "side": side,
-        "pixels": side**2,
-        **grouping,
-    }
-    what |= {"heads": heads, "head_dim": head_dim, "dtype": str(dtype).removeprefix("torch.")}
+    what = {"what": "attention", "pass": "forward + backward" if backward else "forward", "side": side}
+    what |= {"pixels": side**2, **grouping, "heads": heads, "head_dim": head_dim, "dtype": _name(dtype)}
     return [what | row | floors for row in _measure(calls, checks, device=device, seconds=seconds)]
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _measure(calls: dict[str, Callable], checks: dict[str, Callable], *, device: str, seconds: float) -> list[dict]:
     """Check every call, then its memory, then the time of all of them in turn."""
-    rows = {}
-    for name in calls:
+    rows, fitting = {}, {}
+    for name, call in calls.items():
         try:
-            rows[name] = {
-                "backend": name,
-                "error_ratio": must_be_right(checks[name](), name),
-                "peak_mib": timing.peak_bytes(calls[name], device=device) / MIB,
-            }
+            ratio = must_be_right(checks[name](), name)
+            peak = timing.peak_bytes(call, device=device) / MIB
+            rows[name], fitting[name] = {"backend": name, "error_ratio": ratio, "peak_mib": peak}, call
         except torch.OutOfMemoryError:
-            rows[name] = {
-                "backend": name,
-                "error_ratio": math.nan,
-                "peak_mib": math.nan,
-                "ms": math.nan,
-                "least_ms": math.nan,
-            }
-    fitting = {name: call for name, call in calls.items() if "ms" not in rows[name]}
+            rows[name] = {"backend": name} | dict.fromkeys(("error_ratio", "peak_mib", "ms", "least_ms"), math.nan)
     for name, times in timing.race(fitting, device=device, seconds=seconds).items() if fitting else ():
         rows[name] |= {"ms": statistics.median(times), "least_ms": min(times)}
     return list(rows.values())
@@ -171,28 +154,21 @@ def time_whole_image(
     seconds: float = 0.2,
     seed: int = 0,
 ) -> dict:
-    """ART's own sparse groups: a row as `time_attention` gives it for the fixed ones of the same interval, forward.
+    """ART's own sparse groups, of the whole image, forward: a row as of `time_attention`.
 
     On window * interval pixels squared, where both kinds of groups are the same, it is compared with the reference.
     """
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         bias = DynamicPositionBias(heads, window=window).to(device)
-    generator = torch.Generator(device).manual_seed(seed)
-    images = [
-        torch.randn(1, n, n, 3, heads, head_dim, generator=generator, device=device, dtype=dtype)
-        for n in (window * interval, side)
-    ]
+    draw = partial(torch.randn, generator=torch.Generator(device).manual_seed(seed), device=device, dtype=dtype)
+    images = [draw(1, n, n, 3, heads, head_dim) for n in (window * interval, side)]
     with torch.no_grad():
         fixed = partial(attend, backend="reference", interval=interval, window=window)
         plain, exact = (fixed(images[0].to(number), bias().to(number)) for number in (dtype, torch.float64))
         small, large = (partial(whole_image_attention, image, bias.network, interval=interval) for image in images)
-        (row,) = _measure(
-            {"whole image": large},
-            {"whole image": lambda: _worst((small(),), plain, exact)},
-            device=device,
-            seconds=seconds,
-        )
+        checks = {"whole image": lambda: _worst((small(),), plain, exact)}
+        (row,) = _measure({"whole image": large}, checks, device=device, seconds=seconds)
     return {"what": "attention", "pass": "forward", "side": side, "pixels": side**2, "interval": interval} | row
 
 
@@ -217,29 +193,21 @@ def training_step(net: nn.Module, noisy: Tensor, *, optimizer: torch.optim.Optim
 def floors(
     name: str, *, size: tuple[int, int, int, int], dtype: torch.dtype, training: bool, ceilings: dict[str, float]
 ) -> dict[str, float]:
-    """What a network's operators take at least, ms: their bytes at the copy rate if none is fused with the next, their
-    products at the product rate.
-    """
+    """Least times of a network, ms: every operator's bytes at the copy rate, none fused, and its products."""
     products = {
         torch.ops.mptpn.sdpa_attention: lambda qkv, bias, *_, **__: 4 * math.prod(qkv) // 3 * bias[-1],
         torch.ops.mptpn.sdpa_attention_backward: lambda grad, qkv, bias, *_, **__: 10 * math.prod(grad) * bias[-1],
     }
-    with (
-        FakeTensorMode(),
-        FlopCounterMode(display=False, custom_mapping=products) as arithmetic,
-        timing.Traffic() as traffic,
-        torch.set_grad_enabled(training),
-    ):
+    counter = FlopCounterMode(display=False, custom_mapping=products)
+    with FakeTensorMode(), counter, timing.Traffic() as traffic, torch.set_grad_enabled(training):
         net = RetractableTransformer(size[1], **NETWORKS[name])
         noisy, traffic.total = torch.empty(size), 0  # drawing the weights is not counted
         out = net(noisy)
         if training:
             out.square().mean().backward()
     moved = traffic.total * dtype.itemsize / torch.float32.itemsize
-    return {
-        "copy_floor_ms": 1e3 * moved / ceilings["copy"],
-        "arithmetic_floor_ms": 1e3 * arithmetic.get_total_flops() / ceilings["product"],
-    }
+    copying, arithmetic = moved / ceilings["copy"], counter.get_total_flops() / ceilings["product"]
+    return {"copy_floor_ms": 1e3 * copying, "arithmetic_floor_ms": 1e3 * arithmetic}
 
 
 def time_network(
@@ -256,56 +224,37 @@ def time_network(
     seconds: float = 0.5,
     seed: int = 0,
 ) -> list[dict]:
-    """A whole network on [batch, channels, side, side], forward or one training step: a row a backend, as
-    `time_attention` gives it.
+    """A whole network on [batch, channels, side, side], forward or one training step: rows as of `time_attention`.
 
     Forward runs with weights and image in dtype, training by autocast with float32 weights.
     """
     torch.compiler.reset()
     size, low = (batch, channels, side, side), dtype if training else torch.float32  # low: what autocast computes in
-    noisy = torch.randn(size, generator=torch.Generator(device).manual_seed(seed), device=device).to(
-        torch.float32 if training else dtype
-    )
+    draw = torch.Generator(device).manual_seed(seed)
+    noisy = torch.randn(size, generator=draw, device=device).to(torch.float32 if training else dtype)
     calls, checks = {}, {}
     for backend in backends:
         kind, _, how = backend.partition(" ")
-        net = (
-            network(name, backend=kind, channels=channels, seed=seed)
-            .to(device, noisy.dtype)
-            .train(training)
-            .requires_grad_(training)
-        )
+        made = partial(network, name, channels=channels, seed=seed)
+        net = made(backend=kind).to(device, noisy.dtype).train(training).requires_grad_(training)
         step = _compiled_network(net, how)
-        # what is compiled is checked at the size that it is compiled for, against the same in more digits; else the
-        # reference in float64 is the noise model
-        noise_model = (kind, torch.float32) if how and dtype != torch.float32 else ("reference", torch.float64)
-        plain = network(name, backend=kind if how else "reference", channels=channels, seed=seed).to(
-            device, noisy.dtype
-        )
-        exact = network(name, backend=noise_model[0], channels=channels, seed=seed).to(device, noise_model[1])
+        # a compiled network is checked at the size that it is compiled for, against the same one in more digits
+        exactly = (kind, torch.float32) if how and dtype != torch.float32 else ("reference", torch.float64)
+        plain = made(backend=kind if how else "reference").to(device, noisy.dtype)
+        exact = made(backend=exactly[0]).to(device, exactly[1])
         checks[backend] = partial(_network_ratio, step, plain, exact, noisy if how else noisy[:1, :, :40, :56], low=low)
+        calls[backend] = partial(step, noisy)
         if training:
             optimizer = torch.optim.Adam(net.parameters(), lr=1e-6, fused=True)
             calls[backend] = partial(training_step, step, noisy, optimizer=optimizer, low=low)
-        else:
-            calls[backend] = partial(step, noisy)
-    what = {
-        "what": name,
-        "pass": "training step" if training else "forward",
-        "side": side,
-        "batch": batch,
-        "pixels": batch * side**2,
-    }
-    what |= {"dtype": str(dtype).removeprefix("torch.")} | floors(
-        name, size=size, dtype=dtype, training=training, ceilings=ceilings
-    )
+    what = {"what": name, "pass": "training step" if training else "forward", "side": side, "batch": batch}
+    what |= {"pixels": batch * side**2, "dtype": _name(dtype)}
+    what |= floors(name, size=size, dtype=dtype, training=training, ceilings=ceilings)
     return [what | row for row in _measure(calls, checks, device=device, seconds=seconds)]
 
 
 def _compiled_network(net: nn.Module, how: str) -> nn.Module:
-    """The network with its blocks compiled one by one (each kind once: a minute becomes seconds), or as a whole for
-    CUDA graphs.
-    """
+    """The network with each of its blocks compiled (each kind once), or as a whole for CUDA graphs."""
     for block in [module for module in net.modules() if isinstance(module, Block)] if how == "compiled" else []:
         block.compile(mode=COMPILE_MODES[how], fullgraph=True, dynamic=False)
     return torch.compile(net, mode=COMPILE_MODES[how], dynamic=False) if how == "graphs" else net
@@ -328,30 +277,20 @@ def sweep_launches(
     intervals: tuple[int, ...] = (1, 8, 16),
     seconds: float = 0.1,
 ) -> list[dict]:
-    """Kernel times of every launch option on this GPU, bfloat16: rows as `time_attention` gives them, with the options
-    and the share of the copy floor.
-    """
-    from mptpn.attention import retractable_triton  # where it is asked for: Triton is optional
+    """Kernel times of every launch option on this GPU, bfloat16: rows as of `time_attention`, with the options."""
+    from mptpn.attention import retractable_triton  # here: Triton is optional
 
     usual, rows, limits = retractable_triton._launch, [], timing.ceilings("cuda", torch.bfloat16)
+    timed = partial(time_attention, side, backends=["triton"], ceilings=limits, seconds=seconds)
     try:
         for warps, stages, registers in itertools.product((4, 8), (1, 2, 3), (None, 168, 128)):
             options = {"num_warps": warps, "num_stages": stages} | ({"maxnreg": registers} if registers else {})
             retractable_triton._launch = partial(_launch_with, usual, options)
             for head_dim, interval, backward in itertools.product(head_dims, intervals, (False, True)):
-                shape = {
-                    "interval": interval,
-                    "head_dim": head_dim,
-                    "backward": backward,
-                    "dtype": torch.bfloat16,
-                    "device": "cuda",
-                }
-                (row,) = time_attention(side, backends=["triton"], ceilings=limits, seconds=seconds, **shape)
+                shape = {"interval": interval, "head_dim": head_dim, "backward": backward}
+                (row,) = timed(**shape, dtype=torch.bfloat16, device="cuda")
                 rows.append(row | options | {"share": row["copy_floor_ms"] / row["ms"]})
-                print(
-                    f"{head_dim=} {interval=} {row['pass']} {options}: {row['ms']:.3f} ms, {rows[-1]['share']:.0%} of the copy rate",
-                    flush=True,
-                )
+                print(f"{shape} {options}: {row['ms']:.3f} ms, {rows[-1]['share']:.0%} of the copy rate", flush=True)
     finally:
         retractable_triton._launch = usual
     return rows

@@ -1,4 +1,4 @@
-"""Stage 1's intervals after calibration, and what its likelihood leaves: how far the stated sigma can be trusted."""
+"""Stage 1's intervals after calibration, and the standardised residual: how far the stated sigma can be trusted."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,12 @@ SHARES = (0.68, 0.95)  # of the errors that calibrated intervals hold
 
 @dataclass(frozen=True)
 class Calibration:
-    """Half-widths of the posterior's intervals in units of its sigma, by bins of the pixel's share sigma_mu^2 /
-    (sigma_mu^2 + sigma_n^2).
+    """Half-widths of the posterior's intervals in units of its sigma, by bins of sigma_mu^2 / (sigma_mu^2 + sigma_n^2).
 
     A Gaussian posterior would have 0.994 and 1.960 everywhere. A network's sigma is off by a factor that depends on the
-    share: where the surroundings tell the pixel (near 0) that of the quick preset is 1.5 times too wide, that of
-    smaller networks too narrow; at edges (near 1) both are about right. One pair of half-widths for all pixels holds on
-    average, but in fifths of the share 60 % to 74 % instead of 68 %; five pairs hold 64 % to 70 %.
+    share: where the surroundings predict the pixel (near 0) that of the quick preset is 1.5 times too wide; at edges
+    (near 1) it is about right. One pair of half-widths holds 60 % to 74 % instead of 68 % in fifths of the share; five
+    pairs hold 64 % to 70 %.
 
     Attributes:
         edges: between the bins of share, rising.
@@ -34,15 +33,13 @@ class Calibration:
         return share.new_tensor(self.half_width_68)[which], share.new_tensor(self.half_width_95)[which]
 
 
-GAUSSIAN = Calibration((), (0.9945,), (1.96,))  # what a Gaussian posterior with the right sigma has
+GAUSSIAN = Calibration((), (0.9945,), (1.96,))  # of a Gaussian posterior with the right sigma
 
 
 def calibrate(errors_in_sigmas: Tensor, share: Tensor, *, bins: int = 5) -> Calibration:
-    """Learn a Calibration from synthetic noise on images with known truth: quantiles of |error| / sigma in bins of
-    equally many pixels.
+    """Learn a Calibration on images with known truth: quantiles of |error| / sigma in bins of equally many pixels.
 
-    The images must be others than those that trained the network, with noise of the noise model and levels of the
-    images it will serve.
+    The images must be others than those that trained the network, with the noise and levels of those it will serve.
 
     Args:
         errors_in_sigmas: (denoised - clean) / sigma, any shape.
@@ -50,9 +47,8 @@ def calibrate(errors_in_sigmas: Tensor, share: Tensor, *, bins: int = 5) -> Cali
         bins: of share; 1: one pair of half-widths for all pixels.
     """
     if errors_in_sigmas.shape != share.shape or bins < 1 or share.numel() < 200 * bins:
-        raise ValueError(
-            f"errors {tuple(errors_in_sigmas.shape)} and shares {tuple(share.shape)} must fit, with at least 200 pixels for each of {bins} bins."
-        )
+        shapes = f"errors {tuple(errors_in_sigmas.shape)} and shares {tuple(share.shape)}"
+        raise ValueError(f"{shapes} must fit, with at least 200 pixels for each of {bins} bins.")
     if not (torch.isfinite(errors_in_sigmas).all() and torch.isfinite(share).all()):
         raise ValueError("errors_in_sigmas or share holds NaN or infinite values; is sigma 0 somewhere?")
     order = share.flatten().argsort()
@@ -62,35 +58,27 @@ def calibrate(errors_in_sigmas: Tensor, share: Tensor, *, bins: int = 5) -> Cali
 
 
 def coverage(errors_in_sigmas: Tensor, share: Tensor, *, calibration: Calibration) -> tuple[float, float]:
-    """Shares of the errors within the 68 % and the 95 % interval, 0.68 and 0.95 if the calibration holds; arguments as
-    in calibrate.
-    """
+    """Shares of the errors within the 68 % and the 95 % interval; arguments as in calibrate."""
     return tuple(float((errors_in_sigmas.abs() <= width).double().mean()) for width in calibration.half_widths(share))
 
 
 def worse(*held: tuple[float, float]) -> tuple[float, float]:
     """Of several coverages the shares that are farthest from 0.68 and from 0.95."""
-    return tuple(
-        max(column, key=lambda found: abs(found - share))
-        for column, share in zip(zip(*held, strict=True), SHARES, strict=True)
-    )
+    columns = zip(zip(*held, strict=True), SHARES, strict=True)
+    return tuple(max(column, key=lambda found: abs(found - share)) for column, share in columns)
 
 
 def standardised_residual(noisy: Tensor, mean: Tensor, *, sigma_mu: Tensor, sigma_n: Tensor) -> Tensor:
-    """(y - mu) / sqrt(s_mu^2 + s_n^2), standard normal if the likelihood is right, with no truth needed; arguments as
-    in preliminary.negative_log_likelihood.
-    """
+    """(y - mu) / sqrt(s_mu^2 + s_n^2), standard normal if the likelihood is right; no truth is needed."""
     return (noisy - mean) / (sigma_mu**2 + sigma_n**2).sqrt()
 
 
 def residual_check(residual: Tensor) -> dict[str, float]:
-    """What a standardised residual is like: variance about 0 (1 if the likelihood is right), kurtosis (3), within_1
-    (0.6827) and within_2 (0.9545).
+    """Variance about 0 (1 if the likelihood is right), kurtosis (3), within_1 (0.6827) and within_2 (0.9545).
 
-    It sees the sum s_mu^2 + s_n^2 alone: a wrong sigma_n that a trained sigma_mu has made up for is not found.
+    The residual shows the sum s_mu^2 + s_n^2 alone: a wrong sigma_n that sigma_mu makes up for is not found.
     """
     square = residual.double() ** 2
     variance, fourth = float(square.mean()), float(square.square().mean())
-    return {"variance": variance, "kurtosis": fourth / variance**2} | {
-        f"within_{n}": float((square <= n**2).double().mean()) for n in (1, 2)
-    }
+    within = {f"within_{n}": float((square <= n**2).double().mean()) for n in (1, 2)}
+    return {"variance": variance, "kurtosis": fourth / variance**2} | within

@@ -16,9 +16,7 @@ SAME = 0.75
 
 
 def halved(array: np.ndarray) -> np.ndarray:
-    """Mean over 2 x 2 blocks, [H // 2, W // 2]: half the sampling rate, half the standard deviation of noise already
-    there.
-    """
+    """Mean over 2 x 2 blocks, [H // 2, W // 2]: white noise halves too."""
     rows, cols = array.shape[0] // 2 * 2, array.shape[1] // 2 * 2
     return array[:rows, :cols].reshape(rows // 2, 2, cols // 2, 2).mean(axis=(1, 3))
 
@@ -26,12 +24,9 @@ def halved(array: np.ndarray) -> np.ndarray:
 def tiles(image: Image, *, rows: int, cols: int) -> list[Image]:
     """Cut an image into rows x cols equal tiles, all of the same subject."""
     height, width = image.pixels.shape[2] // rows, image.pixels.shape[3] // cols
+    parts = image.pixels[..., : rows * height, : cols * width].unfold(2, height, height).unfold(3, width, width)
     return [
-        replace(
-            image,
-            name=f"{image.name}_{r}{c}",
-            pixels=image.pixels[:, :, r * height : (r + 1) * height, c * width : (c + 1) * width].contiguous(),
-        )
+        replace(image, name=f"{image.name}_{r}{c}", pixels=parts[:, :, r, c].contiguous())
         for r in range(rows)
         for c in range(cols)
     ]
@@ -47,12 +42,12 @@ def _dicom(name: str) -> np.ndarray:
 def medical(split: str) -> tuple[Image, ...]:
     """Embedded medical images that are nearly clean, gray, disjoint by subject between splits.
 
-    train: retina (colour fundus), histology (immunohistochemistry), abdominal MR, head CT, whole-body scintigraphy, cut
-    into 60 images of about 128 x 128 px.
-    val: a second retina (microaneurysms). test: head MR, a cell, chest CT, a second head CT (skull base).
+    train: retina, histology (immunohistochemistry), abdominal MR, head CT, whole-body scintigraphy, cut into 60 images
+    of about 128 x 128 px. val: a second retina (microaneurysms). test: head MR, a cell, chest CT, a second head CT.
     Sources: scikit-image, pydicom and Matplotlib package data.
     """
-    _check_split(split)
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}.")
 
     def image(name, array, low, high, unit="stored value"):
         return image_from_array(np.clip(array, low, high), name=name, value_range=(low, high), unit=unit)
@@ -80,38 +75,27 @@ def medical(split: str) -> tuple[Image, ...]:
 
 @cache
 def really_noisy() -> tuple[Image, ...]:
-    """Embedded images with noise of their own and no clean truth: an EPI slice (nibabel) and an echocardiogram frame
-    (pydicom).
-    """
+    """Noisy images without a clean truth: an EPI slice (nibabel) and an echocardiogram frame (pydicom)."""
     import nibabel
 
     volume = nibabel.load(str(files("nibabel") / "tests" / "data" / "example4d.nii.gz")).get_fdata()
     epi = np.rot90(volume[:, :, 11, 0])
     echo = luminance(np.asarray(_dicom("examples_ybr_color.dcm"))[15])[20:216, 60:260]
+    about = {"name": "epi", "subject": "nibabel example4d", "value_range": (0, 800), "unit": "stored value"}
     return (
-        image_from_array(
-            epi.copy(), name="epi", subject="nibabel example4d", value_range=(0, 800), unit="stored value"
-        ),
+        image_from_array(epi.copy(), **about),
         image_from_array(echo, name="echocardiogram", subject="pydicom ybr_color", value_range=(0, 255)),
     )
 
 
-def _check_split(split: str) -> None:
-    if split not in SPLITS:
-        raise ValueError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}.")
-
-
 def overlap(first: Image, second: Image, *, sizes: tuple[int, ...] = (16, 24, 32)) -> float:
-    """Largest normalised correlation of two images' details over several thumbnail scales and eight orientations, 0..1;
-    SAME or more: one picture twice.
+    """Largest correlation of two images' details over thumbnails and orientations, 0..1; SAME or more: one picture.
 
-    Unequal bytes can hide one photograph twice (rescaled, re-encoded, flipped); unrelated images stay low. Half-size
-    windows at the quarters of each image are also compared with the other, so that such a crop is found; a crop from
-    elsewhere is not.
+    It finds a photograph that was rescaled, re-encoded, flipped or turned, and half-size crops at the quarters of an
+    image; other crops are not found.
 
     Args:
-        first, second: images of any size.
-        sizes: sides of the square thumbnails, px.
+        first, second: images of any size. sizes: sides of the square thumbnails, px.
     """
     best = 0.0
     for size in sizes:
@@ -122,21 +106,20 @@ def overlap(first: Image, second: Image, *, sizes: tuple[int, ...] = (16, 24, 32
 
 @lru_cache(maxsize=256)  # an image is compared with many others
 def _thumbnails(image: Image, size: int) -> Tensor:
-    """Normalised thumbnails [N, size * size]: the whole image first, then its half-size windows, each in eight
-    orientations of the square.
-    """
+    """Normalised thumbnails [N, size * size]: the image, then its half-size windows, each in eight orientations."""
     gray = image.pixels.mean(dim=1, keepdim=True)
     height, width = gray.shape[2:]
+    tall, wide = max(1, height - height // 2), max(1, width - width // 2)
     views = [gray]
     for top in (0, height // 4, height // 2):
         for left in (0, width // 4, width // 2):
-            views.append(gray[:, :, top : top + max(1, height - height // 2), left : left + max(1, width - width // 2)])
+            views.append(gray[:, :, top : top + tall, left : left + wide])
     small = torch.cat([torch.nn.functional.interpolate(v, (size, size), mode="area") for v in views])
     # details alone: a bright disc in the dark is no fingerprint (0.92 between a head and a retina)
     small = small - torch.nn.functional.avg_pool2d(small, 3, 1, 1, count_include_pad=False)
     turned = torch.cat([t for k in range(4) for t in (small.rot90(k, (2, 3)), small.rot90(k, (2, 3)).flip(3))], dim=1)
     flat = turned.reshape(len(views), 8, -1)
     flat = flat - flat.mean(-1, keepdim=True)
-    # 1e-4: a constant window stays 0, its rounding errors are no details
+    # 1e-4: the rounding errors of a constant window are no details
     flat = flat / flat.norm(dim=-1, keepdim=True).clamp_min(1e-4)
     return flat.reshape(len(views) * 8, -1)

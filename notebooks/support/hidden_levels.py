@@ -8,13 +8,7 @@ from mptpn.random import generator
 
 
 def hidden_levels(count: int, *, low: float, high: float, seed: int) -> list[float]:
-    """Noise levels for a set, one an image: spaced evenly in the logarithm between low and high, in random order.
-
-    Args:
-        count: how many images.
-        low, high: smallest and largest level, any unit.
-        seed: decides the order alone.
-    """
+    """Noise levels, one an image, evenly spaced in the logarithm from low to high, in random order (seed)."""
     if not 0 < low <= high:
         raise ValueError(f"levels from {low} to {high} make no range; give 0 < low <= high.")
     spaced = [low * (high / low) ** (i / max(1, count - 1)) for i in range(count)]
@@ -22,8 +16,7 @@ def hidden_levels(count: int, *, low: float, high: float, seed: int) -> list[flo
 
 
 def hidden_copies(clean: list[Tensor], *, low: float, high: float, seed: int) -> tuple[list[Tensor], list[float]]:
-    """One noisy copy of each image, white Gaussian, each at a level of its own (the `fixed` setting: a copy is never
-    redrawn).
+    """One noisy copy of each image, white Gaussian, at a level of its own, which is never redrawn.
 
     Args:
         clean: images of any shapes.
@@ -32,7 +25,8 @@ def hidden_copies(clean: list[Tensor], *, low: float, high: float, seed: int) ->
         the noisy copies, and their true levels, which no stage may see.
     """
     levels = hidden_levels(len(clean), low=low, high=high, seed=seed)
-    return [
+    noisy = [
         PoissonGaussian(level).sample(image, generator=generator(seed, "hidden noise", i))
         for i, (image, level) in enumerate(zip(clean, levels, strict=True))
-    ], levels
+    ]
+    return noisy, levels

@@ -1,6 +1,4 @@
-"""Every method that notebook 10 compares behind one door: the same bytes in, the denoised image and the processor's
-seconds out.
-"""
+"""Every method that notebook 10 compares: the same noisy image in, the denoised image and processor seconds out."""
 
 import hashlib
 import os
@@ -18,31 +16,21 @@ from torch import Tensor, nn
 
 from mptpn import metrics
 from mptpn.atomic import write_atomically
-from mptpn.inference import stabilise
-from mptpn.noise.estimate import estimate_noise_model
+from mptpn.inference.denoiser import NoisyImages
 from mptpn.noise.models import NoiseModel
-from mptpn.stages import pipeline, profound
-from support import baselines, datasets, scores
+from mptpn.stages import profound
+from support import baselines, datasets
 
-OURS = ("small", "base")  # as they are, given nothing; with what follows, by the noise that the image shows
+PRETRAINED = ("small", "base")  # without a noise model; with the suffix below, by the noise that the image shows
 BY_NOISE = ", estimated"
-METHODS = (
-    "noisy",
-    "Gaussian, oracle",
-    "TV, oracle",
-    "NLM",
-    "BM3D, told",
-    "BM3D, estimated",
-    *OURS,
-    *(name + BY_NOISE for name in OURS),
-    "Noise2Void",
-)
 CLASSICAL = ("NLM", "BM3D, estimated")  # without training and without the truth
-ORACLES = ("Gaussian, oracle", "TV, oracle")
-# they are given the estimated noise, whose time is theirs too
-ESTIMATED = (*CLASSICAL, *(name + BY_NOISE for name in OURS))
-# variables of this environment that break another: a Jupyter kernel sets the first, which Matplotlib refuses elsewhere
-BREAKING = ("MPLBACKEND", "PYTHONPATH")
+ORACLES = ("Gaussian, oracle", "TV, oracle")  # their weights are chosen by the truth
+BY_ESTIMATE = tuple(name + BY_NOISE for name in PRETRAINED)
+ESTIMATED = (*CLASSICAL, *BY_ESTIMATE)  # they use the estimated noise, whose time is theirs too
+KNOWN, OUTSIDE = "BM3D, known sigma", "Noise2Void"
+METHODS = ("noisy", *ORACLES, "NLM", KNOWN, "BM3D, estimated", *PRETRAINED, *BY_ESTIMATE, OUTSIDE)
+# a Jupyter kernel sets the first, which Matplotlib refuses in another environment
+NOT_PASSED_ON = ("MPLBACKEND", "PYTHONPATH")
 
 
 @dataclass(frozen=True)
@@ -53,8 +41,9 @@ class TestImage:
         test: name of the test; set: of datasets.comparable, which decides how the image is scored. image, subject:
             names.
         noisy, clean: [1, 1, H, W].
-        found: the noise model that the image itself, or its set, shows; seconds: processor time that finding it took.
-        told: the noise model that drew the noise; None: nobody knows it.
+        estimated: noise model that the image itself, or its set, shows; series: the images that show it.
+        seconds: processor time of the estimate, its share of one image.
+        drawn: noise model that drew the noise; None: unknown.
     """
 
     test: str
@@ -63,16 +52,17 @@ class TestImage:
     subject: str
     noisy: Tensor
     clean: Tensor
-    found: NoiseModel
+    estimated: NoiseModel
+    series: NoisyImages | None = None
     seconds: float = 0.0
-    told: NoiseModel | None = None
+    drawn: NoiseModel | None = None
 
 
-def why_not(method: str, *, told: bool, outside: bool) -> str:
+def why_not(method: str, *, known: bool, outside: bool) -> str:
     """Why a method has no number, "" if it has one.
 
     Args:
-        told: whether the noise model of the noise is known. outside: whether there is a Python with CAREamics.
+        known: whether the noise model that drew the noise is known. outside: whether there is a Python with CAREamics.
     Raises:
         ValueError: unknown method.
     """
@@ -80,108 +70,102 @@ def why_not(method: str, *, told: bool, outside: bool) -> str:
         raise ValueError(f"method {method!r} is unknown; choose one of {', '.join(METHODS)}.")
     if method.startswith("BM3D") and "BM3D" not in baselines.names():
         return "not installed: pip install bm3d"
-    if method == "BM3D, told" and not told:
-        return "nobody knows the level"
-    return "not installed: set MPTPN_CAREAMICS" if method == "Noise2Void" and not outside else ""
+    if method == KNOWN and not known:
+        return "the level is unknown"
+    return "not installed: set MPTPN_CAREAMICS" if method == OUTSIDE and not outside else ""
 
 
 @torch.no_grad()
 def denoise(
     method: str,
-    scene: TestImage,
+    image: TestImage,
     *,
     networks: dict[str, nn.Module],
     outside: Sequence[str] = (),
     kept: Path | None = None,
 ) -> tuple[Tensor, float]:
-    """Denoised image [1, 1, H, W] and the processor's seconds that it took, those of the noise estimate included where
-    the method is given it.
+    """Denoised image [1, 1, H, W] and processor seconds, those of the noise estimate included where it is used.
 
-    NLM and "BM3D, estimated" are given the estimated noise (BM3D its power spectrum where it is correlated), "BM3D,
-    told" the noise model that drew it; Gaussian and TV take the weight that is best against the truth; the networks are
-    given nothing, or as "small, estimated" the estimated noise (stabilise.denoise).
+    NLM and "BM3D, estimated" get the estimated noise (BM3D its power spectrum where it is correlated), "BM3D, known
+    sigma" the noise model that drew it; Gaussian and TV take the weight that is best against the truth; the networks
+    get nothing, or as "small, estimated" the estimated noise.
 
     Args:
         networks: "small" and "base".
-        outside: the command that denoises IN.npy into OUT.npy, see outside_denoise, for "Noise2Void". kept: where its
-            results are kept.
+        outside, kept: command and folder of outside_denoise, for "Noise2Void".
     Raises:
         ValueError: the method cannot run here; RuntimeError: the command failed.
     """
-    if reason := why_not(method, told=scene.told is not None, outside=bool(outside)):
+    if reason := why_not(method, known=image.drawn is not None, outside=bool(outside)):
         raise ValueError(f"{method!r} cannot run: {reason}.")
-    if method == "Noise2Void":
-        return outside_denoise(scene.noisy, command=outside, kept=kept)
-    start = time.process_time()
+    if method == OUTSIDE:
+        return outside_denoise(image.noisy, command=outside, kept=kept)
+    noisy, start = image.noisy, time.process_time()
     match method:
         case "noisy":
-            found = scene.noisy
+            found = noisy
         case "Gaussian, oracle":
-            found = scores.gaussian_oracle(scene.noisy, scene.clean)[0]
+            found = metrics.gaussian_oracle(noisy, image.clean)[0]
         case "TV, oracle":
-            found = scores.tv_oracle(scene.noisy, scene.clean)
-        case "BM3D, told":
-            found = baselines.denoise("BM3D", scene.noisy, noise_model=scene.told)
+            found = metrics.tv_oracle(noisy, image.clean)
+        case "BM3D, known sigma":
+            found = baselines.denoise("BM3D", noisy, noise_model=image.drawn)
         case "BM3D, estimated":
-            found = baselines.denoise(
-                "BM3D, spectrum" if scene.found.correlated else "BM3D", scene.noisy, noise_model=scene.found
-            )
+            name = "BM3D, spectrum" if image.estimated.correlated else "BM3D"
+            found = baselines.denoise(name, noisy, noise_model=image.estimated)
         case "NLM":
-            found = baselines.denoise("NLM", scene.noisy, noise_model=scene.found)
+            found = baselines.denoise("NLM", noisy, noise_model=image.estimated)
         case _ if method in networks:
-            found = profound.denoise(networks[method], scene.noisy)
+            found = profound.denoise(networks[method], noisy)
         case _:
-            found = stabilise.denoise(networks[method.removesuffix(BY_NOISE)], scene.noisy, noise_model=scene.found)
-    return found, time.process_time() - start + (scene.seconds if method in ESTIMATED else 0.0)
+            found = by_estimated_noise(networks[method.removesuffix(BY_NOISE)], image)
+    return found, time.process_time() - start + (image.seconds if method in ESTIMATED else 0.0)
 
 
-def noise_model_of_image(noisy: Tensor, *, from_zero: bool = False) -> tuple[NoiseModel, float]:
-    """The noise model of the noise that one image [1, 1, H, W] shows, and the processor's seconds; from_zero: see
-    estimate.report.
+def by_estimated_noise(network: nn.Module, image: TestImage) -> Tensor:
+    """A pretrained network by the noise that the image or its series shows, as `mptpn denoise` does, [1, 1, H, W]."""
+    array = image.noisy[0, 0].numpy()
+    change = image.series.prepare(network).predict(array, uncertainty=False).at(1.0)[0]
+    return torch.from_numpy(array + change)[None, None]
+
+
+def estimate_noise(noisy: list[Tensor]) -> tuple[NoisyImages, list[NoiseModel], float]:
+    """Noise of one image, or of several with a common correlation, [1, 1, H, W] each, as `mptpn denoise` finds it.
+
+    Returns:
+        the images with their estimate, the noise model of each in its own unit, processor seconds an image.
     """
     start = time.process_time()
-    return estimate_noise_model([noisy], from_zero=from_zero).noise_model, time.process_time() - start
+    series = NoisyImages.of([image[0, 0].numpy() for image in noisy])
+    models = [model.in_unit(series.unit) for model in series.noise_models]
+    return series, models, (time.process_time() - start) / len(noisy)
 
 
-def noise_models_of_set(noisy: list[Tensor]) -> tuple[tuple[NoiseModel, ...], float]:
-    """The noise model of each image of a set, with the set's correlation (pipeline.noise_of), and the processor's
-    seconds an image.
-    """
-    start = time.process_time()
-    return pipeline.estimate_set(noisy).noise_models, (time.process_time() - start) / len(noisy)
-
-
-def denoise_told(
+def denoise_known(
     noisy: Tensor, clean: Tensor, *, method: str, noise_model: NoiseModel, networks: dict[str, nn.Module]
 ) -> Tensor:
-    """denoise() of one image, [1, 1, H, W], with noise whose noise model every method is told that asks for one; clean
-    is seen by the oracles alone.
-    """
-    return denoise(
-        method, TestImage("", "", "", "", noisy, clean, found=noise_model, told=noise_model), networks=networks
-    )[0]
+    """denoise() of one image [1, 1, H, W] whose noise model is known; clean is seen by the oracles alone."""
+    image = TestImage("", "", "", "", noisy, clean, estimated=noise_model, drawn=noise_model)
+    return denoise(method, image, networks=networks)[0]
 
 
 def outside_denoise(noisy: Tensor, *, command: Sequence[str], kept: Path | None = None) -> tuple[Tensor, float]:
-    """Denoise by a program in an environment of its own: `command IN.npy OUT.npy`, float32 [H, W] both; noisy [1, 1, H,
-    W].
+    """Denoise [1, 1, H, W] by a program of another environment: `command IN.npy OUT.npy`, float32 [H, W] both.
 
-    It is told by OMP_NUM_THREADS to use as many threads as PyTorch does here.
+    OMP_NUM_THREADS gives it as many threads as PyTorch has here.
 
     Args:
-        kept: folder of earlier results and the seconds that they took; the same bytes, scripts and arguments after the
-            program's name are not run again.
+        kept: folder of earlier results and their seconds; the same pixels, scripts and arguments after the program's
+            name are not run again.
     Returns:
-        what it wrote, [1, 1, H, W], and the processor's seconds of the whole program, its start included.
+        what it wrote, [1, 1, H, W], and processor seconds of the whole program, its start included.
     Raises:
-        RuntimeError: it failed (with the end of what it said), wrote nothing, or wrote another shape or a value that is
-            not finite.
+        RuntimeError: it failed, wrote nothing, or wrote another shape or a value that is not finite.
     """
     if kept is None:
         return _ran(noisy, command)
-    asked = hashlib.sha256(
-        repr((tuple(noisy.shape), torch.get_num_threads())).encode() + noisy.contiguous().numpy().tobytes()
-    )
+    given = repr((tuple(noisy.shape), torch.get_num_threads())).encode() + noisy.contiguous().numpy().tobytes()
+    asked = hashlib.sha256(given)
     for argument in command[1:]:
         asked.update(Path(argument).read_bytes() if Path(argument).is_file() else argument.encode())
     file = kept / f"{asked.hexdigest()}.pt"
@@ -194,42 +178,32 @@ def _ran(noisy: Tensor, command: Sequence[str]) -> tuple[Tensor, float]:
     with tempfile.TemporaryDirectory() as folder:
         source, target = (Path(folder) / name for name in ("in.npy", "out.npy"))
         np.save(source, noisy[0, 0].numpy())
-        theirs = {name: value for name, value in os.environ.items() if name not in BREAKING} | {
-            "OMP_NUM_THREADS": str(torch.get_num_threads())
-        }
-        start = os.times()
+        environment = {name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON}
+        environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())
+        full, start = [*command, str(source), str(target)], os.times()
         try:
-            ran = subprocess.run(
-                [*command, str(source), str(target)], cwd=folder, env=theirs, capture_output=True, text=True
-            )
+            ran = subprocess.run(full, cwd=folder, env=environment, capture_output=True, text=True)
         except OSError as error:
-            raise RuntimeError(
-                f"{command[0]}: cannot be started ({error.strerror}); give the Python of the other environment by its absolute path."
-            ) from error
+            advice = "give the Python of the other environment by its absolute path"
+            raise RuntimeError(f"{command[0]}: cannot be started ({error.strerror}); {advice}.") from error
         end = os.times()
-        seconds = end.children_user - start.children_user + end.children_system - start.children_system
         if ran.returncode or not target.exists():
-            raise RuntimeError(
-                f"{' '.join(command)}: ended with {ran.returncode} and {'an' if target.exists() else 'no'} image: {ran.stderr.strip()[-500:]}"
-            )
+            what = f"ended with {ran.returncode} and {'an' if target.exists() else 'no'} image"
+            raise RuntimeError(f"{' '.join(command)}: {what}: {ran.stderr.strip()[-500:]}")
         found = np.load(target)
     if found.shape != tuple(noisy.shape[2:]) or not np.isfinite(found).all():
-        raise RuntimeError(
-            f"{' '.join(command)}: wrote an array {found.shape} for {tuple(noisy.shape[2:])}, or one that is not finite."
-        )
+        wrong = f"wrote an array {found.shape} for {tuple(noisy.shape[2:])}, or one that is not finite"
+        raise RuntimeError(f"{' '.join(command)}: {wrong}.")
+    seconds = end.children_user - start.children_user + end.children_system - start.children_system
     return torch.from_numpy(found.astype(np.float32))[None, None], seconds
 
 
-def score(scene: TestImage, image: Tensor) -> dict[str, float]:
-    """PSNR (dB), SSIM and shift (mean of image - truth) of one image by the rules of its set; where the noise was
-    drawn, the image is cut to 0..1.
+def score(image: TestImage, denoised: Tensor) -> dict[str, float]:
+    """PSNR (dB), SSIM and shift (mean of denoised - truth) by the rules of the image's set.
 
-    That cut is the published tables'; the noisy image itself is never cut.
+    Where the noise was drawn, a denoised image is cut to 0..1 as in the published tables; the noisy one never is.
     """
-    image = image if scene.told is None or image is scene.noisy else image.clamp(0, 1)
-    image, truth, peak = datasets.comparable(scene.set, image, scene.clean)
-    return {
-        "psnr_db": metrics.psnr_db(image, truth, peak=peak),
-        "ssim": metrics.ssim(image, truth, peak=peak),
-        "shift": float((image - truth).mean()),
-    }
+    denoised = denoised if image.drawn is None or denoised is image.noisy else denoised.clamp(0, 1)
+    denoised, truth, peak = datasets.comparable(image.set, denoised, image.clean)
+    psnr, ssim = (measure(denoised, truth, peak=peak) for measure in (metrics.psnr_db, metrics.ssim))
+    return {"psnr_db": psnr, "ssim": ssim, "shift": float((denoised - truth).mean())}

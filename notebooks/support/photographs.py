@@ -1,6 +1,4 @@
-"""Clean-noisy pairs from photographs with noise of every level, drawn on the device where the photographs lie: what the
-shipped denoisers learn from.
-"""
+"""Clean-noisy pairs of photographs with noise of every level: what the pretrained denoisers learn from."""
 
 import torch
 from torch import Tensor
@@ -14,26 +12,22 @@ LEVELS = (2.5 / 255, 62.5 / 255)  # smallest and largest standard deviation, pho
 KNOTS = 9  # levels at which the robust level of every photograph is tabulated
 
 
-def white_copies(images: list[Tensor], *, level: float, seed: int, purpose: int) -> list[Tensor]:
-    """One copy of each image with white Gaussian noise of one level, in the images' unit, never clipped; the same for
-    the same seed and purpose.
-    """
-    return [
-        PoissonGaussian(level).sample(image, generator=generator(seed, purpose, i)) for i, image in enumerate(images)
-    ]
+def white_copies(images: list[Tensor], *, level: float, seed: int, purpose: int | str) -> list[Tensor]:
+    """One copy of each image with white Gaussian noise of one level, never clipped; seed and purpose decide it."""
+    noise_model = PoissonGaussian(level)
+    return [noise_model.sample(image, generator=generator(seed, purpose, i)) for i, image in enumerate(images)]
 
 
 class NoisyPhotographs:
-    """Batches of pairs as a function of seed and step alone: random squares in random orientation, the level drawn
-    evenly, noise drawn afresh.
+    """Batches of pairs, a function of seed and step: random crops and orientations, an evenly drawn level, new noise.
 
     Args:
         photographs: clean, each [1, C, H, W], 0..1 in steps of 1/255, H, W >= patch; kept as bytes on the device.
-        levels: smallest and largest standard deviation of the noise at a square's mean intensity.
-        poisson_share: share of the pairs whose noise is Poisson-Gaussian, a random part of its variance in proportion
-            to intensity; the others' is white.
+        levels: smallest and largest standard deviation of the noise at a crop's mean intensity.
+        poisson_share: share of the pairs with Poisson-Gaussian noise, a random part of its variance in proportion to
+            intensity; the others' noise is white.
         batch, patch: pairs a step and their side, px.
-        device: where the photographs lie and everything is drawn; numbers drawn on a GPU differ from those on a CPU.
+        device: where everything is drawn; a GPU draws other numbers than a CPU.
         seed: decides every draw.
     """
 
@@ -50,19 +44,12 @@ class NoisyPhotographs:
     ):
         small = [tuple(image.shape) for image in photographs if min(image.shape[2:]) < patch]
         if small or not photographs:
-            raise ValueError(
-                f"photographs {small} are smaller than patch {patch}, or there are none; give larger ones or a smaller patch."
-            )
+            why = f"photographs {small} are smaller than patch {patch}, or there are none"
+            raise ValueError(f"{why}; give larger ones or a smaller patch.")
         if not 0 < levels[0] <= levels[1] or not 0 <= poisson_share <= 1:
             raise ValueError(f"levels {levels} must rise from above 0, and poisson_share {poisson_share} be 0 to 1.")
-        self.levels, self.poisson_share, self.batch, self.patch, self.device, self.seed = (
-            levels,
-            poisson_share,
-            batch,
-            patch,
-            torch.device(device),
-            seed,
-        )
+        self.poisson_share, self.batch, self.patch = poisson_share, batch, patch
+        self.device, self.seed = torch.device(device), seed
         self.channels = photographs[0].shape[1]
         sizes = torch.tensor([image.shape[2:] for image in photographs], device=self.device)
         self.sizes, self.starts = sizes, torch.cat([sizes.new_zeros(1), sizes.prod(1).cumsum(0)[:-1]])
@@ -70,39 +57,32 @@ class NoisyPhotographs:
         self.pixels = torch.cat([(image[0] * 255).round().byte().flatten(1).T for image in photographs]).to(self.device)
         self.means = torch.stack([image.mean() for image in photographs]).to(self.device)
         self.knots = torch.linspace(*levels, KNOTS, device=self.device)
-        # [photographs, KNOTS]
-        self.scales = torch.stack(
-            [self._scales(image.to(self.device), number) for number, image in enumerate(photographs)]
-        )
+        scales = [self._scales(image.to(self.device), number) for number, image in enumerate(photographs)]
+        self.scales = torch.stack(scales)  # [photographs, KNOTS]
 
     def _generator(self, *keys: int | str) -> torch.Generator:
         start = int(torch.randint(2**31, (), generator=generator(self.seed, *keys)))
         return torch.Generator(self.device).manual_seed(start)
 
     def _scales(self, image: Tensor, number: int) -> Tensor:
-        """Robust level of a whole photograph under white noise of each knot, [KNOTS]: what the network is given at use,
-        and no square of it can tell.
-        """
+        """Robust level of a whole photograph under white noise of each knot, [KNOTS], as the network gets it at use."""
         noise = torch.randn(image.shape, generator=self._generator("photograph levels", number), device=self.device)
         return torch.cat([robust_level(image + level * noise).flatten() for level in self.knots])
 
     def __call__(self, step: int) -> Batch:
-        """noisy, clean [batch, C, patch, patch]; weight (1), offset and scale (mean and robust level of the whole noisy
-        photograph) [batch, 1, 1, 1].
-        """
+        """noisy, clean [batch, C, patch, patch]; weight (1), offset and scale of the photograph [batch, 1, 1, 1]."""
         draw = self._generator("photograph pairs", step)
 
         def uniform(*shape: int) -> Tensor:
             return torch.rand(self.batch, *shape, generator=draw, device=self.device)
 
         which = (uniform() * len(self.sizes)).long()
-        clean = self._squares(which, uniform(2), (uniform() * 8).long())
+        clean = self._crops(which, uniform(2), (uniform() * 8).long())
         level = torch.lerp(*self.knots[[0, -1]], uniform())
         # one draw decides whether the noise is Poisson-Gaussian, and which part of its variance
         part = (1 - uniform() / max(self.poisson_share, 1e-9)).clamp_min(0).view(-1, 1, 1, 1)
-        variance = level.view(-1, 1, 1, 1) ** 2 * (
-            1 - part + part * clean / clean.mean((1, 2, 3), keepdim=True).clamp_min(1e-3)
-        )
+        mean = clean.mean((1, 2, 3), keepdim=True).clamp_min(1e-3)
+        variance = level.view(-1, 1, 1, 1) ** 2 * (1 - part + part * clean / mean)
         noisy = clean + variance.sqrt() * torch.randn(clean.shape, generator=draw, device=self.device)
         place = (level - self.knots[0]) / (self.knots[-1] - self.knots[0]).clamp_min(1e-12) * (KNOTS - 1)
         left = place.long().clamp_max(KNOTS - 2)
@@ -110,10 +90,8 @@ class NoisyPhotographs:
         columns = {"weight": torch.ones_like(scale), "offset": self.means[which], "scale": scale}
         return {"noisy": noisy, "clean": clean} | {name: column.view(-1, 1, 1, 1) for name, column in columns.items()}
 
-    def _squares(self, which: Tensor, corner: Tensor, turn: Tensor) -> Tensor:
-        """Squares of the photographs `which` [B], at corners given as shares of the room there is [B, 2], in
-        orientations 0..7 [B]; [B, C, patch, patch].
-        """
+    def _crops(self, which: Tensor, corner: Tensor, turn: Tensor) -> Tensor:
+        """Crops of the photographs `which` [B], corners as shares of the room [B, 2], orientations 0..7 [B]."""
         top, left = (corner * (self.sizes[which] - self.patch + 1)).long().unbind(1)
         steps = torch.arange(self.patch, device=self.device)
         row, col = steps[:, None].expand(self.patch, -1), steps[None, :].expand(self.patch, -1)

@@ -14,11 +14,10 @@ from mptpn.training import loop
 
 
 class Patches:
-    """Pairs of patches as a function of the step, so that a resumed training sees the same: each set is drawn equally
-    often, whatever its size.
+    """Pairs of patches as a function of the step; each set is drawn equally often, whatever its size.
 
-    The low-resolution image of a whole photograph is made once, in 8 bits, and both are cut at the same place and
-    turned alike (EDSR's order). Images are kept as bytes where 8 bits hold them.
+    The low-resolution image of a whole photograph is made once, in 8 bits; both are cut at the same place and turned
+    alike (EDSR's order). Images are kept as bytes where 8 bits hold them.
 
     Args:
         sets: of high-resolution images [1, 3, H, W], 0..1, or bytes.
@@ -44,9 +43,10 @@ class Patches:
     ):
         check_scale(scale)
         if patch_size < scale or patch_size % scale or batch_size < 1:
-            raise ValueError(
-                f"patch_size {patch_size} must be a multiple of scale {scale}, and batch_size {batch_size} at least 1."
+            wrong = (
+                f"patch_size {patch_size} must be a multiple of scale {scale}, and batch_size {batch_size} at least 1"
             )
+            raise ValueError(f"{wrong}.")
         if not sets or not all(sets):
             raise ValueError("there is no image to cut patches from.")
         self.scale, self.side, self.batch_size, self.seed = scale, patch_size // scale, batch_size, seed
@@ -57,9 +57,8 @@ class Patches:
         high = crop_to_multiple(high, scale=self.scale)
         side = self.side * self.scale
         if min(high.shape[2:]) < side:
-            raise ValueError(
-                f"an image of {high.shape[2]} x {high.shape[3]} px is smaller than a patch of {side} px; take a smaller patch_size."
-            )
+            size = f"{high.shape[2]} x {high.shape[3]} px"
+            raise ValueError(f"an image of {size} is smaller than a patch of {side} px; take a smaller patch_size.")
         return as_bytes(shrink(high, scale=self.scale)), as_bytes(high)
 
     def __call__(self, step: int) -> dict[str, Tensor]:
@@ -83,17 +82,15 @@ class Patches:
 
 
 def rate(epoch: float, *, lr: float, decay: str = "200-400-600-800") -> float:
-    """Learning rate at an epoch: lr, halved at each of the epochs that decay names (Lim et al. 2017, Sec. 4.2; the
-    commands' --decay and its gamma 0.5).
+    """Learning rate at an epoch: lr, halved at each epoch of decay (Lim et al. 2017, Sec. 4.2; the old --decay).
 
     Raises:
         ValueError: decay is not rising whole numbers joined by "-" (or empty: never halved).
     """
     ends = decay.split("-") if decay else []
     if not all(end.isdecimal() for end in ends) or [int(e) for e in ends] != sorted({int(e) for e in ends}):
-        raise ValueError(
-            f'decay {decay!r} must be rising epochs joined by "-", for example "200-400-600-800", or empty.'
-        )
+        example = 'rising epochs joined by "-", for example "200-400-600-800", or empty'
+        raise ValueError(f"decay {decay!r} must be {example}.")
     return lr * 0.5 ** sum(epoch >= int(end) for end in ends)
 
 
@@ -112,38 +109,28 @@ def train(
     checkpoint_seconds: float = 20.0,
     title: str = "super-resolution",
 ) -> list[dict]:
-    """Train in place with the L1 loss (Lim et al. 2017, Sec. 4.2) and return the history; resumes from its checkpoint,
-    see `loop.fit`.
+    """Train in place with the L1 loss (Lim et al. 2017, Sec. 4.2), return the history; resumes as `loop.fit` does.
 
     Args:
-        network: a SuperResolutionNetwork.
-        patches: step -> batch.
-        fabric: from loop.launch.
-        epochs, steps_per_epoch: an epoch is a number of steps (1000 in EDSR and NLSN), not a passage through the
-            images.
-        lr, decay: see `rate`.
-        ema: decay of the averaged weights; 0: none, as in NLSN.
+        network: a SuperResolutionNetwork. patches: step -> batch. fabric: from loop.launch.
+        epochs, steps_per_epoch: an epoch is a number of steps, 1000 in EDSR and NLSN.
+        lr, decay: see `rate`. ema: decay of the averaged weights; 0: none, as in NLSN.
         seconds: wall-clock budget; epochs then count in time where that is further.
         checkpoint, checkpoint_seconds: side file, and the time between two writes.
     Raises:
         ValueError: patches of another scale, a decay that is none; and what loop.fit raises.
     """
     if patches.scale != network.scale:
-        raise ValueError(
-            f"the patches are for x{patches.scale} and the network enlarges x{network.scale}; make both of one scale."
-        )
+        scales = f"the patches are for x{patches.scale} and the network enlarges x{network.scale}"
+        raise ValueError(f"{scales}; make both of one scale.")
     rate(0, lr=lr, decay=decay)
 
     def loss(module: nn.Module, batch: dict[str, Tensor], _fraction: float) -> Tensor:
         return F.l1_loss(module(batch["low"]), batch["high"])
 
     network.train()
-    budget = {
-        "steps": epochs * steps_per_epoch,
-        "seconds": seconds,
-        "checkpoint": checkpoint,
-        "checkpoint_seconds": checkpoint_seconds,
-    }
+    budget = {"steps": epochs * steps_per_epoch, "seconds": seconds}
+    budget |= {"checkpoint": checkpoint, "checkpoint_seconds": checkpoint_seconds}
     schedule = {"lr": lr, "rate": lambda fraction: rate(fraction * epochs, lr=lr, decay=decay)}
     history = loop.fit(network, loss=loss, batches=patches, fabric=fabric, ema=ema, title=title, **schedule, **budget)
     network.eval()

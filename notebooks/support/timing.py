@@ -1,10 +1,9 @@
-"""How long calls take, how much memory they hold and move, what this machine can do at most, and how a cost grows."""
+"""Times and memory of calls, what this machine can do at most, and how a cost grows."""
 
 import itertools
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
@@ -13,15 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.benchmark import Timer
 
 
 def machine(device: str) -> dict:
-    """What runs: device, threads, load of the machine (mean number of processes over the last minute), versions."""
-    name = (
-        torch.cuda.get_device_name()
-        if device == "cuda"
-        else f"{platform.machine()} CPU, {torch.backends.cpu.get_cpu_capability()}"
-    )
+    """Device, threads, load (mean number of processes over the last minute), versions."""
+    cpu = f"{platform.machine()} CPU, {torch.backends.cpu.get_cpu_capability()}"
+    name = torch.cuda.get_device_name() if device == "cuda" else cpu
     versions = {"python": platform.python_version(), "torch": torch.__version__, "triton": _version("triton")}
     return {"device": name, "threads": torch.get_num_threads(), "load": round(os.getloadavg()[0], 2)} | versions
 
@@ -34,56 +31,47 @@ def _version(package: str) -> str:
 
 
 def race(calls: dict[str, Callable], *, device: str, seconds: float, least: int = 3) -> dict[str, list[float]]:
-    """Durations of each call, ms; the calls take turns, so that whatever disturbs the machine meets them alike.
+    """Durations of each call, ms; the calls take turns, so that a disturbance meets them alike.
 
     Args:
-        calls: functions without arguments, by name; each runs twice before any time counts.
-        device: "cpu" (wall clock) or "cuda" (device events; the level-2 cache is emptied before each call).
+        calls: functions without arguments, by name.
+        device: "cpu" (torch.utils.benchmark.Timer) or "cuda" (device events; the level-2 cache is emptied before).
         seconds: about how long the race lasts.
         least: turns, however long they take.
     """
-    for call in calls.values():
-        call()
-    start = _clock(device)
-    for call in calls.values():
-        call()
-    turns = max(least, min(1000, int(seconds / (_clock(device) - start))))
-    names = [*calls] * turns
-    durations = _on_gpu(names, calls) if device == "cuda" else _on_cpu(names, calls)
-    return {name: durations[start :: len(calls)] for start, name in enumerate(calls)}
+    rounds = _on_gpu(calls) if device == "cuda" else _on_cpu(calls)
+    next(rounds)  # what is compiled or cached at first
+    first = next(rounds)
+    runs = 1 if device == "cuda" else 3  # the Timer warms up twice
+    turns = max(least, min(1000, int(1e3 * seconds / (runs * sum(first)))))
+    return dict(zip(calls, zip(*itertools.islice(rounds, turns), strict=True), strict=True))
 
 
-def _clock(device: str) -> float:
-    if device == "cuda":
+def _on_cpu(calls: dict[str, Callable]):
+    """The durations of each call in turn, ms, round after round."""
+    threads = torch.get_num_threads()
+    timers = [Timer("call()", globals={"call": call}, num_threads=threads) for call in calls.values()]
+    while True:
+        yield [1e3 * timer.timeit(1).mean for timer in timers]
+
+
+def _on_gpu(calls: dict[str, Callable]):
+    """As _on_cpu, by events: a Timer would count the launch of a kernel too."""
+    flush = torch.empty(2**28, dtype=torch.int8, device="cuda")
+    while True:
+        events = []
+        for call in calls.values():
+            flush.zero_()
+            events.append([torch.cuda.Event(enable_timing=True) for _ in range(2)])
+            events[-1][0].record()
+            call()
+            events[-1][1].record()
         torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def _on_cpu(names: list[str], calls: dict[str, Callable]) -> list[float]:
-    durations = []
-    for name in names:
-        start = time.perf_counter()
-        calls[name]()
-        durations.append(1e3 * (time.perf_counter() - start))
-    return durations
-
-
-def _on_gpu(names: list[str], calls: dict[str, Callable]) -> list[float]:
-    flush, events = torch.empty(2**28, dtype=torch.int8, device="cuda"), []
-    for name in names:
-        flush.zero_()
-        events.append([torch.cuda.Event(enable_timing=True) for _ in range(2)])
-        events[-1][0].record()
-        calls[name]()
-        events[-1][1].record()
-    torch.cuda.synchronize()
-    return [first.elapsed_time(last) for first, last in events]
+        yield [start.elapsed_time(end) for start, end in events]
 
 
 def peak_bytes(call: Callable, *, device: str) -> int:
-    """Most memory that a call holds at once beyond what was held before, as PyTorch gives it out; its results are
-    counted, a library's own buffers not.
-    """
+    """Most memory that a call holds at once, its results included; a library's own buffers are not seen."""
     call()
     if device == "cuda":
         torch.cuda.synchronize()
@@ -100,9 +88,7 @@ def peak_bytes(call: Callable, *, device: str) -> int:
 
 
 def ceilings(device: str, dtype: torch.dtype) -> dict[str, float]:
-    """The most this machine does now: bytes a second in a large copy (read and written), operations a second in a
-    matrix product of that dtype.
-    """
+    """The most this machine does now: bytes a second in a large copy, operations a second in a matrix product."""
     size, side = (2**31, 8192) if device == "cuda" else (2**27, 1024)
     source = torch.randint(127, (size,), dtype=torch.int8, device=device)
     target = torch.empty_like(source)
@@ -113,18 +99,15 @@ def ceilings(device: str, dtype: torch.dtype) -> dict[str, float]:
 
 
 class Traffic(TorchDispatchMode):
-    """Counts the bytes that operators read and write, each on its own; those that only look at a tensor in another way
-    move none.
-    """
+    """Counts the bytes that operators read and write, each operator alone; a view moves none."""
 
     total = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        looks_only = any(
-            returned.alias_info and not returned.alias_info.is_write for returned in function._schema.returns
-        )
-        if function.namespace in ("aten", "mptpn") and not looks_only:
+        returned = [value.alias_info for value in function._schema.returns]
+        view = any(alias and not alias.is_write for alias in returned)
+        if function.namespace in ("aten", "mptpn") and not view:
             self.total += sum(leaf.nbytes for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor))
         return result
 

@@ -8,21 +8,21 @@ from pathlib import Path
 
 import torch
 
-from mptpn.networks import noise_level
+from mptpn.networks.noise_level import NoiseLevelNetwork
 from mptpn.networks.weights import save_weights
 from mptpn.training import loop
-from support import datasets
+from support import datasets, noise_level_training
 
 
 def main(out: str, steps: int = 7000) -> None:
     photos = {split: [image.pixels for image in datasets.natural(split)] for split in ("train", "val")}
     fabric = loop.launch(threads=1)
     torch.manual_seed(0)
-    network = noise_level.NoiseLevelNetwork()
-    noise_level.train(
+    network = NoiseLevelNetwork()
+    noise_level_training.train(
         network, photos["train"], steps=steps, fabric=fabric, checkpoint=Path(out) / "noise_level.checkpoint.pt"
     )
-    calibration = noise_level.calibrate(network.eval(), photos["val"])
+    calibration = noise_level_training.calibrate(network.eval(), photos["val"])
     seen = hashlib.sha256(
         "".join(image.sha256 for split in ("train", "val") for image in datasets.natural(split)).encode()
     ).hexdigest()

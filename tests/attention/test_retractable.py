@@ -112,29 +112,6 @@ def test_a_pixel_outside_the_group_has_gradient_exactly_zero():
     assert torch.equal(grad.abs().amax((0, 3, 4, 5)) > 0, expected)
 
 
-def test_spans_meet_every_position_exactly_once():
-    for length, interval, window in itertools.product(range(1, 60), (1, 2, 3, 5, 16), (2, 3, 4)):
-        seen = [
-            start + group * window * interval + phase + token * interval
-            for start, groups, phases, tokens in retractable_torch._spans(length, interval, window)
-            for group, phase, token in itertools.product(range(groups), range(phases), range(tokens))
-        ]
-        assert sorted(seen) == list(range(length))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["reference", "sdpa"])
-def test_compiles_without_a_graph_break(backend):
-    qkv, bias = example(13, 7, 4, dtype=torch.float32)
-    grouping = {"interval": 2, "window": 4, "backend": backend}
-    eager = gradients(qkv, bias, upstream(qkv), **grouping)
-    compiled = torch.compile(lambda q, b: retractable_attention(q, b, **grouping), fullgraph=True, backend="aot_eager")
-    qkv, bias = qkv.requires_grad_(), bias.requires_grad_()
-    out = compiled(qkv, bias)
-    found = out, *torch.autograd.grad(out, (qkv, bias), upstream(qkv))
-    torch.testing.assert_close(found, eager, rtol=1e-5, atol=1e-6)  # a few float32 roundings where the order differs
-
-
 @pytest.mark.slow
 def test_operators_keep_the_rules_of_pytorch():
     qkv, bias = example(7, 5, 4, dtype=torch.float32)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from functools import partialmethod
 
 import nibabel
 import numpy as np
@@ -21,6 +22,7 @@ from file_makers import PATIENT, save_dicom
 from mptpn import batch
 from mptpn.__main__ import main
 from mptpn.batch import Settings, denoise_files
+from mptpn.inference import NoisyImages
 from mptpn.io import Writer, open_scan
 from mptpn.networks.transformer import RetractableTransformer
 from mptpn.networks.weights import save_weights
@@ -129,7 +131,9 @@ def test_the_type_comes_back_and_strength_0_changes_nothing(kind, model, tmp_pat
 
 
 def test_the_result_is_a_better_image_when_a_network_learns_from_the_scan_itself(tmp_path, monkeypatch):
-    monkeypatch.setattr("mptpn.inference.predictor.STEPS", 80)  # and not the clock's
+    monkeypatch.setattr(
+        "mptpn.inference.denoiser.NoisyImages.fit", partialmethod(NoisyImages.fit, steps=80)
+    )  # and not the clock's
     clean = noisy(level=0.0)
     np.save(tmp_path / "a.npy", noisy().astype("f4"))
     (path,), failures = denoise_files([tmp_path / "a.npy"], Settings(tmp_path / "out", minutes=9.0))
@@ -161,7 +165,7 @@ def test_uncertainty_is_written_slice_by_slice_and_grows_as_the_strength_falls(m
 def test_a_failure_half_way_keeps_what_is_done_and_the_next_call_goes_on(model, tmp_path, monkeypatch):
     path = make(tmp_path / "in", "tiff, 16 bit pages")
     whole, _ = denoise_files([path], Settings(tmp_path / "whole", model=model))
-    asked, real = [], batch.denoised
+    asked, real = [], batch.denoise_slice
 
     def failing(slice, each, settings, tick):
         asked.append(len(asked))
@@ -169,7 +173,7 @@ def test_a_failure_half_way_keeps_what_is_done_and_the_next_call_goes_on(model, 
             raise ValueError("the third slice is a bad one")
         return real(slice, each, settings, tick)
 
-    monkeypatch.setattr(batch, "denoised", failing)
+    monkeypatch.setattr(batch, "denoise_slice", failing)
     settings = Settings(tmp_path / "out", model=model)
     written, failures = denoise_files([path], settings)
     assert (
@@ -187,18 +191,19 @@ def test_a_failure_half_way_keeps_what_is_done_and_the_next_call_goes_on(model, 
 def test_an_interrupted_scan_keeps_the_network_that_it_learned(tmp_path, monkeypatch):
     """Learned again, the slices after the interruption would not match those before."""
     path = make(tmp_path / "in", "tiff, 16 bit pages")
-    learned, real = [], batch.Denoiser.learn
+    learned, fit = [], NoisyImages.fit
     monkeypatch.setattr(
-        batch.Denoiser,
-        "learn",
-        lambda *a, minutes, valid, seed: learned.append(1) or real(*a, minutes=0.03, valid=valid, seed=seed),
+        NoisyImages, "fit", lambda self, **settings: learned.append(1) or fit(self, minutes=1.0, steps=5, seed=0)
     )
-    own, count = batch.denoised, []
-    monkeypatch.setattr(
-        batch,
-        "denoised",
-        lambda *a: own(*a) if count.append(1) or len(count) != 2 else (_ for _ in ()).throw(OSError("disk")),
-    )
+    own, count = batch.denoise_slice, []
+
+    def fails_once(*arguments):
+        count.append(1)
+        if len(count) == 2:
+            raise OSError("disk")
+        return own(*arguments)
+
+    monkeypatch.setattr(batch, "denoise_slice", fails_once)
     assert (
         denoise_files([path], Settings(tmp_path / "out"))[1] and (tmp_path / "out/.a.tif.network.safetensors").exists()
     )
@@ -305,7 +310,7 @@ def test_a_series_does_not_flicker(tmp_path, monkeypatch):
     """Six slices of one scene under fresh noise: their means, and their distances from the scene, stay alike. A noise
     model for each slice alone would move them.
     """
-    monkeypatch.setattr("mptpn.inference.predictor.STEPS", 40)
+    monkeypatch.setattr("mptpn.inference.denoiser.NoisyImages.fit", partialmethod(NoisyImages.fit, steps=40))
     volume = np.stack([noisy(seed=i) for i in range(6)])
     np.save(tmp_path / "v.npy", volume.astype("f4"))
     (path,), _ = denoise_files([tmp_path / "v.npy"], Settings(tmp_path / "out", minutes=9.0))

@@ -22,7 +22,7 @@ import mptpn
 from file_makers import save_dicom
 from mptpn import api
 from mptpn.__main__ import main
-from mptpn.api import estimate_noise, in_unit
+from mptpn.api import estimate_noise
 from mptpn.io.image import image_from_array, write_image
 from mptpn.networks.blind_spot import BlindSpotNetwork
 from mptpn.networks.transformer import RetractableTransformer
@@ -100,32 +100,6 @@ def test_every_type_of_number_gives_the_same_report(wanted, kind):
     assert same(estimate_noise(noisy().astype(kind)), wanted)
 
 
-@pytest.mark.parametrize(
-    "kind", [torch.uint8, torch.int32, torch.float16, torch.bfloat16, torch.float32, torch.float64]
-)
-def test_every_type_of_tensor_gives_the_same_report(wanted, kind):
-    # 255 levels are whole in bfloat16
-    assert same(estimate_noise(torch.from_numpy(noisy()).to(kind).requires_grad_(kind.is_floating_point)), wanted)
-
-
-def test_paths_and_images_give_the_same_report(wanted, tmp_path):
-    np.save(tmp_path / "a.npy", noisy())
-    Picture.fromarray(noisy().astype(np.uint8)).save(tmp_path / "a.png")
-    image = image_from_array(noisy(), name="a", value_range=(-40.0, 300.0))
-    # float32 pixels over a range of 340: steps of 2e-5, a millionth of the noise
-    assert same(estimate_noise(image), wanted, rel=1e-4) and same(
-        estimate_noise(write_image(tmp_path / "a.tif", image)), wanted, rel=1e-4
-    )
-    for path in (tmp_path / "a.npy", str(tmp_path / "a.npy"), tmp_path / "a.png"):
-        assert same(estimate_noise(path), wanted, rel=1e-4)
-
-
-def test_a_list_is_a_set_and_a_set_of_one_is_an_image(wanted):
-    assert same(estimate_noise([noisy()]), wanted) and same(estimate_noise((torch.from_numpy(noisy()),)), wanted)
-    both = estimate_noise([noisy(), torch.from_numpy(noisy(70, 131, key=1))])
-    assert both.sigma == pytest.approx(10, rel=0.08) and min(both.error) < min(wanted.error)
-
-
 def test_a_set_has_one_unit_and_not_one_for_each_image():
     """The second image is brighter by half and its noise as strong: in a unit of its own it would seem weaker."""
     both = estimate_noise([noisy(), noisy(key=1) * 0.1 + 900])
@@ -167,7 +141,7 @@ def test_a_law_in_another_unit_has_the_same_noise_at_the_same_place(noise_model)
     blank = NoiseEstimate(
         0.1, (0.05, 0.2), 0.5, "free", noise_model, {}, (0.1,), (0.2,), (0.3,), torch.ones(7, 7), (0, 0), ()
     )
-    moved = in_unit(blank, 40.0, zero=-1000.0)
+    moved = blank.in_unit(40.0, zero=-1000.0)
     np.testing.assert_allclose(moved.noise_model.variance(40 * at - 1000), 1600 * noise_model.variance(at), rtol=1e-9)
     assert (moved.sigma, moved.sigma_interval, moved.mean, moved.intensity, moved.level, moved.error) == (
         4,
@@ -199,9 +173,9 @@ def test_the_package_itself_offers_the_door():
     assert mptpn.estimate_noise is estimate_noise and all(callable(getattr(mptpn, name)) for name in mptpn.PUBLIC)
     with pytest.raises(AttributeError, match="'mptpn' has no attribute 'estimate'"):
         mptpn.estimate  # noqa: B018
-    code = "import sys; from mptpn import training; print('mptpn.public' in sys.modules); from mptpn import door; import mptpn; mptpn.estimate_noise"
+    code = "import sys, mptpn, mptpn.io; print('torch' in sys.modules, 'mptpn.api' in sys.modules); mptpn.estimate_noise"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert answer.stdout == "False\n" and answer.returncode == 0, answer.stderr
+    assert answer.stdout == "True False\n" and answer.returncode == 0, answer.stderr
 
 
 GOOD = noisy(40, 41)
@@ -211,33 +185,16 @@ WRONG = {
     "constant": (np.full((30, 30), 7), r"image 1: every pixel is 7; a constant image holds no noise"),
     "zeros": (torch.zeros(30, 30), r"image 1: every pixel is 0"),
     "bool": (GOOD > 100, r"image 1: pixels of type bool are not gray levels"),
-    "bool tensor": (torch.zeros(30, 30) > 0, r"image 1: pixels of type bool"),
     "complex": (GOOD * 1j, r"image 1: pixels of type complex128"),
     "text": (np.array([["a"] * 20] * 20), r"image 1: pixels of type <U1"),
     "None": (None, r"image 1: pixels of type object"),
-    "empty": (np.zeros((0, 40)), r"image 1: 0 x 40 pixels are too few"),
-    "empty colour": (np.zeros((0, 40, 3)), r"image 1: 0 x 40 pixels are too few"),
+    "empty": (np.zeros((0, 40)), r"image 1: the image is empty"),
     "number": (3.0, r"image 1: shape \(\) is not an image"),
     "line": (np.arange(50), r"image 1: shape \(50,\) is not an image; give \[H, W\]"),
-    "stack": (np.zeros((10, 40, 40)), r"image 1: shape \(10, 40, 40\) is not an image; .*a list for several"),
-    "batch": (torch.zeros(2, 3, 40, 40), r"image 1: shape \(2, 3, 40, 40\) is not an image"),
+    "stack": (np.zeros((10, 40, 40)), r"image 1: shape \(10, 40, 40\) is not an image; .*several images as a list"),
     "small": (GOOD[:5, :5], r"image 1: 5 x 5 pixels are too few .* at least 16 x 16"),
     "narrow": (GOOD[:, :15], r"image 1: 40 x 15 pixels are too few"),
 }
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_what_is_no_image_is_refused_in_one_sentence_that_says_which(case):
-    wrong, message = WRONG[case]
-    for pictures, said in (([GOOD, wrong], message), (wrong, message.replace("image 1", "image 0"))):
-        with pytest.raises(ValueError, match=rf"^{said}") as caught:
-            estimate_noise(pictures)
-        assert "\n" not in str(caught.value)
-
-
-def test_no_image_at_all_is_refused():
-    with pytest.raises(ValueError, match="no image was given"):
-        estimate_noise([])
 
 
 @pytest.fixture
@@ -260,13 +217,13 @@ def shelf(tmp_path, monkeypatch) -> Path:
 FILES = {
     "five.npy": r"five\.npy: 5 x 5 pixels are too few",
     "four.npy": r"four\.npy: shape \(2, 3, 40, 40\) is no image",
-    "constant.npy": r"constant\.npy: every pixel is 7\.0",
-    "nan.npy": r"nan\.npy: 1600 of 1600 values are NaN",
+    "constant.npy": r"constant\.npy: every pixel is 7",
+    "nan.npy": r"nan\.npy: 1600 of 1600 pixels are NaN",
     "pickled.npy": r"pickled\.npy: holds pickled objects",
     "b.txt": r"b\.txt: is no image of a known type",
     "text.png": r"text\.png: is no image of a known type",
     "zero.tif": r"zero\.tif: is empty, 0 bytes",
-    "folder": r"folder: a folder; give the images in it\.",
+    "folder": r"folder: is a folder; give one file",
     "nowhere.png": r"nowhere\.png: no such file",
 }
 
@@ -279,38 +236,6 @@ def test_a_file_that_is_no_image_is_refused_by_its_name(shelf, name):
         ) as caught:
             estimate_noise(path)
         assert "\n" not in str(caught.value)
-
-
-def test_the_command_reports_on_each_image_and_says_which_are_none(shelf, capsys, wanted):
-    assert main(["noise", "a.npy", *FILES, "a.npy"]) == 1
-    out, err = capsys.readouterr()
-    assert out == f"a.npy: {wanted}\n" and out.startswith("a.npy: Gaussian noise, sigma ")
-    lines = err.splitlines()
-    assert len(lines) == len(FILES) and all(line.startswith("mptpn noise: ") for line in lines)
-    assert all(sum(name in line for line in lines) == 1 for name in FILES) and "Traceback" not in err
-
-
-def test_the_command_ends_with_0_where_all_are_images(shelf, capsys):
-    assert main(["noise", "a.npy"]) == 0 and capsys.readouterr().err == ""
-
-
-def test_together_images_have_one_report_and_one_that_is_none_is_named(shelf, capsys):
-    np.save("second.npy", noisy(key=1))
-    assert main(["noise", "--together", "a.npy", "second.npy"]) == 0
-    out = capsys.readouterr().out
-    assert out == f"a.npy and 1 more: {estimate_noise([noisy(), noisy(key=1)])}\n"
-    assert main(["noise", "--together", "a.npy", "b.txt"]) == 1
-    out, err = capsys.readouterr()
-    assert out.startswith("a.npy: ") and err.startswith("mptpn noise: b.txt: is no image of a known type")
-
-
-def test_the_module_runs_as_a_command(shelf, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["mptpn", "noise", "a.npy", "b.txt"])
-    monkeypatch.delitem(sys.modules, "mptpn.__main__")
-    with pytest.raises(SystemExit, match="^1$"):
-        runpy.run_module("mptpn", run_name="__main__")
-    out, err = capsys.readouterr()
-    assert out.startswith("a.npy: ") and err.startswith("mptpn noise: b.txt")
 
 
 @pytest.mark.parametrize(
@@ -402,22 +327,6 @@ def trained(box) -> tuple[dict, str, str, str]:
     return about, said[0].getvalue(), said[1].getvalue(), out.getvalue()
 
 
-def test_a_stopped_training_goes_on_when_it_is_given_again(trained):
-    about, first, second, _ = trained
-    assert (
-        first.endswith("mptpn train: stopped; give the same command again and it goes on\n") and "going on" not in first
-    )
-    assert f"going on from step {about['steps'][0]} of denoiser.stage1.checkpoint.pt" in second
-
-
-def test_a_training_leaves_three_files_and_no_checkpoint(trained, box):
-    assert sorted(path.name for path in (box / "net").iterdir()) == [
-        "denoiser.json",
-        "denoiser.safetensors",
-        "denoiser.stage1.safetensors",
-    ]
-
-
 def test_the_report_says_what_was_trained_on_and_what_was_left_out(trained):
     about, _, said, out = trained
     assert about["images"] == ["0.npy", "1.npy", "2.npy"] and set(about["left_out"]) == {
@@ -431,7 +340,7 @@ def test_the_report_says_what_was_trained_on_and_what_was_left_out(trained):
         and "smaller than 16 x 16" in about["left_out"]["stamp.npy"]
     )
     assert (
-        "every pixel is 0.0" in about["left_out"]["black.npy"]
+        "every pixel is 0" in about["left_out"]["black.npy"]
         and "all is constant or clipped" in about["left_out"]["inside/0.npy"]
     )
     assert all(f"left out {name}: {reason}" in said for name, reason in about["left_out"].items())
@@ -476,7 +385,7 @@ def test_a_training_without_photographs_takes_those_in_the_box(box, monkeypatch,
     )
     arguments = command(box, "boxed", minutes="0.001")
     del arguments[arguments.index("--photos") : arguments.index("--photos") + 2]
-    assert main(arguments) == 130 and seen == [(len(api.embedded.natural("train")), 33)]  # the smallest that is kept
+    assert main(arguments) == 130 and seen == [(len(api.photographs.natural("train")), 33)]  # the smallest that is kept
 
 
 def test_a_folder_gives_the_slices_of_all_that_lies_in_it_and_below(tmp_path):
@@ -563,8 +472,8 @@ def test_a_folder_of_clipped_images_alone_trains_nothing(box, capsys):
     shutil.copy(box / "noisy/inside/0.npy", box / "clipped")
     assert main(command(box, "refused", folder="clipped")) == 1
     left_out, said = capsys.readouterr().err.splitlines()[-2:]
-    assert left_out == f"left out 0.npy: {api.SILENT}"
-    assert said.endswith("clipped: no image says anything of its noise, all are constant or clipped; give others.")
+    assert left_out == f"left out 0.npy: {api.NO_NOISE}"
+    assert said.endswith("clipped: no image holds noise that can be measured, all are constant or clipped.")
 
 
 def test_correlated_noise_is_told_again_by_a_first_network_and_a_stopped_training_goes_on_from_there(
@@ -588,7 +497,7 @@ def test_correlated_noise_is_told_again_by_a_first_network_and_a_stopped_trainin
         assert main(command(box, "again", folder="rows")) == 130
     assert (
         calls[0][0].noise_model != calls[1][0].noise_model
-        and "correlation told again from residuals: changed by up to" in capsys.readouterr().err
+        and "correlation refined from residuals: changed by up to" in capsys.readouterr().err
     )
     assert sorted(path.name for path in (box / "again").iterdir()) == [
         "denoiser.first.checkpoint.pt",
