@@ -8,7 +8,7 @@ PUBLIC = {
     "estimate_noise": "mptpn.api",
     "train": "mptpn.api",
     "enlarge": "mptpn.api",
-    "load": "mptpn.networks.weights",
+    "load": "mptpn.networks",
 }
 
 

@@ -25,7 +25,7 @@ from mptpn.io.files import KNOWN, open_scans, read_image, spread_images
 from mptpn.io.image import Image, as_array, gray_array, image_from_array
 from mptpn.networks.noise_level import SMALLEST
 from mptpn.networks.weights import load_weights, save_weights
-from mptpn.noise.estimate import NoiseEstimate, estimate
+from mptpn.noise.estimate import NoiseEstimate, estimate_noise_model
 from mptpn.stages import pipeline
 
 Picture = np.ndarray | Tensor | Image | str | Path
@@ -142,7 +142,7 @@ def estimate_noise(
     arrays = [_gray(picture, number) for number, picture in enumerate(pictures)]
     lowest, highest = min((x.min() for x in arrays), default=0.0), max((x.max() for x in arrays), default=1.0)
     scale = float(max(abs(lowest), abs(highest))) or 1.0
-    found = estimate([_tensor(array / scale) for array in arrays], subjects=subjects, from_zero=lowest >= 0)
+    found = estimate_noise_model([_tensor(array / scale) for array in arrays], subjects=subjects, from_zero=lowest >= 0)
     return found.in_unit(scale)
 
 

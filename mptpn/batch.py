@@ -15,7 +15,7 @@ from mptpn.atomic import write_atomically
 from mptpn.inference.assessment import assess
 from mptpn.inference.denoiser import Denoiser, NoisyImages, load_network
 from mptpn.inference.masks import set_apart
-from mptpn.io.files import Scan, Slice, Writer, open_scans
+from mptpn.io import Scan, Slice, Writer, open_scans
 from mptpn.networks.noise_level import SMALLEST
 from mptpn.networks.weights import save_weights, weights_path
 from mptpn.tiling import squares
@@ -98,7 +98,7 @@ def denoise_scan(scan: Scan, settings: Settings) -> Path:
     Raises:
         ValueError, OSError: one sentence; no half-written result is left.
     """
-    with scan.writer(settings.out, note=settings.note, overwrite=settings.overwrite) as writer:
+    with Writer(scan, settings.out, note=settings.note, overwrite=settings.overwrite) as writer:
         chosen = samples(scan)
         denoisers = _denoisers(scan, chosen, settings, writer)
         errors = _uncertainty_file(scan, writer.target, settings)

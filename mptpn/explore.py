@@ -21,7 +21,7 @@ from mptpn.inference import quality_figure
 from mptpn.inference.assessment import Assessment, assess
 from mptpn.inference.denoiser import Denoiser, NoisyImages, Prediction, load_network
 from mptpn.inference.quality_figure import PANELS, View
-from mptpn.io.files import Scan, open_scan
+from mptpn.io import Scan, Writer, open_scan
 from mptpn.noise.models import NoiseModel, PoissonGaussian, Rician, Speckle
 from mptpn.random import generator
 
@@ -244,7 +244,7 @@ class Session:
             raise ValueError("no folder is given; name one to save into.")
         denoisers, wanted = self.denoisers(settings), batch.Settings(out=Path(folder).expanduser(), strength=strength)
         note = f"({settings.method}{_weights_hash(denoisers[0])}, strength {strength:g})"
-        with self.scan.writer(wanted.out, note=note, overwrite=overwrite) as writer:
+        with Writer(self.scan, wanted.out, note=note, overwrite=overwrite) as writer:
             for index in range(writer.done, self.scan.slices):
                 writer.write(index, batch.denoise_slice(self.scan.read(index), denoisers, wanted)[0])
                 if progress:

@@ -1,8 +1,7 @@
-"""Filters and crops of images: blurs, the second difference, a robust first guess of the noise level, and where an
-image is constant.
-"""
+"""Filters, crops and autocovariances of images, a robust first guess of the noise level, and where noise is visible."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -29,9 +28,7 @@ def gaussian_blur(image: Tensor, *, sigma: float) -> Tensor:
 
 
 def dihedral_crop(pixels: Tensor, *, top: int, left: int, side: int, turn: int) -> Tensor:
-    """The square of [B, C, H, W] at (top, left), in one of the eight orientations of the square, turn 0 to 7; [B, C,
-    side, side].
-    """
+    """The square of [B, C, H, W] at (top, left) in orientation turn, 0 to 7, of the square; [B, C, side, side]."""
     cut = pixels[:, :, top : top + side, left : left + side].rot90(turn % 4, (2, 3))
     return (cut.flip(3) if turn > 3 else cut).contiguous()
 
@@ -44,23 +41,41 @@ def center_crop(image: Tensor, *, side: int) -> Tensor:
     return image[:, :, top : top + height, left : left + width].contiguous()
 
 
-def autocorrelation(kernel: Tensor) -> Tensor:
-    """Of a kernel [K, K] with itself at lags -(K - 1)..K - 1, [2 K - 1, 2 K - 1]: the covariance of white noise of
-    variance 1 that was filtered by it.
+def lagged(image: Tensor, row: int, col: int) -> tuple[Tensor, Tensor]:
+    """Pixels of [..., H, W] that have another one `row` down and `col` across, and those others; two views."""
+    height, width = image.shape[-2:]
+    first = image[..., max(0, -row) : height - max(0, row), max(0, -col) : width - max(0, col)]
+    return first, image[..., max(0, row) : height + min(0, row), max(0, col) : width + min(0, col)]
+
+
+def autocovariance(images: Sequence[Tensor], *, radius: int, valid: Sequence[Tensor] | None = None) -> Tensor:
+    """Mean product of pixels at lags -radius..radius of rows and columns, [2 radius + 1, 2 radius + 1], float64.
+
+    Args:
+        images: [1, 1, H, W] each, of mean 0.
+        valid: the pixels that count, bool, the same shapes; every lag needs a pair of them. None: all.
     """
+    valid = [torch.ones_like(image, dtype=torch.bool) for image in images] if valid is None else valid
+    products = sum(_products((image * v)[0, 0].double(), radius) for image, v in zip(images, valid, strict=True))
+    return products / sum(_products(v[0, 0].double(), radius) for v in valid)
+
+
+def _products(image: Tensor, radius: int) -> Tensor:
+    size = tuple(side + radius for side in image.shape)  # lags meet no other around the torus
+    power = torch.fft.rfft2(image, s=size).abs().square()
+    return torch.fft.irfft2(power, s=size).roll((radius, radius), (0, 1))[: 2 * radius + 1, : 2 * radius + 1]
+
+
+def autocorrelation(kernel: Tensor) -> Tensor:
+    """Sums of products of a kernel [K, K] at lags -(K - 1)..K - 1: the covariance of white noise filtered by it."""
     return F.conv2d(F.pad(kernel, (len(kernel) - 1,) * 4)[None, None], kernel[None, None])[0, 0]
 
 
 def robust_level(noisy: Tensor) -> Tensor:
-    """A first guess of white noise's standard deviation, median |second difference| / 0.6745 (Donoho and Johnstone
-    1994), too high on texture.
+    """A first guess of the level of white noise, median |second difference| / 0.6745 (Donoho and Johnstone 1994).
 
-    Pixels in constant surroundings (zeroed background, padding, saturation) carry no noise and do not count.
-
-    Args:
-        noisy: [B, C, H, W]; the median is over all channels.
-    Returns:
-        [B, 1, 1, 1], at least 1e-6.
+    Too high on texture. The median is over the channels of [B, C, H, W], without constant surroundings (background,
+    padding, saturation). Returns [B, 1, 1, 1], at least 1e-6.
     """
     padded = F.pad(noisy, (1, 1, 1, 1), mode="replicate").flatten(0, 1)[:, None]
     response = F.conv2d(padded, SECOND_DIFFERENCE.to(noisy)[None, None]).abs().view_as(noisy)
@@ -75,14 +90,12 @@ def constant(noisy: Tensor) -> Tensor:
 
 
 def has_noise(noisy: Tensor) -> Tensor:
-    """Where noise is seen, [B, C, H, W] bool: not in constant surroundings (zeroed background, padding, saturation);
-    everywhere in an all-constant image.
-    """
+    """Where noise is visible, [B, C, H, W] bool: outside constant surroundings; everywhere in a constant image."""
     inside = F.max_pool2d(constant(noisy).to(noisy), 3, 1, 1) < 0.5
     return inside | ~inside.flatten(1).any(1).view(-1, 1, 1, 1)
 
 
 def mean_intensity(noisy: Tensor) -> Tensor:
-    """Mean of each image over its informative pixels, [B, 1, 1, 1]."""
-    counts = has_noise(noisy).to(noisy)
-    return (noisy * counts).sum((1, 2, 3), keepdim=True) / counts.sum((1, 2, 3), keepdim=True)
+    """Mean of each image over the pixels that hold noise, [B, 1, 1, 1]."""
+    valid = has_noise(noisy).to(noisy)
+    return (noisy * valid).sum((1, 2, 3), keepdim=True) / valid.sum((1, 2, 3), keepdim=True)

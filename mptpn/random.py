@@ -45,12 +45,9 @@ STREAMS = {
 
 
 def generator(*keys: int | str) -> torch.Generator:
-    """A CPU random generator that is a function of the keys alone: equal keys draw equal numbers.
+    """A CPU random generator that is a function of its keys alone, (seed, "stream", step, ...).
 
-    The keys are hashed: PyTorch's generator looks at 32 bits of its seed.
-
-    Args:
-        keys: integers, and names of streams; two purposes never share a name.
+    The keys are hashed, for PyTorch's generator uses 32 bits of its seed. Two purposes never share a stream.
     """
     words = (str(STREAMS.get(key, key) if isinstance(key, str) else int(key)) for key in keys)
     digest = hashlib.sha256(",".join(words).encode()).digest()

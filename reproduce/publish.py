@@ -1,8 +1,8 @@
 """Publishes figures: copies those that figures.yaml declares from a finished run into figures/, after checking that
-they are that run's.
+they are that run's and were drawn by committed code.
 
-It stamps each figure's json with the preset, the notebook's content hash and all parameters, by which `--check` later
-tells a stale figure.
+Each figure's json gets the preset, the notebook's code hash and all parameters, by which --check finds a stale figure.
+After a change that cannot change results (a move, a renaming), --restamp writes the new code hash and the proof.
 """
 
 import argparse
@@ -14,120 +14,137 @@ from pathlib import Path
 
 import yaml
 
-import content
-import plan
+from code_hash import code_hash
+from presets import REPOSITORY, Task, UsageError, load_preset, nearest, tasks
 
 ENDS = (".png", ".csv", ".json")
 
 
 def main() -> int:
     """Exit code: 0 published (or nothing wrong), 1 something is missing or stale, 2 wrong input."""
-    parser = argparse.ArgumentParser(
-        prog="./reproduce/publish", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--preset", default="quick", help="publish the figures that are declared with this preset, default: quick"
-    )
-    parser.add_argument(
-        "--runs", type=Path, default=plan.ROOT / "runs", metavar="FOLDER", help="where the runs are, default: runs/"
-    )
-    parser.add_argument("--check", action="store_true", help="only tell what is wrong in figures/")
-    arguments = parser.parse_args()
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="./reproduce/publish", description=__doc__, formatter_class=formatter)
+    add = parser.add_argument
+    add("--preset", default="quick", metavar="NAME", help="publish this preset's figures, default: quick")
+    add("--runs", type=Path, default=REPOSITORY / "runs", metavar="DIR", help="where the runs are, default: runs/")
+    add("--check", action="store_true", help="only say what is wrong in figures/")
+    add("--restamp", nargs="+", metavar="PRESET", help="write the new code hash into these presets' figures")
+    add("--reason", metavar="TEXT", help="for --restamp: the proof that the results are the same")
+    given = parser.parse_args()
     try:
-        plan.load_preset(arguments.preset)
-        declared = declared_figures()
-        wrong = (
-            faults(declared)
-            if arguments.check
-            else publish(declared, arguments.preset, arguments.runs / arguments.preset)
-        )
-    except plan.Mistake as mistake:
-        print(f"publish: {mistake}", file=sys.stderr)
+        if bool(given.restamp) != bool(given.reason):
+            raise UsageError("--restamp and --reason go together.")
+        for preset in given.restamp or [given.preset]:
+            load_preset(preset)
+        if given.check:
+            wrong = faults()
+        else:
+            wrong = restamp(given.restamp, given.reason) if given.restamp else publish(given.preset, given.runs)
+    except UsageError as error:
+        print(f"publish: {error}", file=sys.stderr)
         return 2
-    print("\n".join(wrong), file=sys.stderr, end="\n" if wrong else "")
-    return 1 if wrong else 0
+    print("".join(f"{sentence}\n" for sentence in wrong), file=sys.stderr, end="")
+    return int(bool(wrong))
 
 
-def declared_figures() -> dict[str, tuple[str, plan.Task]]:
-    """Figure name -> (preset, run of the notebook that draws it), from figures.yaml; Mistake if there is no such run."""
+def declared_figures() -> dict[str, tuple[str, Task]]:
+    """Figure name -> (preset, run of the notebook that draws it); UsageError if there is no such run."""
     declared, known = {}, {}
-    for name, entry in (yaml.safe_load((plan.ROOT / "reproduce/figures.yaml").read_text()) or {}).items():
+    for name, entry in (yaml.safe_load((REPOSITORY / "reproduce/figures.yaml").read_text()) or {}).items():
         preset = entry.get("preset", "quick")
-        known[preset] = known.get(preset) or plan.tasks(preset)
-        task = f"{entry['notebook']}-{entry['variant']}" if "variant" in entry else entry["notebook"]
+        known[preset] = known.get(preset) or tasks(preset)
+        task = "-".join(filter(None, (entry["notebook"], entry.get("variant"))))
         if task not in known[preset]:
-            raise plan.Mistake(
-                f"figures.yaml, {name}: preset {preset} has no run {task!r}{plan.nearest(task, known[preset])}."
+            raise UsageError(
+                f"figures.yaml, {name}: preset {preset} has no run {task!r}{nearest(task, known[preset])}."
             )
         declared[name] = (preset, known[preset][task])
     return declared
 
 
-def publish(declared: dict, preset: str, folder: Path) -> list[str]:
+def publish(preset: str, runs: Path) -> list[str]:
     """Copy the preset's declared figures, all or none; returns what forbids it."""
-    mine = {name: task for name, (of, task) in declared.items() if of == preset}
+    folder, mine = runs / preset, {name: task for name, (of, task) in declared_figures().items() if of == preset}
     wrong = [sentence for name, task in mine.items() for sentence in not_of_this_run(name, task, folder)]
     if wrong:
-        return [*wrong, f"Nothing was published: run ./reproduce/run --preset {preset} first."]
-    (plan.ROOT / "figures").mkdir(exist_ok=True)
+        return [*wrong, f"Nothing was published: run ./reproduce/run --preset {preset} on committed code first."]
     for name, task in mine.items():
+        for end in (".png", ".csv"):
+            replace(f"{name}{end}", (folder / f"figures/{name}{end}").read_bytes())
         about = json.loads((folder / f"figures/{name}.json").read_text())
-        about |= {"preset": preset, "code": content.code_hash(task.notebook), "parameters": published_parameters(task)}
-        replace(f"{name}.png", (folder / f"figures/{name}.png").read_bytes())
-        replace(f"{name}.csv", (folder / f"figures/{name}.csv").read_bytes())
-        replace(f"{name}.json", (json.dumps(about, indent=1) + "\n").encode())
-        print(f"figures/{name}.png, .csv, .json")
+        stamp(name, about | {"preset": preset, "code": code_hash(task.notebook), "parameters": parameters(task)})
     return []
 
 
-def not_of_this_run(name: str, task: plan.Task, folder: Path) -> list[str]:
-    """Why the figure in the run folder is not what the notebook as it stands now draws with the preset; empty if it is."""
-    record = folder / f"done/{task.name}.json"
+def not_of_this_run(name: str, task: Task, folder: Path) -> list[str]:
+    """Why the run's figure is not what the committed notebook draws with the preset; empty if it is."""
+    record, files = folder / f"done/{task.name}.json", [f"figures/{name}{end}" for end in ENDS]
     if not record.exists():
         return [f"{name}: {task.name} has not run to its end."]
     ran = json.loads(record.read_text())
-    if ran["code"] != content.code_hash(task.notebook):
+    if ran["code"] != code_hash(task.notebook):
         return [f"{name}: {task.name} ran with other code (hash {ran['code']})."]
     if ran["given"] != task.given:
         return [f"{name}: {task.name} ran with other parameters ({ran['given']})."]
-    files = [f"figures/{name}{end}" for end in ENDS]
-    return [
-        f"{name}: {file} is not what {task.name} wrote in its last run."
-        for file in files
-        if not (folder / file).exists()
-        or ran["files"].get(file) != hashlib.sha256((folder / file).read_bytes()).hexdigest()
-    ]
+    for file in files:
+        bytes_now = (folder / file).read_bytes() if (folder / file).exists() else b""
+        if ran["files"].get(file) != hashlib.sha256(bytes_now).hexdigest():
+            return [f"{name}: {file} is not what {task.name} wrote in its last run."]
+    return uncommitted(name, json.loads((folder / files[2]).read_text()))
 
 
-def published_parameters(task: plan.Task) -> dict:
+def uncommitted(name: str, about: dict) -> list[str]:
+    """git describe ends with + where the working tree differs from the commit."""
+    commit = about.get("commit") or "+"
+    return [f"{name}: drawn by code that was not committed ({commit})."] if commit.endswith("+") else []
+
+
+def parameters(task: Task) -> dict:
     return {name: value for name, value in task.parameters.items() if name != "out"}
+
+
+def restamp(presets: list[str], proof: str) -> list[str]:
+    """Write the code hash as it is now, and the proof, into the figures; returns those to draw again."""
+    wrong = []
+    for name, (preset, task) in declared_figures().items():
+        if preset in presets:
+            about = json.loads((REPOSITORY / f"figures/{name}.json").read_text())
+            if about["parameters"] == parameters(task):
+                origin = {"from": about["commit"], "proof": proof}
+                stamp(name, about | {"code": code_hash(task.notebook), "restamped": origin})
+            else:
+                wrong.append(f"{name}: not stamped, the parameters of {task.name} have changed: draw it again.")
+    return wrong
+
+
+def stamp(name: str, about: dict) -> None:
+    replace(f"{name}.json", (json.dumps(about, indent=1) + "\n").encode())
+    print(f"figures/{name}")
 
 
 def replace(name: str, data: bytes) -> None:
     """Write figures/NAME under a temporary name and rename it, so that a full disk or a kill leaves the old figure."""
-    temporary = plan.ROOT / f"figures/.{name}.tmp"
+    temporary = REPOSITORY / f"figures/.{name}.tmp"
     temporary.write_bytes(data)
-    os.replace(temporary, plan.ROOT / f"figures/{name}")
+    os.replace(temporary, REPOSITORY / f"figures/{name}")
 
 
-def faults(declared: dict) -> list[str]:
+def faults() -> list[str]:
     """What is wrong with the published figures, a sentence each."""
-    folder, wrong = plan.ROOT / "figures", []
-    for path in sorted(folder.glob("*")):
-        if path.stem not in declared or path.suffix not in ENDS:
-            wrong.append(f"figures/{path.name}: no experiment in reproduce/figures.yaml declares it.")
+    folder, declared = REPOSITORY / "figures", declared_figures()
+    stray = [path for path in sorted(folder.glob("*")) if path.stem not in declared or path.suffix not in ENDS]
+    wrong = [f"figures/{path.name}: no experiment in reproduce/figures.yaml declares it." for path in stray]
     for name, (preset, task) in declared.items():
         missing = [f"figures/{name}{end}" for end in ENDS if not (folder / f"{name}{end}").exists()]
         if missing:
             wrong.append(f"{name}: {', '.join(missing)} is missing.")
             continue
         about = json.loads((folder / f"{name}.json").read_text())
-        if about.get("code") != content.code_hash(task.notebook):
-            wrong.append(f"{name}: stale, notebook {task.notebook} or a module it uses has changed since it was drawn.")
-        if (about.get("preset"), about.get("parameters")) != (preset, published_parameters(task)):
-            wrong.append(
-                f"{name}: stale, the parameters of {task.name} in preset {preset} have changed since it was drawn."
-            )
+        wrong += uncommitted(name, about)
+        if about.get("code") != code_hash(task.notebook):
+            wrong.append(f"{name}: stale, notebook {task.notebook} or a module it uses has changed since.")
+        if (about.get("preset"), about.get("parameters")) != (preset, parameters(task)):
+            wrong.append(f"{name}: stale, the parameters of {task.name} in preset {preset} have changed since.")
     return wrong
 
 

@@ -6,7 +6,8 @@ import tifffile
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, generate_uid
 
-SHAPES = [(5, 7), (1, 6), (6, 1)]
+from mptpn.io import Writer
+
 PATIENT = "DOE^JANE"
 
 
@@ -37,18 +38,14 @@ def dataset(pixels, *, bits=None, series="1.2.3", number=1, place=None, syntax=E
         data.NumberOfFrames = len(pixels)
     colour = pixels.shape[-1] == 3 and not frames
     data.Rows, data.Columns = pixels.shape[:2] if colour else pixels.shape[-2:]
-    data.SamplesPerPixel, data.PhotometricInterpretation = (
-        (3, "RGB") if colour else (1, tags.pop("photometric", "MONOCHROME2"))
-    )
+    data.SamplesPerPixel = 3 if colour else 1
+    data.PhotometricInterpretation = "RGB" if colour else tags.pop("photometric", "MONOCHROME2")
     if colour:
         data.PlanarConfiguration = 0
     size = 8 * pixels.dtype.itemsize
-    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = (
-        size,
-        bits or size,
-        (bits or size) - 1,
-        int(pixels.dtype.kind == "i"),
-    )
+    bits = bits or size
+    data.BitsAllocated, data.BitsStored, data.HighBit = size, bits, bits - 1
+    data.PixelRepresentation = int(pixels.dtype.kind == "i")
     stored = pixels.astype(pixels.dtype.newbyteorder(">" if syntax == ExplicitVRBigEndian else "<")).tobytes()
     data.add_new(0x7FE00010, "OB" if size == 8 else "OW", stored + b"\0" * (len(stored) % 2))
     for keyword, value in tags.items():
@@ -65,7 +62,7 @@ def save_dicom(path, pixels, **arguments):
 
 def copied(scan, folder, **arguments):
     """Strength 0: every slice read and written unchanged."""
-    with scan.writer(folder, **arguments) as writer:
+    with Writer(scan, folder, **arguments) as writer:
         for index in range(writer.done, scan.slices):
             writer.write(index, scan.read(index).pixels)
     return writer.target

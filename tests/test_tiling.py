@@ -134,7 +134,7 @@ def test_a_square_less_of_halo_or_origins_between_the_squares_are_seen():
 
 def test_whole_image_groups_are_refused():
     with pytest.raises(ValueError, match="whole_image"):
-        student(sparse_groups="whole_image", bias="dynamic").halo
+        _ = student(sparse_groups="whole_image", bias="dynamic").halo
 
 
 def test_tiles_that_hold_the_image_are_one_call_and_small_ones_many_with_progress():
@@ -167,15 +167,16 @@ def test_the_stated_bytes_hold_the_peak_and_are_not_thrice_too_many(kind):
     """
     code = """
         import re, torch
-        from mptpn import stages
-        from mptpn.blind_spot import BlindSpotNetwork
-        from mptpn.transformer import RetractableTransformer
+        from mptpn.networks.blind_spot import BlindSpotNetwork
+        from mptpn.networks.transformer import RetractableTransformer
+        from mptpn.stages import pipeline
 
         def peak():
             return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 
         torch.set_num_threads(1)
-        network = (BlindSpotNetwork(**pipeline.BLIND) if "KIND" == "blind" else RetractableTransformer(**pipeline.STUDENT)).eval()
+        network = BlindSpotNetwork(**pipeline.BLIND) if "KIND" == "blind" else RetractableTransformer(**pipeline.STUDENT)
+        network.eval()
         with torch.no_grad():
             network(torch.rand(1, 1, 64, 64))
             before = peak()

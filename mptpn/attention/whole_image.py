@@ -1,6 +1,4 @@
-"""Sparse attention as ART has it: a group is every token of the whole image at stride `interval`, so its cost is
-quadratic in pixels.
-"""
+"""Sparse attention as ART has it: a group is every token of the image at stride `interval`, quadratic in pixels."""
 
 import itertools
 
@@ -10,26 +8,20 @@ from torch import Tensor, nn
 
 
 def whole_image_attention(qkv: Tensor, position_bias: nn.Module, *, interval: int) -> Tensor:
-    """Attention among the tokens of equal (row mod interval, col mod interval) of the whole image (ART, Zhang et al.
-    2023, Sec. 3.2).
+    """Attention among all tokens of equal (row mod interval, col mod interval) (ART, Zhang et al. 2023, Sec. 3.2).
 
-    Groups at the image's edge may be a row or a column smaller; each size is computed apart, so that nothing beyond the
-    edge is read or counted.
+    Groups may differ by a row or a column; each size is computed apart, so nothing beyond the edge is read or counted.
 
     Args:
         qkv: queries, keys and values, [B, H, W, 3, heads, head_dim].
-        position_bias: network of the offset query - key in steps of `interval`, [n, 2] to [n, heads]; any offset will
-            do.
+        position_bias: network of any offset query - key in steps of `interval`, [n, 2] to [n, heads].
         interval: stride of a group's tokens, pixels.
     Returns:
         Attended values, [B, H, W, heads, head_dim], dtype of qkv.
     """
     height, width = qkv.shape[1:3]
-    lattice = (
-        F.pad(qkv, (0, 0) * 3 + (0, -width % interval, 0, -height % interval))
-        .unflatten(2, (-1, interval))
-        .unflatten(1, (-1, interval))
-    )
+    lattice = F.pad(qkv, (0, 0) * 3 + (0, -width % interval, 0, -height % interval))
+    lattice = lattice.unflatten(2, (-1, interval)).unflatten(1, (-1, interval))
     out = lattice.new_zeros(*lattice.shape[:5], *lattice.shape[6:])  # [B, rows, phases, cols, phases, heads, head_dim]
     for (rows, phase_h), (cols, phase_w) in itertools.product(_phases(height, interval), _phases(width, interval)):
         tokens = lattice[:, :rows, phase_h, :cols, phase_w]
@@ -54,7 +46,6 @@ def _bias(position_bias: nn.Module, rows: int, cols: int) -> Tensor:
     like = next(position_bias.parameters())
     steps = [torch.arange(1 - n, n, dtype=like.dtype, device=like.device) for n in (rows, cols)]
     table = position_bias(torch.cartesian_prod(*steps)).T.unflatten(1, (2 * rows - 1, 2 * cols - 1))
-    row, col = (
-        torch.arange(n, device=like.device)[:, None] - torch.arange(n, device=like.device) + n - 1 for n in (rows, cols)
-    )
+    tokens = (torch.arange(n, device=like.device) for n in (rows, cols))
+    row, col = (n[:, None] - n + len(n) - 1 for n in tokens)
     return table[:, row[:, None, :, None], col[None, :, None, :]].flatten(3, 4).flatten(1, 2)

@@ -242,45 +242,38 @@ class NoisyImages:
                 f"(half sizes {wanted}, it has {known})",
                 stacklevel=3,
             )
-        predictor = self._blind(network) if isinstance(network, BlindSpotNetwork) else self._transformer(network)
-        return self.around(predictor)
+        if network.for_white_noise and wanted != (0, 0):
+            warnings.warn(
+                "the network is for white noise, and this noise is correlated: noise is added that makes it white, "
+                "and a network that learns it may do better (mptpn train)",
+                stacklevel=3,
+            )
+        return self.around(predictor_of(network, self.noise.noise_model, self.images))
 
     def around(self, predictor: Predictor) -> Denoiser:
         """The denoiser of these images by a predictor of their noise model, in the unit inside the package."""
         return Denoiser(predictor, self.noise.in_unit(self.unit), self.unit)
 
-    def _blind(self, network: BlindSpotNetwork) -> BlindSpotPredictor:
-        known = [select(image.pixels, image.measured) for image in self.images]
-        model = self.noise.noise_model
-        return BlindSpotPredictor(network, model, _offset(known), preliminary.tabulated(model, _ends(known)))
 
-    def _transformer(self, network: RetractableTransformer) -> TransformerPredictor:
-        model = self.noise.noise_model
-        known = [select(image.pixels, image.measured) for image in self.images]
-        places = [(image, piece) for image in self.images for piece in pieces(image.measured)]
-        seen = [inpaint(image.pixels[piece], image.measured[piece]) for image, piece in places]
-        if not network.for_white_noise:
-            return TransformerPredictor(network, model, _offset(known), _level(seen))
-        if self.noise.half_size != (0, 0):
-            warnings.warn(
-                "the network is for white noise, and this noise is correlated: noise is added that makes it white, "
-                "and a network that learns it may do better (mptpn train)",
-                stacklevel=4,
-            )
-        low, high = _ends(known).tolist()
-        transform = VarianceStabilisingTransform.of(model, low=low, high=high)
-        known = [transform(torch.from_numpy(x)).numpy() for x in known]
-        field = whitening_noise(model)[:1]
-        seen = [
-            transform(x) + cut(field, (piece[1].start or 0, piece[2].start or 0), x.shape[2:])
-            for x, (_, piece) in zip(seen, places, strict=True)
-        ]
-        return StabilisedPredictor(network, model, _offset(known), _level(seen), transform)
-
-
-def _ends(known: Sequence[np.ndarray]) -> Tensor:
-    """Smallest and largest intensity of all images, [2]."""
-    return torch.tensor([min(x.min() for x in known), max(x.max() for x in known)])
+def predictor_of(network: Network, noise_model: NoiseModel, images: Sequence[MaskedImage]) -> Predictor:
+    """The predictor of images of one noise model, both in the unit inside the package, by a trained network."""
+    known = [select(image.pixels, image.measured) for image in images]
+    ends = torch.tensor([min(x.min() for x in known), max(x.max() for x in known)])
+    if isinstance(network, BlindSpotNetwork):
+        return BlindSpotPredictor(network, noise_model, _offset(known), preliminary.tabulated(noise_model, ends))
+    places = [(image, piece) for image in images for piece in pieces(image.measured)]
+    seen = [inpaint(image.pixels[piece], image.measured[piece]) for image, piece in places]
+    if not network.for_white_noise:
+        return TransformerPredictor(network, noise_model, _offset(known), _level(seen))
+    low, high = ends.tolist()
+    transform = VarianceStabilisingTransform.of(noise_model, low=low, high=high)
+    known = [transform(torch.from_numpy(x)).numpy() for x in known]
+    field = whitening_noise(noise_model)[:1]
+    seen = [
+        transform(x) + cut(field, (piece[1].start, piece[2].start), x.shape[2:])
+        for x, (_, piece) in zip(seen, places, strict=True)
+    ]
+    return StabilisedPredictor(network, noise_model, _offset(known), _level(seen), transform)
 
 
 def _offset(known: Sequence[np.ndarray]) -> Tensor:

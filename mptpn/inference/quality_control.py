@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mptpn.noise.bands import UNSURE
-from mptpn.noise.correlation import BLIND
+from mptpn.noise.bands import MAX_LEVEL_ERROR
+from mptpn.noise.correlation import STRONG_CORRELATION
 from mptpn.noise.estimate import NoiseEstimate
 from mptpn.noise.models import NoiseModel
 
@@ -201,7 +201,7 @@ def _whiteness(residual: Tensor, valid: Tensor, noise_model: NoiseModel) -> Chec
         deviation = residual[first] * residual[second] - found * (residual[first] ** 2 + residual[second] ** 2) / 2
         error = _error_of_sum(torch.where(both, deviation, 0.0)) / power
         value = found - _correlation(noise_model, row, col)
-        limit = (BLIND if correlated else INDEPENDENT) + _errors_allowed(len(lags)) * error
+        limit = (STRONG_CORRELATION if correlated else INDEPENDENT) + _errors_allowed(len(lags)) * error
         worst = max(worst, (abs(value) / limit, value, limit, (row, col)))
     _, value, limit, (row, col) = worst
     passed = abs(value) <= limit
@@ -255,11 +255,11 @@ def _model(noise: NoiseEstimate) -> Check:
     value = math.log(high / low) / 2 if low > 0 else math.inf
     findings = "; ".join(noise.findings)
     if "free" in noise.kind.split():
-        return Check("model", value, UNSURE, False, f"the noise does not fit the model: {findings}", True)
-    if value >= UNSURE:
+        return Check("model", value, MAX_LEVEL_ERROR, False, f"the noise does not fit the model: {findings}", True)
+    if value >= MAX_LEVEL_ERROR:
         verdict = f"the noise level is not known ({low:.4g} to {high:.4g}){': ' + findings if findings else ''}"
-        return Check("model", value, UNSURE, False, verdict, True)
+        return Check("model", value, MAX_LEVEL_ERROR, False, verdict, True)
     verdict = (
         f"the noise fits the model ({noise.kind.replace('_', '-')}){', but note: ' + findings if findings else ''}"
     )
-    return Check("model", value, UNSURE, True, verdict)
+    return Check("model", value, MAX_LEVEL_ERROR, True, verdict)

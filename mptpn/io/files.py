@@ -1,69 +1,63 @@
-"""Any medical file or folder becomes scans, read slice by slice and written back in the same type, or images, 0 to 1."""
+"""Any medical file or folder as scans, which are read and written slice by slice, or as images, 0 to 1."""
 
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 
-from mptpn.io.dicom import Dicom, Head, head_of, in_order
-from mptpn.io.formats import Nifti, Npy, Picture, Tiff
 from mptpn.io.image import Image, image_from_array
-from mptpn.io.scan import Scan, Slice, Unreadable, Writer, explained
+from mptpn.io.scan import Scan, Unreadable, explained
 
-__all__ = ["Scan", "Slice", "Unreadable", "Writer", "open_scan", "open_scans", "read_image", "spread_images"]
 KNOWN = "give DICOM, NIfTI, TIFF, PNG, JPEG, BMP or .npy"
-SLICES = 16  # of a scan, that stand for it in a set
-MAGIC = {
-    b"\x93NUMPY": Npy,
-    b"\x89PNG\r\n\x1a\n": Picture,
-    b"\xff\xd8\xff": Picture,
-    b"BM": Picture,
-    b"II*\0": Tiff,
-    b"MM\0*": Tiff,
-    b"II+\0": Tiff,
-    b"MM\0+": Tiff,
+SLICES = 16  # of a scan, as images
+# A new format is a subclass of Scan in a file of its own, and its line here: the class, the first bytes of its files.
+# A class is imported when the first of its files is met.
+FORMATS = {
+    "npy:Npy": (b"\x93NUMPY",),
+    "raster:Raster": (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM"),
+    "tiff:Tiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "dicom:Dicom": (b"\x08\0\0\0", b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x02\0\0\0"),  # without its preamble
 }
 
 
 def open_scan(path: str | Path) -> Scan:
-    """One file as a scan; its type is told by its first bytes, NIfTI by its ending.
+    """One file as a scan; its first bytes give its type, for NIfTI its ending.
 
     Raises:
-        FileNotFoundError: no such file.
-        PermissionError: it may not be read.
-        ValueError: it cannot be read; one sentence.
+        FileNotFoundError, PermissionError, ValueError: it cannot be read; one sentence.
     """
-    found = _opened(Path(path))
-    return Dicom([found]) if isinstance(found, Head) else found
-
-
-def _opened(path: Path) -> Scan | Head:
+    path = Path(path)
     if path.is_dir():
         raise Unreadable(f"{path}: is a folder; give one file, or open it with open_scans.")
+    with explained(path), path.open("rb") as file:
+        head = file.read(132)
+    if not head:
+        raise Unreadable(f"{path}: is empty, 0 bytes; copy it again.")
+    kind = _format(path, head)
+    if kind is None:
+        raise Unreadable(f"{path}: is no image of a known type; {KNOWN}.")
+    opened = resolve_name(f"mptpn.io.{kind}")
     with explained(path):
-        with path.open("rb") as file:
-            head = file.read(132)
-        if not head:
-            raise Unreadable(f"{path}: is empty, 0 bytes; copy it again.")
-        if path.name.lower().endswith((".nii", ".nii.gz")):
-            return Nifti(path)
-        # the latter without preamble
-        if head[128:] == b"DICM" or head[:4] in (b"\x08\0\0\0", b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x02\0\0\0"):
-            return head_of(path)
-        kind = next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), None)
-        # BMP reserves four bytes; text may begin with BM
-        if kind is None or (head.startswith(b"BM") and head[6:10] != bytes(4)):
-            raise Unreadable(f"{path}: is no image of a known type; {KNOWN}.")
-        return kind(path)
+        return opened(path)
+
+
+def _format(path: Path, head: bytes) -> str | None:
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        return "nifti:Nifti"
+    if head[128:] == b"DICM":
+        return "dicom:Dicom"
+    if head.startswith(b"BM") and head[6:10] != bytes(4):  # BMP reserves four bytes; text may begin with BM
+        return None
+    return next((kind for kind, magic in FORMATS.items() if head.startswith(magic)), None)
 
 
 def open_scans(paths: Sequence[str | Path]) -> tuple[list[Scan], dict[str, str]]:
-    """Files and folders, with what lies below them, as scans in a stable order, and what was left out.
+    """Files, and folders with what lies below them, as scans in a stable order, and what was left out.
 
-    The single-frame DICOM files of a folder and below are one scan a SeriesInstanceUID, sorted by position along the
-    normal of the slices, else by InstanceNumber; any other file, and one that is alone in its series, is one scan.
+    Single-frame DICOM files of one series (SeriesInstanceUID) in a folder are one scan; any other file is one.
     Hidden files are passed over. Names are made unique.
 
     Returns:
@@ -74,23 +68,22 @@ def open_scans(paths: Sequence[str | Path]) -> tuple[list[Scan], dict[str, str]]
     seen: set[Path] = set()
     for path in map(Path, paths):
         before = len(scans), len(left_out)
-        heads: list[Head] = []
+        series: dict[str, list[Scan]] = {}
         for file in _below(path) if path.is_dir() else [path]:
             if file.resolve() in seen:
                 continue
             seen.add(file.resolve())
             try:
-                found = _opened(file)
-                if isinstance(found, Head) and path.is_dir() and found.series and found.frames == 1:
-                    heads.append(found)
-                else:
-                    scans.append(Dicom([found]) if isinstance(found, Head) else found)
+                scan = open_scan(file)
             except (ValueError, OSError) as error:
                 left_out[str(file)] = str(error)
-        _add_series(path, heads, scans, left_out)
+                continue
+            (series.setdefault(scan.series, []) if path.is_dir() and scan.series else scans).append(scan)
+        for files in series.values():
+            _join(path, files, scans, left_out)
         if path.is_dir() and before == (len(scans), len(left_out)):
             left_out[str(path)] = f"{path}: holds no image that was not given before; {KNOWN}."
-    _name_apart(scans)
+    _make_names_unique(scans)
     return scans, left_out
 
 
@@ -99,39 +92,36 @@ def _below(folder: Path) -> list[Path]:
     return sorted(file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
 
 
-def _add_series(folder: Path, found: list[Head], scans: list[Scan], left_out: dict[str, str]) -> None:
-    series: dict[str, dict[str, Head]] = {}
-    for head in found:
-        first = series.setdefault(head.series, {}).setdefault(head.uid or str(head.path), head)
-        if first is not head:
-            left_out[str(head.path)] = (
-                f"{head.path}: is the same image as {first.path.name} by its SOPInstanceUID; delete one of them."
+def _join(folder: Path, files: list[Scan], scans: list[Scan], left_out: dict[str, str]) -> None:
+    """Appends the files of one series to scans, as one scan, and its copies to left_out."""
+    first, parents, slices = files[0], set(), {}
+    for scan in files:
+        same = slices.setdefault(scan.identity or str(scan.path), scan)
+        if same is scan:
+            parents.add(scan.path.parent)
+        else:
+            left_out[str(scan.path)] = (
+                f"{scan.path}: is the same image as {same.path.name} by its SOPInstanceUID; delete one of them."
             )
-    for slices in series.values():
-        try:
-            heads = in_order(list(slices.values()))
-            scans.append(Dicom(heads, folder=_common(folder, heads) if len(heads) > 1 else None))
-        except ValueError as error:
-            left_out[str(next(iter(slices.values())).path)] = str(error)
+    try:
+        one = len(slices) == 1
+        place = parents.pop() if len(parents) == 1 else folder
+        scans.append(first if one else first.join(list(slices.values()), place))
+    except ValueError as error:
+        left_out[str(first.path)] = str(error)
 
 
-def _common(folder: Path, heads: list[Head]) -> Path:
-    parents = {head.path.parent for head in heads}
-    return parents.pop() if len(parents) == 1 else folder
-
-
-def _name_apart(scans: list[Scan]) -> None:
+def _make_names_unique(scans: list[Scan]) -> None:
     taken: set[str] = set()
     for scan in scans:
         name, number = scan.name or "scan", 1
         scan.name = name
-        ending = next(
-            (ending for ending in scan.endings if name.lower().endswith(ending)),
-            Path(name).suffix if scan.path.is_file() else "",
-        )
+        ending = Path(name).suffix if scan.path.is_file() else ""
+        ending = next((known for known in scan.endings if name.lower().endswith(known)), ending)
+        stem = name[: len(name) - len(ending)]
         while scan.default_name().lower() in taken:
             number += 1
-            scan.name = f"{name[: len(name) - len(ending)]}_{number}{name[len(name) - len(ending) :]}"
+            scan.name = f"{stem}_{number}{name[len(stem) :]}"
         taken.add(scan.default_name().lower())
 
 
@@ -142,8 +132,7 @@ def read_image(path: str | Path) -> Image:
         The image in the scan's unit, 0 to 1 over (0, 255) where the file holds plain bytes, else over its smallest to
         its largest value; the file's own padding has the smallest value of the others.
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: it cannot be read, or carries no picture (see image_from_array); one sentence.
+        FileNotFoundError, ValueError: it cannot be read, or carries no picture (see gray_array); one sentence.
     """
     try:
         with closing(open_scan(path)) as scan:
@@ -151,19 +140,18 @@ def read_image(path: str | Path) -> Image:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise Unreadable(
-            str(error) if str(error).startswith(str(path)) else f"{path}: cannot be read ({error.strerror})."
-        ) from None
+        message = str(error)
+        message = message if message.startswith(str(path)) else f"{path}: cannot be read ({error.strerror})."
+        raise Unreadable(message) from None
 
 
 def spread_images(scan: Scan) -> list[Image]:
-    """Up to 16 slices, spread evenly over a scan, as images: of each sixteenth the first one, from its middle on, that
-    carries a picture.
+    """Up to 16 slices as images: of each sixteenth of a scan the first, from its middle on, that carries a picture.
 
     Returns:
         As read_image; " slice N", from 1, follows the name where the scan has several.
     Raises:
-        ValueError, OSError: a slice cannot be read, or none carries a picture (see image_from_array).
+        ValueError, OSError: a slice cannot be read, or none carries a picture (see gray_array).
     """
     images, refusals = [], []
     with closing(scan):
@@ -183,10 +171,8 @@ def spread_images(scan: Scan) -> list[Image]:
 
 
 def _image(scan: Scan, index: int, *, name: str) -> Image:
-    array = scan.in_unit(index)
-    value_range = (0.0, 255.0) if scan.dtype == np.uint8 and scan.scale(index) == (1, 0) else None
-    return replace(
-        image_from_array(array, name=str(scan.path), value_range=value_range, unit=scan.unit),
-        name=name,
-        subject=scan.name,
+    plain_bytes = scan.dtype == np.uint8 and scan.scale(index) == (1, 0)
+    image = image_from_array(
+        scan.in_unit(index), name=str(scan.path), value_range=(0.0, 255.0) if plain_bytes else None, unit=scan.unit
     )
+    return replace(image, name=name, subject=scan.name)

@@ -75,14 +75,14 @@ def gray_array(
         image: [H, W]; where colour is not refused also [H, W, 3] or [H, W, 4], whose alpha is dropped.
         name: of the file or argument, for messages.
         valid: [H, W] bool; pixels where it is False may hold anything.
-        smallest: height and width from which it is accepted, px; a single pixel never is.
-        colour: "luminance": [H, W, 3] becomes [H, W], float64.
+        smallest: least height and width, px.
+        colour: "luminance" turns [H, W, 3] into [H, W], float64.
         remedy: for pixels that are NaN or infinite.
     Returns:
         [H, W], or [H, W, 3] where colour is kept, in the type of the input; bfloat16 becomes float32.
     Raises:
-        ValueError: pixels that are bool, complex or no numbers; another shape; empty, a single pixel or smaller than
-            smallest; a mask of another shape or type, or without a valid pixel; NaN or infinite; constant.
+        ValueError: no integers or floats; another shape; empty, a single pixel or too small; a mask that does not fit
+            or has no valid pixel; NaN or infinite; constant.
     """
     array = as_array(image)
     if array.dtype == bool or not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
@@ -103,18 +103,13 @@ def gray_array(
 
 def _check_size(shape: tuple[int, ...], *, name: str, smallest: int) -> None:
     height, width = shape[:2]
-    least = max(2, smallest)
+    more = f"give at least {max(2, smallest)} x {max(2, smallest)}"
     if min(height, width) == 0:
-        raise ValueError(f"{name}: the image is empty, shape {shape}; give at least {least} x {least} pixels.")
+        raise ValueError(f"{name}: the image is empty, shape {shape}; {more} pixels.")
     if height * width == 1:
-        raise ValueError(
-            f"{name}: a 1x1 image has no neighbours to learn from; give at least {least} x {least} pixels."
-        )
+        raise ValueError(f"{name}: a 1x1 image has no neighbours to learn from; {more} pixels.")
     if min(height, width) < smallest:
-        raise ValueError(
-            f"{name}: {height} x {width} pixels are too few to tell noise from structure; "
-            f"give at least {smallest} x {smallest}."
-        )
+        raise ValueError(f"{name}: {height} x {width} pixels are too few to tell noise from structure; {more}.")
 
 
 def _mask(valid: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
@@ -151,11 +146,8 @@ def image_from_array(
 
     Args:
         array: [H, W], [H, W, 3] or [H, W, 4] (alpha is dropped), integers or floats.
-        name: of the image, and in messages.
-        subject: empty: the name.
-        value_range: what becomes 0 and 1, in the array's unit; None: 0 to 255 for 8-bit arrays, else the smallest to
-            the largest value.
-        unit: unit of value_range.
+        name, subject, unit: see Image; an empty subject: the name.
+        value_range: what becomes 0 and 1, in unit; None: 0 to 255 for 8-bit arrays, else smallest to largest value.
     Raises:
         ValueError: as gray_array, or a value_range that is not low < high.
     """
@@ -173,14 +165,8 @@ def image_from_array(
 
 
 def write_image(path: str | Path, image: Image) -> Path:
-    """Write an image in its own range and unit as float32 .npy or .tif; an existing file survives a failed write.
-
-    Args:
-        path: ends in .npy, .tif or .tiff.
-        image: pixels [1, C, H, W], 0..1 over value_range.
-    """
-    path = Path(path)
-    array = image.array.astype(np.float32)
+    """Writes an image in its own unit as float32, atomically; ValueError unless path ends in .npy, .tif or .tiff."""
+    path, array = Path(path), image.array.astype(np.float32)
     if path.suffix.lower() not in (".npy", ".tif", ".tiff"):
         raise ValueError(f"{path}: float pixels are written as .npy or .tif; choose one of these endings.")
 

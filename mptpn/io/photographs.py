@@ -8,48 +8,27 @@ import numpy as np
 from mptpn.io.image import Image, image_from_array, luminance
 
 SPLITS = ("train", "val", "test")
+SKIMAGE = {
+    "train": "astronaut camera chelsea coins moon motorcycle_left brick gravel coffee hubble_deep_field",
+    "val": "rocket",
+}
+PYWAVELETS = {"train": "ascent", "val": "aero"}  # its camera man is scikit-image's
 
 
-def _skimage(name: str) -> np.ndarray:
+def _skimage(file: str) -> np.ndarray:
     from skimage.io import imread
 
-    return imread(str(files("skimage") / "data" / name))
+    return imread(str(files("skimage") / "data" / file))
 
 
 @cache
 def natural(split: str) -> tuple[Image, ...]:
-    """Embedded clean natural photographs, gray, disjoint by photograph between splits (train 11, val 2, test none).
-
-    Sources: scikit-image and PyWavelets package data; the camera man appears in both packages and is taken once.
-    """
+    """Photographs of scikit-image and PyWavelets, gray, disjoint between splits: train 11, val 2, test none."""
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}.")
-    names = {
-        "train": (
-            "astronaut",
-            "camera",
-            "chelsea",
-            "coins",
-            "moon",
-            "motorcycle_left",
-            "brick",
-            "gravel",
-            "coffee",
-            "hubble_deep_field",
-        ),
-        "val": ("rocket",),
-        "test": (),
-    }
-    pywt_names = {"train": ("ascent",), "val": ("aero",), "test": ()}
-    loaded = []
-    for name in names[split]:
-        file = next(f.name for f in (files("skimage") / "data").iterdir() if f.name.rsplit(".", 1)[0] == name)
-        array = _skimage(file)
-        loaded.append(image_from_array(luminance(array) if array.ndim == 3 else array, name=name, value_range=(0, 255)))
-    for name in pywt_names[split]:
-        loaded.append(
-            image_from_array(
-                np.load(str(files("pywt") / "data" / f"{name}.npz"))["data"], name=name, value_range=(0, 255)
-            )
-        )
-    return tuple(loaded)
+    stored = {file.name.rsplit(".", 1)[0]: file.name for file in (files("skimage") / "data").iterdir()}
+    arrays = {name: _skimage(stored[name]) for name in SKIMAGE.get(split, "").split()}
+    for name in PYWAVELETS.get(split, "").split():
+        arrays[name] = np.load(str(files("pywt") / "data" / f"{name}.npz"))["data"]
+    gray = {name: luminance(array) if array.ndim == 3 else array for name, array in arrays.items()}
+    return tuple(image_from_array(array, name=name, value_range=(0, 255)) for name, array in gray.items())

@@ -1,6 +1,4 @@
-"""A scan is read slice by slice in stored values and written back slice by slice in the same type; every format fills
-in one class.
-"""
+"""A scan is read slice by slice in stored values; every file format is one subclass of Scan."""
 
 import logging
 import warnings
@@ -11,17 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from mptpn.io.writer import Writer
-
 DECODERS = ("pydicom", "tifffile", "nibabel", "nibabel.global", "PIL")
 ROWS = 256  # of a slice, rounded at once: a large slice is not held in float64
 DAMAGED = "the file is damaged, cut off or of a kind that is not supported; export it again"
+NO_PICTURE = "give an image with a picture in it"
 
 
 class Unreadable(ValueError):
-    """A file that gives no scan, said in one sentence: the path, what is wrong, the remedy. Never a tag's value, never
-    a decoder's words.
-    """
+    """A file gives no scan: the path, what is wrong, the remedy. Never a tag's value or a decoder's words."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +24,9 @@ class Slice:
     """One slice in stored values.
 
     Attributes:
-        pixels: [H, W] or [H, W, 3], before slope and intercept, alpha removed; NaN and infinite pixels are 0, padding
-            is as stored. float32 where that holds every stored value (up to 16 bits, float32), else float64.
-        valid: [H, W], False where there is nothing to denoise: the file's own padding value, NaN or infinite.
-        slope: stored value * slope + intercept is in the scan's unit; slices of one series may differ (PET).
-        intercept: see slope.
+        pixels: [H, W] or [H, W, 3], without alpha; NaN and infinite pixels are 0. float32 up to 16 bits, else float64.
+        valid: [H, W], False at the file's own padding value and at NaN or infinite pixels.
+        slope, intercept: pixels * slope + intercept is in the scan's unit; slices of one series may differ (PET).
     """
 
     pixels: np.ndarray
@@ -44,9 +37,7 @@ class Slice:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """What a decoder raises becomes one sentence that names its type only, and its warnings and logs are held back: all
-    may quote a patient's tags.
-    """
+    """Turns a decoder's error into a sentence that holds its type alone; words, warnings and logs may quote tags."""
     logs = [log for log in map(logging.getLogger, DECODERS) if not log.disabled]
     try:
         for log in logs:
@@ -61,7 +52,7 @@ def explained(path: Path) -> Iterator[None]:
     except PermissionError:
         raise PermissionError(f"{path}: may not be read; ask for permission to read it.") from None
     except Exception as error:  # every decoder has its own
-        if isinstance(error, OSError) and error.errno:  # the disk's word, not a decoder's
+        if isinstance(error, OSError) and error.errno:  # from the disk, not from a decoder
             raise OSError(error.errno, f"{error.strerror}; check the disk", str(path)) from None
         raise Unreadable(f"{path}: cannot be read ({type(error).__name__}); {DAMAGED}.") from None
     finally:
@@ -70,38 +61,29 @@ def explained(path: Path) -> Iterator[None]:
 
 
 class Scan:
-    """One picture, one volume or multi-page file, or one DICOM series; opened cheaply, its slices are read on demand.
+    """One picture, volume, multi-page file or DICOM series, whose slices are read on demand.
 
     Attributes:
-        path: the file, or the series' folder.
-        name: the file's or folder's name; open_scans makes it unique.
-        slices: how many.
+        path, name: of the file, or of the series' folder; open_scans makes names unique.
+        slices: their number.
         shape: of one slice's pixels, (H, W) or (H, W, 3).
-        dtype: stored type, with its byte order.
-        bits: stored bits a sample.
+        dtype, bits: stored type with its byte order, and bits a sample.
         low, high: smallest and largest stored value that is written; None for floats.
         slope, intercept: of the first slice; read() gives each slice's own.
         unit: of stored value * slope + intercept; "stored value" where the file names none.
-        note: what will not come back as it was, in one sentence; empty where everything does.
+        note: what the written file does not keep, in one sentence; empty where it keeps everything.
     """
 
-    endings: tuple[str, ...] = ()  # of the file that is written; the first is appended to a name that has none of them
+    endings: tuple[str, ...] = ()  # of the written file; the first is appended to a name that has none of them
+    note = ""
+    series = ""  # files of a folder with the same series, not empty, become one scan by the class method join
+    identity = ""  # files of a series with the same identity are copies
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        slices: int,
-        sample_shape: tuple[int, ...],
-        dtype: np.dtype,
-        colours: int,
-        bits: int | None = None,
-        note: str = "",
+        self, path: Path, *, slices: int, sample_shape: tuple[int, ...], dtype: np.dtype, colours: int, bits: int = 0
     ):
-        """sample_shape: of one stored slice, [H, W] or [H, W, samples]; its first `colours` samples are picture, the
-        others alpha.
-        """
-        self.path, self.name, self.note = path, path.name, note
+        """sample_shape: of a stored slice, [H, W] or [H, W, samples]; samples beyond the first `colours` are alpha."""
+        self.path, self.name = path, path.name
         self.slices, self.sample_shape, self.dtype, self.colours = slices, tuple(sample_shape), np.dtype(dtype), colours
         self.shape = self.sample_shape[:2] + ((3,) if colours == 3 else ())
         self.slope, self.intercept, self.unit = 1.0, 0.0, "stored value"
@@ -112,21 +94,23 @@ class Scan:
         if 0 in self.sample_shape or slices < 1:
             raise Unreadable(f"{path}: the image is empty, {slices} slices of {self.shape}; give one with pixels.")
         self.bits = bits or 8 * self.dtype.itemsize
-        self.low = self.high = None
-        if self.dtype.kind in "iu":
-            signed = self.dtype.kind == "i"
-            self.low, self.high = (
-                (-(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1) if signed else (0, (1 << self.bits) - 1)
-            )
+        half = 1 << (self.bits - 1)
+        self.low, self.high = {"i": (-half, half - 1), "u": (0, 2 * half - 1), "f": (None, None)}[self.dtype.kind]
         self._held: tuple[int, np.ndarray] | None = None
-        self._handle = None  # whatever the format keeps open between slices; has close()
+        self._handle = None  # what the format keeps open between slices; has close()
+
+    # A format fills in endings, __init__(path), stored and assemble; the others, up to samples, where it has them.
 
     def stored(self, index: int) -> np.ndarray:
-        """Each format: one slice exactly as stored, `sample_shape`, `dtype`."""
+        """One slice exactly as stored, `sample_shape`, `dtype`."""
+        raise NotImplementedError
+
+    def assemble(self, temporary: Path, part: Path, *, note: str) -> None:
+        """Writes the whole target at `temporary`; `part` holds the stored samples of all slices in their order."""
         raise NotImplementedError
 
     def values(self, stored: np.ndarray) -> np.ndarray:
-        """Stored samples as the numbers they mean; DICOM masks its unused bits."""
+        """Stored samples without the bits that are no picture."""
         return stored
 
     def padding(self, index: int, stored: np.ndarray) -> np.ndarray | None:
@@ -137,16 +121,10 @@ class Scan:
         """Slope and intercept of one slice."""
         return self.slope, self.intercept
 
-    def assemble(self, temporary: Path, part: Path, *, note: str) -> None:
-        """Each format: write the whole target at `temporary`; `part` holds the stored samples of all slices, one after
-        the other.
-        """
-        raise NotImplementedError
-
-    def assembled(self, temporary: Path, part: Path, *, note: str) -> None:
-        """As assemble, its errors explained."""
-        with explained(self.path):
-            self.assemble(temporary, part, note=note)
+    @property
+    def middle(self) -> int:
+        """Index of the slice that represents the scan."""
+        return self.slices // 2
 
     def sources(self) -> list[Path]:
         """The files it is read from."""
@@ -157,10 +135,9 @@ class Scan:
         return False
 
     def default_name(self) -> str:
-        """Name of what is written."""
-        return (
-            self.name if not self.endings or self.name.lower().endswith(self.endings) else self.name + self.endings[0]
-        )
+        """Name of the written file or folder."""
+        known = not self.endings or self.name.lower().endswith(self.endings)
+        return self.name if known else self.name + self.endings[0]
 
     def samples(self, index: int) -> np.ndarray:
         """One slice as stored, checked; the last one is held, so that reading and then writing it decodes once."""
@@ -171,7 +148,8 @@ class Scan:
                 stored = self.stored(index)
                 if stored.shape != self.sample_shape or stored.dtype.newbyteorder("=") != self.dtype.newbyteorder("="):
                     raise Unreadable(
-                        f"{self.path}: slice {index} is {stored.shape} {stored.dtype}, not {self.sample_shape} {self.dtype}; {DAMAGED}."
+                        f"{self.path}: slice {index} is {stored.shape} {stored.dtype}, "
+                        f"not {self.sample_shape} {self.dtype}; {DAMAGED}."
                     )
             self._held = index, stored.astype(self.dtype, copy=False)
             if index == self.slices - 1:
@@ -179,67 +157,47 @@ class Scan:
         return self._held[1]
 
     def close(self) -> None:
-        """Let go of the open file; the next slice opens it again. The last slice does so by itself: call it where many
-        scans are read in part.
-        """
+        """Closes the file. The next slice opens it again; the last slice closes it by itself."""
         handle, self._handle = self._handle, None
         if handle is not None:
             handle.close()
 
     def _picture(self, stored: np.ndarray) -> np.ndarray:
+        """Pixels as in Slice, NaN and infinite ones as stored."""
         picture = self.values(stored)[..., : self.colours] if stored.ndim == 3 else self.values(stored)
         exact = self.dtype.itemsize <= 2 or self.dtype == np.float32
         return picture.reshape(picture.shape[:1] + self.shape[1:]).astype(np.float32 if exact else np.float64)
 
     def read(self, index: int) -> Slice:
-        """One slice; the memory is that of a slice.
-
-        Raises:
-            ValueError: it cannot be decoded, or the only slice has no valid pixel.
-        """
+        """One slice; ValueError where it cannot be decoded, or where the only slice has no valid pixel."""
         stored = self.samples(index)
         pixels = self._picture(stored)
         finite = np.isfinite(pixels)
-        valid = finite if finite.ndim == 2 else finite.all(-1)
-        padding = self.padding(index, stored)
-        valid = valid if padding is None else valid & ~padding
+        valid = _valid(finite, self.padding(index, stored))
         if self.slices == 1 and not valid.any():
-            raise Unreadable(
-                f"{self.path}: every pixel is padding, NaN or infinite; give an image with a picture in it."
-            )
+            raise Unreadable(f"{self.path}: every pixel is padding, NaN or infinite; {NO_PICTURE}.")
         if not finite.all():
             pixels[~finite] = 0
         return Slice(pixels, valid, *self.scale(index))
 
-    @property
-    def center_crop(self) -> int:
-        """The slice that stands for all."""
-        return self.slices // 2
-
     def in_unit(self, index: int) -> np.ndarray:
-        """One slice in the scan's unit, float64, [H, W] or [H, W, 3]: padding has the smallest value of the others; NaN
-        and infinite pixels stay.
+        """One slice in the scan's unit, float64, [H, W] or [H, W, 3]; ValueError where every pixel is padding.
 
-        Raises:
-            ValueError: it cannot be decoded, or is padding all over.
+        Padding has the smallest value of the other pixels; NaN and infinite pixels stay.
         """
         stored = self.samples(index)
         (slope, intercept), padding = self.scale(index), self.padding(index, stored)
         own = self._picture(stored).astype(np.float64) * slope + intercept
         if padding is not None and padding.any():
             if padding.all():
-                raise ValueError(
-                    f"{self.path}: every pixel of slice {index + 1} is padding; give an image with a picture in it."
-                )
+                raise ValueError(f"{self.path}: every pixel of slice {index + 1} is padding; {NO_PICTURE}.")
             own[padding] = np.fmin.reduce(own[~padding])  # passes over NaN
         return own
 
     def rounded(self, index: int, pixels: np.ndarray) -> np.ndarray:
-        """Stored samples of a denoised slice: to the nearest, halves to even, within the type; what is untouched or
-        invalid stays bit for bit.
+        """Stored samples of a denoised slice, rounded half to even and clipped to the type.
 
-        Raises:
-            ValueError: pixels of another shape, or not finite where the slice is valid.
+        Unchanged and invalid pixels and alpha stay bit for bit. ValueError: another shape, or valid pixels not finite.
         """
         if np.shape(pixels) != self.shape:
             raise ValueError(f"{self.path}: slice {index} of shape {np.shape(pixels)} does not fit; give {self.shape}.")
@@ -247,50 +205,33 @@ class Scan:
         padding = self.padding(index, result)
         for top in range(0, self.shape[0], ROWS):
             rows = slice(top, top + ROWS)
-            self._round(
-                result[rows],
-                np.asarray(pixels[rows], dtype=np.float64),
-                None if padding is None else padding[rows],
-                index,
-            )
+            around = None if padding is None else padding[rows]
+            self._round(result[rows], np.asarray(pixels[rows], dtype=np.float64), around, index)
         return result
 
     def _round(self, stored: np.ndarray, pixels: np.ndarray, padding: np.ndarray | None, index: int) -> None:
-        """Some rows, in place."""
+        """Writes some rows of pixels into stored."""
         own = self._picture(stored).astype(np.float64)
         finite = np.isfinite(own)
-        valid = finite if own.ndim == 2 else finite.all(-1, keepdims=True)
-        if padding is not None:
-            valid = valid & ~(padding if own.ndim == 2 else padding[..., None])
+        valid = _valid(finite, padding).reshape(*own.shape[:2], *[1] * (own.ndim - 2))
         bad = int((~np.isfinite(pixels) & valid).sum())
         if bad:
             raise ValueError(
-                f"{self.path}: {bad} pixels of slice {index} are NaN or infinite; nothing of it is written, denoise it again."
+                f"{self.path}: {bad} pixels of slice {index} are NaN or infinite; "
+                "nothing of it is written, denoise it again."
             )
-        touched = (pixels != np.where(finite, own, 0.0)) & valid
+        changed = (pixels != np.where(finite, own, 0.0)) & valid
         if self.dtype.kind == "f":
             fitted = np.clip(pixels, np.finfo(self.dtype).min, np.finfo(self.dtype).max)
-        else:
-            # 64 bits: the float below
+        else:  # the largest value of 64 bits is no float: take the float below
             highest = float(self.high) if int(float(self.high)) <= self.high else np.nextafter(float(self.high), 0)
             fitted = np.clip(np.rint(pixels), self.low, highest)
         picture = stored.reshape(*pixels.shape[:2], -1)[..., : self.colours]
-        np.copyto(
-            picture,
-            np.where(touched, fitted, 0).astype(self.dtype).reshape(picture.shape),
-            where=touched.reshape(picture.shape),
-        )
+        fitted = np.where(changed, fitted, 0).astype(self.dtype)
+        np.copyto(picture, fitted.reshape(picture.shape), where=changed.reshape(picture.shape))
 
-    def writer(self, folder: str | Path, *, name: str | None = None, note: str = "", overwrite: bool = False) -> Writer:
-        """Writes the same type into `folder`; see Writer.
 
-        Args:
-            name: of the file or, for a series, of its folder; None: that of the input.
-            note: settings that made the result. DICOM keeps it in DerivationDescription; an interrupted result of
-                another note is not resumed.
-            overwrite: whether an existing target may be replaced once the new one is whole.
-        Raises:
-            ValueError: a name that leaves the folder or has another type's ending, or the input itself as target.
-            FileExistsError: the target exists and overwrite is False.
-        """
-        return Writer(self, Path(folder), name=name, note=note, overwrite=overwrite)
+def _valid(finite: np.ndarray, padding: np.ndarray | None) -> np.ndarray:
+    """[H, W], True where every channel is finite and nothing is padding."""
+    valid = finite if finite.ndim == 2 else finite.all(-1)
+    return valid if padding is None else valid & ~padding

@@ -1,15 +1,16 @@
 """The dilated blind-spot network D-BSN: it predicts a pixel from its surroundings and never sees the pixel itself."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# how far the masked kernel of each branch reaches beyond the hole: kernels of 3 and 5 px around a hole of one pixel
-RINGS = (1, 2)
-# variance of mu per unit of softplus: a new network states noise of standard deviation 0.25, that of its input, and not
-# a fourteenth of it
-SPREAD = 0.09
+RINGS = (1, 2)  # px by which the masked kernel of each branch passes the blind spot: 3 and 5 px around one pixel
+SPREAD = (
+    0.09  # variance of mu per unit of softplus: a new network states a standard deviation of 0.25, as its input has
+)
 HalfSize = tuple[int, int]  # half height and half width of the blind spot, px; (0, 0) is the pixel alone
 
 # Peak resident bytes per pixel and feature without gradient: growth of ru_maxrss in a process of its own from a call on
@@ -19,17 +20,11 @@ BYTES = 96
 
 
 class MaskedConv2d(nn.Conv2d):
-    """A convolution whose weights inside the hole count as 0 (zero padding: reflected borders would bring the pixel
-    back).
-    """
+    """A convolution with weight 0 in the blind spot; padded with zeros, for reflection would bring the pixel back."""
 
     def __init__(self, channels: int, *, ring: int, half_size: HalfSize):
-        super().__init__(
-            channels,
-            channels,
-            tuple(2 * (half + ring) + 1 for half in half_size),
-            padding=tuple(half + ring for half in half_size),
-        )
+        padding = tuple(half + ring for half in half_size)
+        super().__init__(channels, channels, tuple(2 * side + 1 for side in padding), padding=padding)
         self.register_buffer("mask", _around(half_size, ring=ring), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -37,56 +32,42 @@ class MaskedConv2d(nn.Conv2d):
 
 
 class DilatedBlock(nn.Module):
-    """Three paths {1x1, 5x5 dilated; 1x1, 3x3 dilated; 1x1}, joined by 1x1, added to the input, two 1x1 (D-BSN, Fig.
-    3).
-    """
+    """Three paths {1x1, 5x5 dilated; 1x1, 3x3 dilated; 1x1}, joined, added to the input, two 1x1 (D-BSN, Fig. 3)."""
 
     def __init__(self, channels: int, *, dilation: tuple[int, int]):
         super().__init__()
         twice = tuple(2 * step for step in dilation)
-        self.wide = nn.Sequential(
-            nn.Conv2d(channels, channels, 1),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 5, padding=twice, dilation=dilation),
-            nn.ReLU(),
-        )
-        self.narrow = nn.Sequential(
-            nn.Conv2d(channels, channels, 1),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation),
-            nn.ReLU(),
-        )
-        self.point = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU())
+        conv = partial(nn.Conv2d, channels, channels)
+        self.wide = _with_relu(conv(1), conv(5, padding=twice, dilation=dilation))
+        self.narrow = _with_relu(conv(1), conv(3, padding=dilation, dilation=dilation))
+        self.point = _with_relu(conv(1))
         self.join = nn.Conv2d(3 * channels, channels, 1)
-        self.after = nn.Sequential(
-            nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, channels, 1), nn.ReLU()
-        )
+        self.after = _with_relu(conv(1), conv(1))
 
     def forward(self, x: Tensor) -> Tensor:
         paths = torch.cat([self.wide(x), self.narrow(x), self.point(x)], dim=1)
         return self.after(x + F.relu(self.join(paths)))
 
 
+def _with_relu(*convolutions: nn.Conv2d) -> nn.Sequential:
+    return nn.Sequential(*(layer for convolution in convolutions for layer in (convolution, nn.ReLU())))
+
+
 class Branch(nn.Module):
     """One masked convolution, two 1x1, `depth` dilated blocks, one 1x1.
 
-    Dilation ring + 2 half + 1 along an axis: the masked convolution reaches offsets of at most half + ring, and two
-    offsets that are equal modulo the dilation, one of them within half, are then equal, so no sum of steps leads back
-    into the hole.
+    Dilation ring + 2 half + 1 along an axis: the masked convolution reaches offsets of at most half + ring. Two offsets
+    that are equal modulo the dilation, one of them within half, are then equal: no sum of steps leads back into the
+    blind spot.
     """
 
     def __init__(self, channels: int, *, ring: int, half_size: HalfSize, depth: int):
         super().__init__()
-        self.layers = nn.Sequential(
-            MaskedConv2d(channels, ring=ring, half_size=half_size),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 1),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 1),
-            nn.ReLU(),
-            *[DilatedBlock(channels, dilation=_dilation(ring, half_size)) for _ in range(depth)],
-            nn.Conv2d(channels, channels, 1),
-        )
+        dilation = _dilation(ring, half_size)
+        conv = partial(nn.Conv2d, channels, channels)
+        layers = [*_with_relu(MaskedConv2d(channels, ring=ring, half_size=half_size), conv(1), conv(1))]
+        layers += [DilatedBlock(channels, dilation=dilation) for _ in range(depth)]
+        self.layers = nn.Sequential(*layers, conv(1))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
@@ -99,16 +80,15 @@ class BlindSpotNetwork(nn.Module):
         channels: channels of the image.
         width: channels inside.
         depth: dilated blocks in each of the two branches.
-        local_means: sides, odd, 3 to 11 px, of windows around a pixel; the mean is then D-BSN's output plus a learned,
-            per-pixel mixture of the windows' averages without the blind spot, which widens the windows. () is D-BSN as
-            published; (3, 5, 7, 11) learns in far fewer steps. At most 11: a wider window would see the holes (see
-            visible_offsets).
-        hole: half height and half width of the blind spot, px, for noise that is correlated so far (as AT-BSN, Chen et
-            al. 2023); (0, 0) is D-BSN.
+        local_means: sides, odd, 3 to 11 px, of windows around a pixel. The mean is then D-BSN's output plus a learned,
+            per-pixel mixture of the windows' averages without the blind spot. () is D-BSN as published; (3, 5, 7, 11)
+            learns in far fewer steps. A wider window would fill the gaps of visible_offsets.
+        half_size: half height and half width of the blind spot, px, for noise that is correlated so far (as AT-BSN,
+            Chen et al. 2023); (0, 0) is D-BSN.
 
     forward(noisy [B, C, H, W]) -> mean mu [B, C, H, W] and standard deviation sigma_mu [B, C, H, W], both in the
-    image's unit; any H, W >= 1. Neither depends on a noisy value inside the hole around its pixel, in train and in eval
-    mode, at any weights. No normalisation layer: it would carry the pixel around the hole.
+    image's unit; any H, W >= 1. Neither depends on a noisy value inside the blind spot around its pixel, in train and
+    in eval mode, at any weights. No normalisation layer: it would carry the pixel past the blind spot.
     """
 
     for_white_noise = False  # set by load_weights
@@ -124,13 +104,11 @@ class BlindSpotNetwork(nn.Module):
     ):
         super().__init__()
         if len(half_size) != 2 or min(half_size) < 0:
-            raise ValueError(
-                f"hole {half_size} must be the half height and half width of the blind spot, px, not negative."
-            )
+            wanted = "half height and half width of the blind spot, px, not negative"
+            raise ValueError(f"half_size {half_size} must be {wanted}.")
         if any(side % 2 == 0 or not 3 <= side <= 11 for side in local_means):
-            raise ValueError(
-                f"local_means {local_means} must be odd sides from 3 to 11 px: wider windows would fill the holes of the blind spot."
-            )
+            wanted = "odd sides from 3 to 11 px: wider windows would fill the gaps of visible_offsets"
+            raise ValueError(f"local_means {local_means} must be {wanted}.")
         self.channels, self.depth = channels, depth
         self.local_means, self.half_size = tuple(local_means), tuple(half_size)
         self.arguments = {"channels": channels, "width": width, "depth": depth}
@@ -165,22 +143,19 @@ class BlindSpotNetwork(nn.Module):
         features = self.features(torch.cat([branch(context) for branch in self.branches], dim=1))
         mean = self.mean(features)
         if self.local_means:
-            # [B, C, windows, H, W]
-            windows = torch.stack(
-                [blind_average(noisy, side=side, half_size=self.half_size) for side in self.local_means], dim=2
-            )
-            squares = torch.stack(
-                [blind_average(noisy**2, side=side, half_size=self.half_size) for side in self.local_means], dim=2
-            )
-            variances = (squares - windows**2).clamp_min(0)
-            features = torch.cat(
-                [features, (windows - windows[:, :, -1:]).flatten(1, 2), (variances + 1e-3).log().flatten(1, 2)], dim=1
-            )
+            windows, squares = (self._averages(x) for x in (noisy, noisy**2))  # [B, C, windows, H, W]
+            logs = ((squares - windows**2).clamp_min(0) + 1e-3).log()
+            contrasts = windows - windows[:, :, -1:]
+            features = torch.cat([features, contrasts.flatten(1, 2), logs.flatten(1, 2)], dim=1)
             shares = self.mixture(features).softmax(dim=1)[:, None]  # [B, 1, windows, H, W]
             mean = mean + (shares * windows).sum(dim=2)
         if mean_frozen:
             mean, features = mean.detach(), features.detach()
         return mean, (SPREAD * F.softplus(self.spread(features)) + 1e-6).sqrt()
+
+    def _averages(self, x: Tensor) -> Tensor:
+        averages = [blind_average(x, side=side, half_size=self.half_size) for side in self.local_means]
+        return torch.stack(averages, dim=2)
 
     @property
     def halo(self) -> int:
@@ -200,15 +175,9 @@ class BlindSpotNetwork(nn.Module):
 
 
 def _around(half_size: HalfSize, *, ring: int, like: Tensor | None = None) -> Tensor:
-    """Ones in a rectangle that reaches `ring` beyond the hole, zeros in the hole, [1, 1, 2 (h + ring) + 1, 2 (w + ring)
-    + 1].
-    """
-    mask = torch.ones(
-        1,
-        1,
-        *(2 * (half + ring) + 1 for half in half_size),
-        **({} if like is None else {"dtype": like.dtype, "device": like.device}),
-    )
+    """Ones that pass the blind spot by `ring`, zeros in the blind spot, [1, 1, 2 (h + ring) + 1, 2 (w + ring) + 1]."""
+    sides = (2 * (half + ring) + 1 for half in half_size)
+    mask = torch.ones(1, 1, *sides, **({} if like is None else {"dtype": like.dtype, "device": like.device}))
     mask[..., ring : mask.shape[2] - ring, ring : mask.shape[3] - ring] = 0
     return mask
 
@@ -218,18 +187,17 @@ def _dilation(ring: int, half_size: HalfSize) -> tuple[int, int]:
 
 
 def blind_average(noisy: Tensor, *, side: int, half_size: HalfSize = (0, 0)) -> Tensor:
-    """Average of a window without its blind spot, inside the image; [B, C, H, W] in and out, 0 where the window holds
-    nothing else.
+    """Average of a window without its blind spot; [B, C, H, W] in and out, 0 where the window holds nothing else.
 
     Args:
-        side: of the window around a single pixel, odd, px; a larger hole widens it by as much.
-        hole: half height and half width of the blind spot, px.
+        side: of the window around a single pixel, odd, px; a larger blind spot widens it by as much.
+        half_size: half height and half width of the blind spot, px.
     """
 
     def total(x: Tensor) -> Tensor:
         return F.conv2d(x, window, padding=(window.shape[2] // 2, window.shape[3] // 2))
 
-    # a hole in the kernel: the sum less the pixel would leave rounding errors of the pixel behind
+    # 0 in the kernel: the sum less the pixel would leave rounding errors of the pixel behind
     window = _around(half_size, ring=side // 2, like=noisy)
     flat = noisy.flatten(0, 1)[:, None]
     return (total(flat) / total(torch.ones_like(flat[:1])).clamp_min(1)).view_as(noisy)
@@ -245,11 +213,10 @@ def reach(*, depth: int = 8, half_size: HalfSize = (0, 0)) -> int:
 
 
 def visible_offsets(*, depth: int = 8, half_size: HalfSize = (0, 0)) -> np.ndarray:
-    """Which neighbours a prediction can depend on, [2 r + 1, 2 r + 1] bool with r = reach(depth); False in the blind
-    spot and at the holes.
+    """Which neighbours a prediction can depend on, [2 r + 1, 2 r + 1] bool with r = reach(depth).
 
-    Dilations of the layers' supports: a masked kernel, then `depth` times {-2..2} x {-2..2} in steps of the dilation
-    (the 5 x 5 path contains the others).
+    False in the blind spot and in the gaps that dilation leaves. The layers' supports are dilated: a masked kernel,
+    then `depth` times {-2..2} x {-2..2} in steps of the dilation (the 5 x 5 path contains the others).
     """
     from scipy.ndimage import binary_dilation
 
@@ -272,14 +239,12 @@ def visible_offsets(*, depth: int = 8, half_size: HalfSize = (0, 0)) -> np.ndarr
 def leak(
     network: nn.Module, shape: tuple[int, int, int, int], *, generator: torch.Generator, half_size: HalfSize = (0, 0)
 ) -> float:
-    """Largest |d mu[p] / d y[q]| and |d sigma_mu[p] / d y[q]| over all pixels p of a random image, q in the hole around
-    p; 0.0 exactly for a blind network.
+    """Largest |d mu[p] / d y[q]| and |d sigma_mu[p] / d y[q]| over pixels p and q in the blind spot of p; 0.0 if blind.
 
     Args:
         network: maps [B, C, H, W] to (mu, sigma_mu).
-        shape: [B, C, H, W] of the random image.
-        generator: draws the image.
-        hole: half height and half width of the blind spot, px.
+        shape: [B, C, H, W] of a random image, which generator draws.
+        half_size: half height and half width of the blind spot, px.
     """
     noisy = torch.rand(shape, generator=generator).requires_grad_()
     worst = 0.0

@@ -1,19 +1,14 @@
-"""Noise level of an image: a small network says in which windows the energy of each high-pass band is noise and not
-structure, and how surely.
-"""
+"""Noise level of an image: a small network says how surely the energy of a window's high-pass bands is noise."""
 
 import math
 from importlib.resources import as_file, files
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mptpn.filters import SECOND_DIFFERENCE, autocorrelation, gaussian_blur, gaussian_taps, has_noise, robust_level
+from mptpn.filters import SECOND_DIFFERENCE, autocorrelation, has_noise, robust_level
 from mptpn.networks.weights import load_weights
-from mptpn.random import generator
-from mptpn.training.loop import Batch, fit
 
 SMALLEST = 16  # px; below that, the window statistics are all border
 WINDOW, STRIDE = 13, 4  # px, side of the local averages and step between them
@@ -24,14 +19,12 @@ LAGS = [(row, col) for row in range(RADIUS + 1) for col in range(-RADIUS, RADIUS
 FAR = [(0, 6), (6, 0)]
 BANDS = 1 + len(LAGS) + len(FAR)  # the second difference, then half the squared difference at each lag
 CLIPPED = 0.05  # share of clipped pixels from which a window's variance is cut short
-QUARTERS = 4  # parts of an image by intensity, each of which must get its own level right
 
 
 class NoiseLevelNetwork(nn.Module):
-    """Confidence that local energy is noise, for 27 high-pass bands; after CNN_est (Wu et al. 2020), but on local
-    statistics instead of raw pixels.
+    """Precision of the noise in local energies of 27 high-pass bands, after CNN_est (Wu et al. 2020).
 
-    The published network averages a function of y alone and cannot tell texture from noise when levels differ. This one
+    CNN_est averages a function of the pixels and cannot separate texture from noise when levels differ. This network
     sees the local energies of all bands relative to a robust level, and their low quantiles over the image; it states
     the precision of each energy, learned from its own errors.
 
@@ -42,17 +35,10 @@ class NoiseLevelNetwork(nn.Module):
 
     def __init__(self, *, width: int = 48):
         super().__init__()
-        layers = [
-            nn.Conv2d(3 * BANDS, width, 1),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 1),
-            nn.ReLU(),
-        ]
-        self.layers = nn.Sequential(
-            *layers, nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, BANDS, 1)
-        )
+        first, second = nn.Conv2d(3 * BANDS, width, 1), nn.Conv2d(width, width, 3, padding=1)
+        third, fourth = nn.Conv2d(width, width, 1), nn.Conv2d(width, width, 3, padding=1)
+        hidden = (first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU(), fourth, nn.ReLU())
+        self.layers = nn.Sequential(*hidden, nn.Conv2d(width, BANDS, 1))
         nn.init.zeros_(self.layers[-1].weight)
         nn.init.ones_(self.layers[-1].bias)
         self.log_floor = nn.Parameter(torch.full((BANDS,), -8.0))  # error variance that no number of windows takes away
@@ -66,31 +52,26 @@ class NoiseLevelNetwork(nn.Module):
             raise ValueError(
                 f"shape {tuple(noisy.shape)}: give gray images [B, 1, H, W] of at least {SMALLEST} x {SMALLEST} px."
             )
-        valid, whole = counted(noisy)
-        squares, counts = (_windows(x) for x in band_squares(noisy, valid))
+        valid, whole = valid_masks(noisy)
+        squares, counts = (window_sums(x) for x in band_squares(noisy, valid))
         energy, robust = squares / counts.clamp_min(1e-6), robust_level(noisy)
-        known = (counts > 0.3 * _windows(torch.ones_like(valid))) & whole
+        known = (counts > 0.3 * window_sums(torch.ones_like(valid))) & whole
         logs = (energy / robust**2 + 1e-3).log()
-        quantiles = (
-            torch.stack([logs.masked_fill(~known, math.nan).flatten(2).nanquantile(q, dim=2) for q in (0.1, 0.5)], 1)
-            .nan_to_num()
-            .flatten(1)
-        )
+        masked = logs.masked_fill(~known, math.nan).flatten(2)
+        quantiles = torch.stack([masked.nanquantile(q, dim=2) for q in (0.1, 0.5)], 1).nan_to_num().flatten(1)
         logs = logs.masked_fill(~known, 0.0)
-        precision = self.layers(
-            torch.cat([logs, quantiles[:, :, None, None].expand(-1, -1, *logs.shape[2:])], 1)
-        ).clamp(-8, 8)
-        mean = _windows(noisy * valid) / _windows(valid).clamp_min(1e-6)
+        features = torch.cat([logs, quantiles[:, :, None, None].expand(-1, -1, *logs.shape[2:])], 1)
+        precision = self.layers(features).clamp(-8, 8)
+        mean = window_sums(noisy * valid) / window_sums(valid).clamp_min(1e-6)
         return precision.masked_fill(~known, -30.0), energy * (-2 * self.log_bias).exp()[:, None, None], mean
 
 
-def counted(noisy: Tensor) -> tuple[Tensor, Tensor]:
-    """Which pixels, and which windows, say something about the noise.
+def valid_masks(noisy: Tensor) -> tuple[Tensor, Tensor]:
+    """Which pixels, and which windows, hold the noise as it is.
 
-    Pixels in constant surroundings (zeroed background, padding) do not count, nor does a window of which more than 5 %
-    are clipped (the smallest or largest value where at least 8 pixels hold it), for its variance is cut short. A few
-    clipped pixels do count: without its tail noise would seem weaker still. Where nothing would be left, everything
-    counts.
+    Not pixels in constant surroundings (zeroed background, padding), nor a window of which more than 5 % are clipped
+    (the smallest or largest value where at least 8 pixels hold it): its variance is cut short. A few clipped pixels are
+    valid: without its tail noise would seem weaker still. Where nothing would be left, everything is valid.
 
     Returns:
         pixels [B, 1, H, W], 1 or 0, and windows [B, 1, h, w] bool.
@@ -103,7 +84,7 @@ def counted(noisy: Tensor) -> tuple[Tensor, Tensor]:
     valid = inside.to(noisy)
     nothing = (valid.flatten(1).sum(1) < 64).view(-1, 1, 1, 1)
     valid = valid.masked_fill(nothing, 1.0)
-    share = _windows(clipped.to(noisy)) / _windows(torch.ones_like(noisy))
+    share = window_sums(clipped.to(noisy)) / window_sums(torch.ones_like(noisy))
     whole = share <= CLIPPED
     return valid, whole | ~whole.flatten(1).any(1).view(-1, 1, 1, 1) | nothing
 
@@ -125,128 +106,19 @@ def band_squares(noisy: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(squares, 1), torch.cat(counts, 1)
 
 
-def _windows(x: Tensor) -> Tensor:
+def window_sums(x: Tensor) -> Tensor:
     """Sums over windows, divided by the window's area, on a grid of every fourth pixel."""
     return F.avg_pool2d(x, WINDOW, STRIDE, padding=WINDOW // 2)
 
 
 def band_factors(covariance: Tensor) -> Tensor:
-    """Energy of each band, [bands], of noise of this covariance at lags -r..r of rows and columns, [2 r + 1, 2 r + 1];
-    0 beyond.
-    """
+    """Energy of each band, [bands], of noise of this covariance at lags -r..r, [2 r + 1, 2 r + 1]; 0 beyond."""
     radius = max(len(covariance) // 2, *FAR[0])
     covariance = F.pad(covariance, (radius - len(covariance) // 2,) * 4)
-    second = (
-        autocorrelation(SECOND_DIFFERENCE).to(covariance) * covariance[radius - 2 : radius + 3, radius - 2 : radius + 3]
-    ).sum()
+    middle = covariance[radius - 2 : radius + 3, radius - 2 : radius + 3]
+    second = (autocorrelation(SECOND_DIFFERENCE).to(covariance) * middle).sum()
     lags = torch.stack([covariance[radius, radius] - covariance[radius + row, radius + col] for row, col in LAGS + FAR])
     return torch.cat([second[None], lags])
-
-
-def train(
-    network: NoiseLevelNetwork,
-    photos: list[Tensor],
-    *,
-    steps: int,
-    fabric: Fabric,
-    batch: int = 8,
-    patch: int = 128,
-    lr: float = 2e-3,
-    seed: int = 0,
-    checkpoint: str | None = None,
-) -> list[dict]:
-    """Train in place on clean photographs with noise of known, random noise model; see draw for the noise and
-    training.fit for the other arguments.
-    """
-    return fit(
-        network,
-        loss=loss,
-        batches=lambda step: draw(photos, batch=batch, patch=patch, keys=(seed, "noise-level training", step)),
-        steps=steps,
-        lr=lr,
-        ema=min(0.995, 1 - 3 / steps),
-        fabric=fabric,
-        checkpoint=checkpoint,
-        title="noise level",
-    )
-
-
-def draw(photos: list[Tensor], *, batch: int, patch: int, keys: tuple[int | str, ...]) -> Batch:
-    """Crops of photographs with noise of 2 to 80 gray levels of 255, half of it correlated, half of it signal-dependent
-    to some degree.
-
-    Half the crops are taken at half the sampling rate, 40 % are blurred by up to 2.4 px (medical images are smooth), 30
-    % get dark surroundings, in 35 % the noise also varies smoothly over the image (CT, parallel MR), 15 % are rounded
-    to 256 levels.
-
-    Returns:
-        noisy and variance (the true one at each pixel), [batch, 1, patch, patch]; factor, the share of the variance in
-        each band, [batch, bands].
-    """
-    random = generator(*keys)
-    rows = [_noisy_crop(photos, patch, random) for _ in range(batch)]
-    noisy, variance, factor = zip(*rows, strict=True)
-    return {"noisy": torch.cat(noisy), "variance": torch.cat(variance), "factor": torch.stack(factor)}
-
-
-def _noisy_crop(photos: list[Tensor], patch: int, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    u = torch.rand(13, generator=random).tolist()
-    photo = photos[int(u[0] * len(photos))]
-    step = 2 if u[1] < 0.5 and min(photo.shape[2:]) >= 2 * patch else 1
-    top, left = (int(u[2 + i] * (photo.shape[2 + i] - step * patch + 1)) for i in (0, 1))
-    clean = F.avg_pool2d(photo[:, :, top : top + step * patch, left : left + step * patch], step)
-    if u[4] < 0.4:
-        clean = gaussian_blur(clean, sigma=0.4 + 2 * u[5])
-    if u[6] < 0.3:
-        clean = (clean - clean.mean() * (0.5 + u[7])).clamp_min(0)
-    variance, share = (2 / 255 * 40 ** u[8]) ** 2, max(0.0, 2 * u[9] - 1)
-    variance = variance * (1 - share + share * clean / clean.mean().clamp_min(0.02))
-    if u[12] < 0.35:
-        coarse = torch.randn(1, 1, 4, 4, generator=random)
-        variance = variance * F.interpolate(coarse, size=clean.shape[2:], mode="bicubic").exp()
-    kernel = random_kernel(random) if u[10] < 0.5 else torch.ones(1, 1)
-    field = F.conv2d(torch.randn(1, 1, *(patch + len(kernel) - 1,) * 2, generator=random), kernel[None, None])
-    noisy = clean + variance.sqrt() * field
-    return (noisy * 255).round() / 255 if u[11] < 0.15 else noisy, variance, band_factors(autocorrelation(kernel))
-
-
-def random_kernel(random: torch.Generator) -> Tensor:
-    """A kernel [9, 9] of unit energy that correlates noise: Gaussian of 0.25 to 1.3 px along each axis, 60 % of them
-    less a wider one (a sharp CT kernel).
-    """
-    u = torch.rand(7, generator=random).tolist()
-    down, across = 0.25 + 1.05 * u[0], 0.25 + 1.05 * (u[1] if u[2] < 0.7 else u[0])
-    kernel = torch.outer(gaussian_taps(down, radius=4), gaussian_taps(across, radius=4))
-    if u[3] < 0.6:
-        kernel = kernel - u[4] * torch.outer(
-            gaussian_taps(down + 0.3 + 1.2 * u[5], radius=4), gaussian_taps(across + 0.3 + 1.2 * u[6], radius=4)
-        )
-    return kernel / kernel.square().sum().sqrt()
-
-
-def loss(network: NoiseLevelNetwork, batch: Batch, fraction: float = 0.0) -> Tensor:
-    """Negative log-likelihood of the log error of the level, Student's t of 4 degrees with the stated precision: whole
-    images and their quarters.
-    """
-    error, precision = errors(network, batch)
-    likelihood = -0.5 * precision.log() + 2.5 * torch.log1p(precision * error**2 / 4)
-    return (likelihood * likelihood.new_tensor([2.0] + [1.0] * QUARTERS)).mean()
-
-
-def errors(network: NoiseLevelNetwork, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Log of estimated over true level in each band, for the whole image and its quarters by intensity, and its stated
-    precision; each [B, bands, 5].
-    """
-    precision, energy, mean = (x.flatten(2) for x in network(batch["noisy"]))
-    local = _windows(batch["variance"]) / _windows(torch.ones_like(batch["variance"]))
-    true = local.flatten(2) * batch["factor"][:, :, None]
-    quarter = mean[:, 0].argsort(1).argsort(1) * QUARTERS // mean.shape[2]
-    # [B, 5, windows]
-    parts = torch.stack([torch.ones_like(quarter), *(quarter == i for i in range(QUARTERS))], 1).to(energy)
-    weight = precision.exp()
-    total = torch.einsum("bjp,bsp->bjs", weight, parts)
-    found, wanted = (torch.einsum("bjp,bsp->bjs", weight * x, parts) / total.clamp_min(1e-9) for x in (energy, true))
-    return 0.5 * ((found + 1e-9) / (wanted + 1e-9)).log(), stated_precision(network, total)
 
 
 def stated_precision(network: NoiseLevelNetwork, total: Tensor) -> Tensor:
@@ -255,35 +127,7 @@ def stated_precision(network: NoiseLevelNetwork, total: Tensor) -> Tensor:
     return 1 / (floor + 1 / total.clamp_min(1e-9)) / network.spread**2
 
 
-@torch.no_grad()
-def calibrate(
-    network: NoiseLevelNetwork, photos: list[Tensor], *, batches: int = 30, seed: int = 0
-) -> dict[str, float]:
-    """Take the median bias off each band and widen the stated errors to what is seen, on photographs that were not
-    trained on.
-
-    Returns:
-        the largest bias that was taken off, the factor on the stated errors, and the number of stated errors that holds
-        95 %.
-    """
-    network.log_bias.zero_()
-    network.spread.fill_(1.0)
-    side = min(128, *(min(photo.shape[2:]) for photo in photos))
-    drawn = [
-        errors(network, draw(photos, batch=8, patch=side, keys=(seed, "noise-level calibration", i)))
-        for i in range(batches)
-    ]
-    error, precision = (torch.cat([pair[i] for pair in drawn]) for i in (0, 1))
-    sure = precision > 25  # a stated error of 20 %: beyond, nothing is claimed
-    bias = torch.stack([error[:, band, 0][sure[:, band, 0]].median() for band in range(BANDS)])
-    network.log_bias.copy_(bias)
-    scores = ((error - bias[None, :, None]).abs() * precision.sqrt())[sure]
-    network.spread.fill_(float(scores.quantile(0.68)))
-    network.tail.fill_(float(scores.quantile(0.95)) / float(network.spread))
-    return {"largest_bias": float(bias.abs().max()), "spread": float(network.spread), "tail": float(network.tail)}
-
-
-def pretrained_paths() -> NoiseLevelNetwork:
-    """The network in the box, trained by reproduce/noise_level.py on BSDS500 and DIV2K photographs."""
+def pretrained_noise_level() -> NoiseLevelNetwork:
+    """The network of the package, trained by reproduce/noise_level.py on BSDS500 and DIV2K photographs."""
     with as_file(files("mptpn") / "weights" / "noise_level.safetensors") as path:
         return load_weights(path, NoiseLevelNetwork)[0]

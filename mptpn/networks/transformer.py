@@ -1,6 +1,4 @@
-"""The retractable transformer: blocks of dense and of sparse attention in alternation, flat as in ART or on several
-scales.
-"""
+"""The retractable transformer: blocks of dense and sparse attention in turn, flat as in ART or on several scales."""
 
 import math
 
@@ -9,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mptpn.attention.retractable import BACKENDS, DynamicPositionBias, RelativePositionBias, retractable_attention
-from mptpn.attention.whole_image import whole_image_attention
+from mptpn.attention import RETRACTABLE_BACKENDS as BACKENDS
+from mptpn.attention import DynamicPositionBias, RelativePositionBias, retractable_attention, whole_image_attention
 
 ATTENTION = ("both", "dense", "sparse")
 SPARSE_GROUPS = ("fixed", "whole_image")
@@ -38,13 +36,8 @@ class Block(nn.Module):
         backend: str = "auto",
     ):
         super().__init__()
-        self.heads, self.interval, self.window, self.whole_image, self.backend = (
-            heads,
-            interval,
-            window,
-            whole_image,
-            backend,
-        )
+        self.heads, self.interval, self.window = heads, interval, window
+        self.whole_image, self.backend = whole_image, backend
         self.attention_norm = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.bias = BIASES[bias](heads, window=window)
@@ -83,20 +76,17 @@ class Group(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.permute(0, 2, 3, 1)
         for block in self.blocks:
-            tokens = (
-                checkpoint(block, tokens, use_reentrant=False) if self.recompute and self.training else block(tokens)
-            )
+            again = self.recompute and self.training
+            tokens = checkpoint(block, tokens, use_reentrant=False) if again else block(tokens)
         return x + self.convolution(tokens.permute(0, 3, 1, 2))
 
 
 class RetractableTransformer(nn.Module):
-    """Maps a noisy image to a clean one: output = input + residual. The defaults are ART's for colour denoising (Zhang
-    et al. 2023, Sec. 4.1).
+    """Noisy image to clean one, output = input + residual; defaults: ART for colour (Zhang et al. 2023, Sec. 4.1).
 
-    With one scale it is ART's flat shape; with several it is a U: every scale but the last has its groups before going
-    down and again after coming up, joined to the first by a skip. Unlike ART's, a sparse group holds window x window
-    tokens whatever the image's size (unless asked otherwise), so that cost is linear in pixels and training and testing
-    see the same groups.
+    With one scale it is flat as ART; with several it is a U: every scale but the last has groups on the way down and on
+    the way up, joined by a skip. Unlike ART's, a sparse group holds window x window tokens whatever the image's size,
+    so that cost is linear in pixels, and training and testing see the same groups.
 
     Args:
         channels: channels of the image.
@@ -110,8 +100,8 @@ class RetractableTransformer(nn.Module):
         attention: "both", "dense" or "sparse" (the last two are ablations).
         sparse_groups: "fixed", window x window tokens, or "whole_image", every token at the stride (ART's own,
             quadratic in pixels; an ablation).
-        bias: "dynamic" (ART) or "relative" position bias; the latter has no number for an offset beyond the window, so
-            not with "whole_image".
+        bias: "dynamic" (ART) or "relative" position bias; the latter knows no offset beyond the window, so not with
+            "whole_image".
         recompute: trade time for memory in training (gradient checkpointing).
         backend: what computes the attention in windows and fixed groups, see `retractable_attention`.
 
@@ -138,61 +128,20 @@ class RetractableTransformer(nn.Module):
         backend: str = "auto",
     ):
         super().__init__()
-        if attention not in ATTENTION or bias not in BIASES:
-            raise ValueError(
-                f"attention {attention!r} must be one of {ATTENTION} and bias {bias!r} one of {tuple(BIASES)}."
-            )
-        if sparse_groups not in SPARSE_GROUPS or backend not in BACKENDS:
-            raise ValueError(
-                f"sparse_groups {sparse_groups!r} must be one of {SPARSE_GROUPS} and backend {backend!r} one of {BACKENDS}."
-            )
-        if sparse_groups == "whole_image" and bias != "dynamic":
-            raise ValueError(
-                f'bias {bias!r} has no number for the offsets of sparse_groups "whole_image"; only "dynamic" has.'
-            )
-        if len(widths) != len(intervals) or any(width % head_dim for width in widths):
-            raise ValueError(
-                f"widths {widths} must be multiples of head_dim {head_dim}, one for each of the {len(intervals)} tuples of intervals."
-            )
-        if (
-            blocks < 1
-            or unshuffle < 1
-            or not 2 <= window <= 32
-            or not 8 <= head_dim <= 128
-            or any(interval < 1 for scale in intervals for interval in scale)
-        ):
-            limits = f"blocks {blocks}, unshuffle {unshuffle} and intervals {intervals} start at 1"
-            raise ValueError(f"{limits}; window {window} is 2 to 32, head_dim {head_dim} 8 to 128.")
-        self.channels, self.unshuffle, self.multiple = channels, unshuffle, unshuffle * 2 ** (len(widths) - 1)
         self.arguments = {"channels": channels, "widths": widths, "intervals": intervals, "blocks": blocks}
         self.arguments |= {"head_dim": head_dim, "window": window, "mlp_ratio": mlp_ratio, "unshuffle": unshuffle}
         self.arguments |= {"attention": attention, "sparse_groups": sparse_groups, "bias": bias}
         self.arguments |= {"recompute": recompute, "backend": backend}
-
-        def group(width: int, interval: int) -> Group:
-            strides = {"both": (1, interval), "dense": (1, 1), "sparse": (interval, interval)}[attention]
-            whole = [sparse_groups == "whole_image" and stride > 1 for stride in strides]
-            shape = {
-                "heads": width // head_dim,
-                "window": window,
-                "mlp_ratio": mlp_ratio,
-                "bias": bias,
-                "backend": backend,
-            }
-            made = [Block(width, interval=strides[i % 2], whole_image=whole[i % 2], **shape) for i in range(blocks)]
-            return Group(width, blocks=made, recompute=recompute)
-
-        def groups(scale: int) -> nn.Sequential:
-            return nn.Sequential(*[group(widths[scale], interval) for interval in intervals[scale]])
-
+        _check(self.arguments)
+        self.channels, self.unshuffle, self.multiple = channels, unshuffle, unshuffle * 2 ** (len(widths) - 1)
         steps = list(zip(widths, widths[1:], strict=False))
         self.stem = nn.Conv2d(channels * unshuffle**2, widths[0], 3, padding=1)
-        self.encoder = nn.ModuleList(groups(scale) for scale in range(len(steps)))
+        self.encoder = nn.ModuleList(_groups(self.arguments, scale) for scale in range(len(steps)))
         self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in steps)
-        self.bottom = groups(len(widths) - 1)
+        self.bottom = _groups(self.arguments, len(widths) - 1)
         self.up = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in steps)
         self.join = nn.ModuleList(nn.Conv2d(2 * fine, fine, 1) for fine, _ in steps)
-        self.decoder = nn.ModuleList(groups(scale) for scale in range(len(steps)))
+        self.decoder = nn.ModuleList(_groups(self.arguments, scale) for scale in range(len(steps)))
         self.last = nn.Conv2d(widths[0], widths[0], 3, padding=1)
         self.head = nn.Conv2d(widths[0], channels * unshuffle**2, 3, padding=1)
         nn.init.zeros_(self.head.weight)
@@ -240,6 +189,44 @@ class RetractableTransformer(nn.Module):
             x = self.decoder[scale](x)
         residual = F.pixel_shuffle(self.head(self.last(x) + shallow), self.unshuffle)
         return noisy + residual[..., :height, :width]
+
+
+def _check(given: dict) -> None:
+    """Refuse arguments of RetractableTransformer that do not fit together."""
+    attention, bias, sparse_groups, backend = (given[k] for k in ("attention", "bias", "sparse_groups", "backend"))
+    if attention not in ATTENTION or bias not in BIASES:
+        known = f"one of {ATTENTION} and bias {bias!r} one of {tuple(BIASES)}"
+        raise ValueError(f"attention {attention!r} must be {known}.")
+    if sparse_groups not in SPARSE_GROUPS or backend not in BACKENDS:
+        known = f"one of {SPARSE_GROUPS} and backend {backend!r} one of {BACKENDS}"
+        raise ValueError(f"sparse_groups {sparse_groups!r} must be {known}.")
+    if sparse_groups == "whole_image" and bias != "dynamic":
+        reason = 'has no number for the offsets of sparse_groups "whole_image"; only "dynamic" has'
+        raise ValueError(f"bias {bias!r} {reason}.")
+    widths, intervals, head_dim = given["widths"], given["intervals"], given["head_dim"]
+    if len(widths) != len(intervals) or any(width % head_dim for width in widths):
+        wanted = f"multiples of head_dim {head_dim}, one for each of the {len(intervals)} tuples of intervals"
+        raise ValueError(f"widths {widths} must be {wanted}.")
+    blocks, unshuffle, window = given["blocks"], given["unshuffle"], given["window"]
+    least = min([blocks, unshuffle, *(interval for scale in intervals for interval in scale)])
+    if least < 1 or not 2 <= window <= 32 or not 8 <= head_dim <= 128:
+        limits = f"blocks {blocks}, unshuffle {unshuffle} and intervals {intervals} start at 1"
+        raise ValueError(f"{limits}; window {window} is 2 to 32, head_dim {head_dim} 8 to 128.")
+
+
+def _groups(given: dict, scale: int) -> nn.Sequential:
+    """The groups of one scale, one for each of its intervals, from the arguments of RetractableTransformer."""
+    width, made = given["widths"][scale], []
+    shared = {name: given[name] for name in ("window", "mlp_ratio", "bias", "backend")}
+    shared |= {"heads": width // given["head_dim"]}
+    for interval in given["intervals"][scale]:
+        strides = {"both": (1, interval), "dense": (1, 1), "sparse": (interval, interval)}[given["attention"]]
+        whole = [given["sparse_groups"] == "whole_image" and stride > 1 for stride in strides]
+        blocks = [
+            Block(width, interval=strides[i % 2], whole_image=whole[i % 2], **shared) for i in range(given["blocks"])
+        ]
+        made.append(Group(width, blocks=blocks, recompute=given["recompute"]))
+    return nn.Sequential(*made)
 
 
 def _reach_before(far: int, groups: nn.Sequential, *, pixels: int) -> int:

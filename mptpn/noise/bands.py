@@ -1,6 +1,4 @@
-"""What the level-noise network says of an image's windows, and the energies of high-pass bands by intensity, of one
-image or of a set.
-"""
+"""Energies of an image's high-pass bands, as the noise-level network measures them, by intensity and by place."""
 
 import math
 from collections.abc import Hashable, Iterator, Sequence
@@ -10,24 +8,32 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from mptpn.networks.noise_level import SMALLEST, STRIDE, NoiseLevelNetwork, pretrained_paths, stated_precision
+from mptpn.networks.noise_level import (
+    BANDS,
+    SMALLEST,
+    STRIDE,
+    NoiseLevelNetwork,
+    band_factors,
+    pretrained_noise_level,
+    stated_precision,
+)
+from mptpn.noise.models import NoiseModel
 
-TILE, TILES = 1024, 12  # px and number: a larger image is judged by tiles spread over it
-SHARE = 0.01  # least share of the windows in an intensity bin
-PLACE = 64  # px, side of the squares whose levels are told apart
-ROUNDING = 1e-6  # of the largest intensity: levels below it are those of float32
-TURNS = 20  # of the fit of levels by image and by bin
-# stated relative error of a level from which a bin is not used for the correlation, nor a place for its level
-UNSURE = 0.5
+TILE, MAX_TILES = 1024, 12  # px and number: of a larger image, tiles that are spread over it are measured
+MIN_BIN_SHARE = 0.01  # of the windows in an intensity bin
+SQUARE = 64  # px, side of the squares whose levels are measured one by one
+ROUNDING = 1e-6  # of the largest intensity: levels below it are rounding errors of float32
+ROUNDS = 20  # of the fit of levels by image and by bin
+MAX_LEVEL_ERROR = 0.5  # stated relative error of a level from which the level counts as unknown
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What the network says of the windows of one image, or of a part of it, float64.
+    """What the network measured in the windows of one image, or of a part of it, float64.
 
     Attributes:
         precision, energy: log precision and energy of each band, [bands, windows]. mean: intensity, [windows].
-        place: number of the square of 64 px in which the window's middle lies, [windows], int64.
+        place: number of the square of 64 px that holds the window's center, [windows], int64.
         number: of the image; parts of one image share it. subject: whom the image is of; images of one subject show the
             same things.
     """
@@ -40,12 +46,12 @@ class Measurement:
     subject: Hashable = 0
 
     @property
-    def counts(self) -> Tensor:
-        """The windows that say something, [windows], bool: constant ones have no energy but that of rounding."""
+    def valid(self) -> Tensor:
+        """Windows that hold noise, [windows], bool: constant ones have no energy but that of rounding."""
         return (self.precision[0] > -20) & (self.energy[0] > (ROUNDING * self.mean.abs().amax()) ** 2)
 
     def in_unit(self, scale: float, *, zero: float = 0.0) -> "Measurement":
-        """That of the image times scale plus zero; the network does not look at either."""
+        """The measurement of the image times scale plus zero, which the network does not depend on."""
         return replace(self, energy=self.energy * scale**2, mean=self.mean * scale + zero)
 
 
@@ -54,42 +60,45 @@ class Bands:
     """Energies of the bands by intensity, float64.
 
     Attributes:
-        found: energies of each band from the windows that it likes best, [bands, bins]. alike: of all bands from the
-            same windows, for noise need not be equally strong in all of an image.
-        at: mean intensity of the windows of found. error: relative error of the levels of found. Both [bands, bins].
+        energy: of each band, from the windows that suit this band best, [bands, bins].
+        common_energy: of each band, from the windows that suit all bands, [bands, bins]; noise need not be equally
+            strong in all of an image.
+        intensity: mean of the windows of energy. error: relative error of the levels of energy. Both [bands, bins].
         count: windows of each bin, [bins].
-        apart: ratio of levels between images of which a twentieth is below and a twentieth above; 1 for one image.
-        mean: intensity of all windows. counted: share of the windows that say something.
+        level_spread: ratio of the levels of images between their quantiles of 5 and 95 %; 1 for one image.
+        mean: intensity of all windows. valid_share: share of the windows that hold noise.
     """
 
-    found: Tensor
-    alike: Tensor
-    at: Tensor
+    energy: Tensor
+    common_energy: Tensor
+    intensity: Tensor
     error: Tensor
     count: Tensor
-    apart: float
+    level_spread: float
     mean: float
-    counted: float
+    valid_share: float
 
     @property
-    def share(self) -> Tensor:
-        """What each bin counts for the correlation, [bins]: its windows, over its variance, only where all bands are
-        well known if there are such bins.
+    def weight(self) -> Tensor:
+        """Weight of each bin for the correlation, [bins]: its windows over its variance.
+
+        Bins in which a band is not known count only where there are no others.
         """
-        sure = (self.error[1:] < UNSURE).all(0)
-        return self.count.double() * (sure if bool(sure.any()) else torch.ones_like(sure)) / self.error[1:].amax(0) ** 2
+        known = (self.error[1:] < MAX_LEVEL_ERROR).all(0)
+        used = known if bool(known.any()) else torch.ones_like(known)
+        return self.count.double() * used / self.error[1:].amax(0) ** 2
 
 
 @torch.no_grad()
 def measure(
     image: Tensor, *, number: int = 0, subject: Hashable = None, network: NoiseLevelNetwork | None = None
 ) -> Measurement:
-    """The network's part of a report, which takes nearly all its time.
+    """Measure the band energies of an image, which is nearly all the time that an estimate takes.
 
     Args:
         image: [1, C, H, W] with H, W >= 16; the channels count as further parts.
         number: names the image in messages, and among the images of a set. subject: see Measurement; None: its own.
-        network: trained and calibrated; None: the one in the box.
+        network: trained and calibrated; None: the pretrained one.
     Raises:
         ValueError: too small, constant or not finite.
     """
@@ -102,11 +111,11 @@ def measure(
     tiles = [tile for channel in image.flatten(0, 1) for tile in _tiles(channel) if tile.amin() < tile.amax()]
     if not tiles:
         raise ValueError(f"image {number} is constant, {float(image.amin()):g} everywhere; it holds no noise.")
-    network = network or in_the_box()
+    network = network or pretrained_network()
     parts = [network(tile[None, None]) for tile in tiles]
     squares, places = 0, []
     for _, _, mean in parts:
-        down, across = (torch.arange(side) * STRIDE // PLACE for side in mean.shape[2:])
+        down, across = (torch.arange(side) * STRIDE // SQUARE for side in mean.shape[2:])
         places.append((squares + down[:, None] * (across[-1] + 1) + across).flatten())
         squares = int(places[-1][-1]) + 1
     precision, energy, mean = (
@@ -120,44 +129,69 @@ def bands_of(measured: Sequence[Measurement], *, network: NoiseLevelNetwork) -> 
     """Energies by intensity of images that were measured by this network; each image has a level of its own.
 
     Raises:
-        ValueError: no image, or no window that says anything.
+        ValueError: no image, or no window that holds noise.
     """
     if not measured:
         raise ValueError("no image was given; the noise of nothing is unknown.")
-    told = [one.counts for one in measured]
-    if not any(counts.any() for counts in told):
+    valid = [one.valid for one in measured]
+    if not any(windows.any() for windows in valid):
         raise ValueError("no part of the images says anything of their noise: all is constant or clipped.")
     precision, energy, mean = (
-        torch.cat([getattr(one, name)[..., counts] for one, counts in zip(measured, told, strict=True)], -1)
+        torch.cat([getattr(one, name)[..., windows] for one, windows in zip(measured, valid, strict=True)], -1)
         for name in ("precision", "energy", "mean")
     )
     image = torch.cat(
-        [torch.full((int(counts.sum()),), one.number) for one, counts in zip(measured, told, strict=True)]
+        [torch.full((int(windows.sum()),), one.number) for one, windows in zip(measured, valid, strict=True)]
     )
     bins, weight = _bins(mean), precision.exp()
     several = bool((image != image[0]).any())
-    ratio = _of_images(weight[:1], energy[:1], bins, image) if several else torch.ones_like(weight[:1])
+    ratio = _energy_ratio(weight[:1], energy[:1], bins, image) if several else torch.ones_like(weight[:1])
     mixture = in_bins(weight[:1] * ratio, bins) / in_bins(weight[:1], bins)
-    found, alike = (
+    own, common = (
         mixture * in_bins(w * energy, bins) / in_bins(w * ratio, bins)
         for w in (weight, precision.mean(0, keepdim=True).exp())
     )
     return Bands(
-        found=found,
-        alike=alike,
-        at=in_bins(weight * mean, bins) / in_bins(weight, bins),
+        energy=own,
+        common_energy=common,
+        intensity=in_bins(weight * mean, bins) / in_bins(weight, bins),
         error=stated_precision(network, in_bins(weight, bins)[None])[0].double() ** -0.5,
         count=torch.bincount(bins),
-        apart=_apart(ratio[0], image) if several else 1.0,
+        level_spread=_level_spread(ratio[0], image) if several else 1.0,
         mean=float(mean.mean()),
-        counted=float(torch.cat(told).double().mean()),
+        valid_share=float(torch.cat(valid).double().mean()),
     )
 
 
+@torch.no_grad()
+def levels_by_place(
+    measured: Measurement, noise_model: NoiseModel, *, network: NoiseLevelNetwork | None = None
+) -> tuple[Tensor, Tensor]:
+    """Level of the noise in each square of 64 px relative to the noise model's, and its stated relative standard error.
+
+    Noise need not be equally strong in all of an image: CT is noisier behind more tissue.
+
+    Returns:
+        both [squares], float64, of the squares where the level is known to 50 % or better.
+    """
+    network = network or pretrained_network()
+    factor = torch.ones(1, dtype=torch.float64)
+    if noise_model.correlated:
+        factor = band_factors(torch.tensor(noise_model.correlation, dtype=torch.float64))
+    used = torch.nonzero(factor > 0.1).flatten()
+    weight = measured.precision[used].exp() * measured.valid
+    relative = measured.energy[used] / factor[used, None] / noise_model.pointwise.variance(measured.mean)
+    total = in_bins(weight, measured.place).sum(0)
+    each = total / len(used)  # the bands share their errors
+    known = each > MAX_LEVEL_ERROR**-2
+    precision = stated_precision(network, each[known].expand(1, BANDS, -1))[0, used].double().mean(0)
+    return (in_bins(weight * relative, measured.place).sum(0)[known] / total[known]).sqrt(), precision**-0.5
+
+
 @cache
-def in_the_box() -> NoiseLevelNetwork:
-    """The network that ships; kept here alone, for who asks noise_level for it may calibrate it."""
-    return pretrained_paths()
+def pretrained_network() -> NoiseLevelNetwork:
+    """The pretrained network; private to estimates, for callers of noise_level may calibrate theirs."""
+    return pretrained_noise_level()
 
 
 def _tiles(channel: Tensor) -> Iterator[Tensor]:
@@ -167,7 +201,7 @@ def _tiles(channel: Tensor) -> Iterator[Tensor]:
         for top in range(0, max(1, height - TILE // 2), TILE)
         for left in range(0, max(1, width - TILE // 2), TILE)
     ]
-    for top, left in corners[:: -(-len(corners) // TILES)]:
+    for top, left in corners[:: -(-len(corners) // MAX_TILES)]:
         bottom, right = (
             side if side - start <= 1.5 * TILE else start + TILE for side, start in ((height, top), (width, left))
         )
@@ -175,44 +209,39 @@ def _tiles(channel: Tensor) -> Iterator[Tensor]:
 
 
 def _bins(mean: Tensor) -> Tensor:
-    """Number of each window's intensity bin: edges are eight quantiles and sixteen even steps, bins with under 1 % of
-    the windows join their neighbour.
+    """Number of each window's intensity bin.
+
+    Edges are eight quantiles and sixteen even steps; a bin with under 1 % of the windows joins its neighbour.
     """
     ordered = mean.sort().values
     low, high = (ordered[int(share * (len(ordered) - 1))] for share in (0.005, 0.995))
     inner = torch.linspace(0, 1, 9, dtype=mean.dtype)[1:-1]
-    edges = torch.cat(
-        [
-            ordered[(inner * (len(ordered) - 1)).long()],
-            torch.linspace(float(low), float(high), 17, dtype=mean.dtype)[1:-1],
-        ]
-    ).unique()
+    steps = torch.linspace(float(low), float(high), 17, dtype=mean.dtype)[1:-1]
+    edges = torch.cat([ordered[(inner * (len(ordered) - 1)).long()], steps]).unique()
     kept, below = [], 0
     at = torch.searchsorted(ordered, edges, right=True)  # bucketize too puts a mean that equals an edge below it
     for edge, position in zip(edges, at.tolist(), strict=True):
-        if position - below >= SHARE * len(ordered) and len(ordered) - position >= SHARE * len(ordered):
+        if min(position - below, len(ordered) - position) >= MIN_BIN_SHARE * len(ordered):
             kept.append(edge)
             below = position
     return torch.bucketize(mean, torch.stack(kept)) if kept else torch.zeros(len(mean), dtype=torch.long)
 
 
-def _of_images(weight: Tensor, energy: Tensor, bins: Tensor, image: Tensor) -> Tensor:
-    """Energy of the image that each window belongs to, relative to what its bins would hold if all images were of one
-    level, [1, windows].
+def _energy_ratio(weight: Tensor, energy: Tensor, bins: Tensor, image: Tensor) -> Tensor:
+    """Energy of the image that each window belongs to, relative to a set of images of one level, [1, windows].
 
-    Images of different levels must not be joined as they are: each band likes other windows best, of other images, and
-    where their levels differ the bands would seem to. The two factors of the energy, by image and by bin, are fitted in
-    turn (iterative proportional fitting), so that a weak image counts little.
+    Each band prefers other windows, of other images: where the levels of the images differ, those of the bands would
+    seem to. The two factors of the energy, by image and by bin, are fitted in turn (iterative proportional fitting), so
+    that a weak image counts little.
     """
     ratio = torch.ones_like(weight)
-    for _ in range(TURNS):
+    for _ in range(ROUNDS):
         of_bin = in_bins(weight * energy, bins) / in_bins(weight * ratio, bins)
         ratio = (in_bins(weight * energy, image) / in_bins(weight * of_bin[:, bins], image))[:, image]
     return ratio
 
 
-def _apart(ratio: Tensor, image: Tensor) -> float:
-    """See Bands."""
+def _level_spread(ratio: Tensor, image: Tensor) -> float:
     each = torch.stack([ratio[image == number][0] for number in image.unique()])
     low, high = each.log().quantile(each.new_tensor([0.05, 0.95])).tolist()
     return math.exp((high - low) / 2)  # of levels, not of energies

@@ -1,4 +1,4 @@
-"""The correlation of an image's noise, from the energies of high-pass bands, and the blind spot that it asks for."""
+"""The correlation of an image's noise, from the energies of high-pass bands, and the blind spot that it requires."""
 
 import math
 from collections.abc import Sequence
@@ -9,13 +9,14 @@ from torch import Tensor
 from mptpn.networks.noise_level import LAGS, RADIUS
 from mptpn.noise.bands import Bands
 
-BLIND = 0.2  # correlation that a blind spot must cover wherever it is
-LEAST = 0.05  # correlation of near pixels that is told from none
+STRONG_CORRELATION = 0.2  # correlation that a blind spot must cover at every lag
+WEAK_CORRELATION = 0.05  # smallest correlation of near pixels that is told from none
 RIM = [i for i, (row, col) in enumerate(LAGS) if max(row, abs(col)) == RADIUS]
 NEAR = torch.tensor([max(row, abs(col)) < RADIUS for row, col in LAGS])
-VOTERS = 6  # subjects of a set from which each is asked on its own
-# correlation that the texture of photographs shows in the mean of eight images under white noise, at most
-ALIKE = 0.025
+MIN_SUBJECTS = 6  # from which the subjects of a set are compared one by one
+TEXTURE_CORRELATION = (
+    0.025  # largest correlation that the texture of eight photographs shows in the mean under white noise
+)
 
 
 def correlation_map(bands: Bands) -> tuple[Tensor, Tensor]:
@@ -26,63 +27,59 @@ def correlation_map(bands: Bands) -> tuple[Tensor, Tensor]:
     matters where the noise is. The bins' disagreement is part of the error: noise correlates alike at all intensities,
     texture does not.
     """
-    share, found = bands.share, bands.found
-    lags = (bands.alike * share).sum(1)[1:]
+    weight, energy = bands.weight, bands.energy
+    lags = (bands.common_energy * weight).sum(1)[1:]
     far = (lags[RIM].sum() + 3 * lags[-2:].sum()) / (len(RIM) + 6)
-    left = lags[:-2] / far
+    ratio = lags[:-2] / far
     # of log levels; the bins share their causes of error
-    unsure = (found * share * bands.error).sum(1) / (found * share).sum(1)
-    own = found[1:-2] / _far(bands)
-    weight = share * _far(bands)
-    scatter = ((own - _quantile(own, weight, 0.5)[:, None]).abs() * weight).sum(1) / weight.sum()
-    return _lag_map((1 - left).clamp_min(-1)), _lag_map(
-        torch.hypot(2 * left * torch.hypot(unsure[1:-2], unsure[-2:].amin()), scatter)
-    )
+    error = (energy * weight * bands.error).sum(1) / (energy * weight).sum(1)
+    own = energy[1:-2] / _far_variance(bands)
+    noise_weight = weight * _far_variance(bands)
+    scatter = ((own - _quantile(own, noise_weight, 0.5)[:, None]).abs() * noise_weight).sum(1) / noise_weight.sum()
+    errors = torch.hypot(2 * ratio * torch.hypot(error[1:-2], error[-2:].amin()), scatter)
+    return _lag_map((1 - ratio).clamp_min(-1)), _lag_map(errors)
 
 
-def near_by(bands: Bands, *, each: Sequence[Bands] = ()) -> bool:
-    """Whether pixels up to two apart correlate, told from all images of a set together, or by its subjects one by one.
+def neighbours_correlate(bands: Bands, *, subjects: Sequence[Bands] = ()) -> bool:
+    """Whether pixels up to two apart correlate, from all images of a set together, or from its subjects one by one.
 
-    Against the lags at the rim of the map some lag must reach 0.05. Either that is twice what it may be wrong by: half
-    of what the two kinds of windows differ by, and the largest value at the rim itself, where there is none. Or six
+    Relative to the lags at the rim of the map some lag must reach 0.05. Either that is twice its possible error: half
+    the difference of the two kinds of windows, and the largest value at the rim itself, where there is none. Or six
     subjects or more agree: their mean is three standard errors above what texture shows in all images alike. (Slices of
     one volume show the same anatomy, and would agree on it.)
     """
-    first, second = _against_rim(bands)
-    middle = (first + second) / 2
-    sure = middle.abs() > 2 * ((first - second).abs() / 2 + middle[RIM].abs().amax())
-    if len(each) >= VOTERS:
-        votes = torch.stack([sum(_against_rim(one)) / 2 for one in each])
-        sure |= (votes.mean(0).abs() - 3 * votes.std(0) / len(votes) ** 0.5 > ALIKE) & NEAR
-    return bool(((middle.abs() > LEAST) & sure).any())
+    first, second = _relative_to_rim(bands)
+    mean = (first + second) / 2
+    known = mean.abs() > 2 * ((first - second).abs() / 2 + mean[RIM].abs().amax())
+    if len(subjects) >= MIN_SUBJECTS:
+        each = torch.stack([sum(_relative_to_rim(one)) / 2 for one in subjects])
+        known |= (each.mean(0).abs() - 3 * each.std(0) / len(each) ** 0.5 > TEXTURE_CORRELATION) & NEAR
+    return bool(((mean.abs() > WEAK_CORRELATION) & known).any())
 
 
-def _against_rim(bands: Bands) -> tuple[Tensor, Tensor]:
-    """Correlation at each lag if there is none at the rim, from the same windows and from those that each band likes
-    best, [lags].
-    """
+def _relative_to_rim(bands: Bands) -> tuple[Tensor, Tensor]:
+    """Correlation at each lag if there is none at the rim, by common_energy and by energy, [lags] each."""
     return tuple(
         1 - lags / lags[RIM].mean()
-        for lags in ((energies * bands.share).sum(1)[1:-2] for energies in (bands.alike, bands.found))
+        for lags in ((energies * bands.weight).sum(1)[1:-2] for energies in (bands.common_energy, bands.energy))
     )
 
 
-def _far(bands: Bands) -> Tensor:
-    """Variance of the noise of each bin from the pixels that are far apart, [bins]."""
+def _far_variance(bands: Bands) -> Tensor:
+    """Variance of the noise of each bin from pixels that are far apart, [bins]."""
     weight = bands.error[-2:] ** -2
-    return (bands.found[-2:] * weight).sum(0) / weight.sum(0)
+    return (bands.energy[-2:] * weight).sum(0) / weight.sum(0)
 
 
-def coarseness(bands: Bands) -> tuple[float, float]:
-    """Log of the level between far pixels, which structure raises, over that at the finest scale, which correlation
-    lowers, and its stated error.
+def log_level_ratio(bands: Bands) -> tuple[float, float]:
+    """Log of the level from far pixels over that at the finest scale, median of the bins, and its stated error.
 
-    The median of the bins: where noise correlates nearly all of them differ, where an image is textured some.
+    Structure raises the first, correlation lowers the second; correlation does so in nearly all bins.
     """
-    unsure = bands.error[-2:].amin(0)
-    weight = bands.count / unsure**2
-    ratio = float(_quantile((_far(bands) / bands.found[0]).sqrt()[None], weight, 0.5))
-    return math.log(ratio), float((weight * unsure).sum() / weight.sum())
+    error = bands.error[-2:].amin(0)
+    weight = bands.count / error**2
+    ratio = float(_quantile((_far_variance(bands) / bands.energy[0]).sqrt()[None], weight, 0.5))
+    return math.log(ratio), float((weight * error).sum() / weight.sum())
 
 
 def _quantile(values: Tensor, weight: Tensor, share: float) -> Tensor:
@@ -101,6 +98,7 @@ def _lag_map(values: Tensor) -> Tensor:
 
 
 def outside(correlation: Tensor, half_size: tuple[int, int]) -> Tensor:
+    """The correlations of a map [7, 7] that a blind spot of this half height and half width leaves out, [lags]."""
     offset = torch.arange(-RADIUS, RADIUS + 1).abs()
     return correlation[(offset[:, None] > half_size[0]) | (offset[None] > half_size[1])]
 
@@ -108,28 +106,24 @@ def outside(correlation: Tensor, half_size: tuple[int, int]) -> Tensor:
 def blind_spot_half_size(correlation: Tensor) -> tuple[int, int]:
     """Smallest half height and half width of a blind spot outside which no correlation of the map exceeds 0.2.
 
-    Where none does anywhere, the blind spot covers neighbours that correlate by more than 0.05: they tell the noise of
-    a pixel best, and its content is told nearly as well without them. (Not so beside a strong correlation: a map's
-    errors are then larger, and a blind spot of needless width costs more.)
+    Where none does anywhere, the blind spot covers neighbours that correlate by more than 0.05: they say most about the
+    noise of a pixel, and little about its content. (Not so beside a strong correlation: a map's errors are then larger,
+    and a blind spot of needless width costs more.)
     """
+    half_size = _covering(correlation, STRONG_CORRELATION)
+    if half_size != (0, 0):
+        return half_size
     near = torch.zeros_like(correlation)
-    near[RADIUS - 1 : RADIUS + 2, RADIUS - 1 : RADIUS + 2] = correlation[
-        RADIUS - 1 : RADIUS + 2, RADIUS - 1 : RADIUS + 2
-    ]
-    half_size = _covering(correlation, BLIND)
-    return half_size if half_size != (0, 0) else _covering(near, LEAST)
+    square = slice(RADIUS - 1, RADIUS + 2)
+    near[square, square] = correlation[square, square]
+    return _covering(near, WEAK_CORRELATION)
 
 
-def _covering(correlation: Tensor, most: float) -> tuple[int, int]:
-    holes = sorted(
-        ((h, w) for h in range(RADIUS + 1) for w in range(RADIUS + 1)),
-        key=lambda half_size: (2 * half_size[0] + 1) * (2 * half_size[1] + 1),
-    )
-    return next(
-        (
-            half_size
-            for half_size in holes
-            if not len(out := outside(correlation, half_size)) or float(out.abs().max()) < most
-        ),
-        (RADIUS, RADIUS),
-    )
+def _covering(correlation: Tensor, limit: float) -> tuple[int, int]:
+    """Half size of the smallest blind spot outside which the correlation is below the limit."""
+    half_sizes = [(h, w) for h in range(RADIUS + 1) for w in range(RADIUS + 1)]
+    half_sizes.sort(key=lambda half_size: (2 * half_size[0] + 1) * (2 * half_size[1] + 1))
+    for half_size in half_sizes[:-1]:
+        if float(outside(correlation, half_size).abs().max()) < limit:
+            return half_size
+    return half_sizes[-1]

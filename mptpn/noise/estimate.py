@@ -1,5 +1,5 @@
-"""What the noise of an image or a set is: its level as a function of intensity, its correlation, the noise model that
-fits best, how sure all that is.
+"""Estimate of the noise of an image or a set: its level by intensity, its correlation, the noise model that fits best,
+and how well all that is known.
 """
 
 import math
@@ -10,43 +10,43 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mptpn.networks.noise_level import BANDS, RADIUS, NoiseLevelNetwork, band_factors, stated_precision
-from mptpn.noise.bands import UNSURE, Bands, Measurement, bands_of, in_bins, in_the_box, measure
-from mptpn.noise.correlation import BLIND, blind_spot_half_size, coarseness, correlation_map, near_by, outside
-from mptpn.noise.fit import MISFIT, fit_noise_model
+from mptpn.networks.noise_level import RADIUS, NoiseLevelNetwork, band_factors
+from mptpn.noise.bands import MAX_LEVEL_ERROR, Bands, Measurement, bands_of, measure, pretrained_network
+from mptpn.noise.correlation import (
+    STRONG_CORRELATION,
+    blind_spot_half_size,
+    correlation_map,
+    log_level_ratio,
+    neighbours_correlate,
+    outside,
+)
+from mptpn.noise.fit import MAX_MISFIT, fit_noise_model
 from mptpn.noise.models import CorrelatedGaussian, NoiseModel
 
-# relative difference up to which the level at the finest scale and that between far pixels are one: correlation of 0.1
+# log ratio of the level from far pixels to that at the finest scale, up to which noise is white; correlation of 0.1
 # makes 0.07
-WHITE = 0.06
-SURE = 0.15  # stated relative error of a level up to which a bin speaks for the noise model
-APART = 1.5  # ratio of the levels of the images of a set from which the report says so
-WIDEST = math.log(10)  # of an interval: beyond a factor of ten either way, the level is unknown and the report says so
-NAMES = {
-    "gaussian": "Gaussian noise",
-    "poisson_gaussian": "Poisson-Gaussian noise",
-    "speckle": "speckle noise",
-    "rician": "Rician noise",
-    "free": "noise of no known noise model",
-}
+WHITE_LOG_RATIO = 0.06
+FIT_ERROR = 0.15  # stated relative error of a level up to which a bin takes part in the fit
+LEVEL_SPREAD = 1.5  # ratio of the levels of the images of a set from which a finding says so
+MAX_LOG_INTERVAL = math.log(10)  # half width of an interval; beyond a factor of ten the level is unknown
 
 
 @dataclass(frozen=True)
 class NoiseEstimate:
-    """What estimate_noise found; every number is in the image's own unit.
+    """The noise of images as estimated from them alone; every number is in the images' own unit.
 
     Attributes:
         sigma: standard deviation at `mean`.
         sigma_interval: (low, high), 95 %.
-        mean: mean intensity of the pixels that count.
-        kind: "gaussian", "poisson_gaussian", "speckle", "rician" or "free" (none of these fits; the table below is the
-            noise model), after "correlated " where it is.
-        noise model: the model, to draw from or to ask for its likelihood.
+        mean: mean intensity of the pixels that hold noise.
+        kind: "gaussian", "poisson_gaussian", "speckle", "rician" or "free" (none of these fits; the noise model is the
+            table below), after "correlated " where it is.
+        noise_model: to draw noise from.
         parameters: of the noise model, name: (value, standard error).
         intensity, level, error: the noise-level function in bins: intensity, standard deviation, relative standard
             error of the latter.
         correlation: measured at lags -3..3 of rows and columns, [7, 7], 1 in the middle.
-        hole: half height and half width, px, of the blind spot that this correlation asks for.
+        half_size: half height and half width, px, of the blind spot that this correlation requires.
         findings: what a user must know, a sentence each.
     """
 
@@ -100,30 +100,31 @@ class NoiseEstimate:
 
     def __str__(self) -> str:
         low, high = self.sigma_interval
-        name = " ".join(NAMES.get(word, word) for word in self.kind.split())
+        # correlated Rician noise is drawn as Gaussian noise
+        name = self.noise_model.label.replace("Gaussian", "Rician") if "rician" in self.kind else self.noise_model.label
         return "\n".join(
             [f"{name}, sigma {self.sigma:.4g} ({low:.4g} to {high:.4g}) at intensity {self.mean:.4g}", *self.findings]
         )
 
 
-def estimate(
+def estimate_noise_model(
     images: Sequence[Tensor],
     *,
     subjects: Sequence[Hashable] | None = None,
     from_zero: bool = False,
     network: NoiseLevelNetwork | None = None,
 ) -> NoiseEstimate:
-    """The noise of images that share one noise model, from the images alone.
+    """Estimate the noise of images that share one noise model, from the images alone.
 
     Args:
         images: each [1, C, H, W] with H, W >= 16; the channels count as further images.
         subjects: of whom each image is, for images of one subject show the same things; None: each of its own.
         from_zero: intensity 0 means no signal, so that noise may be multiplicative or Rician.
-        network: trained and calibrated; None: the one in the box.
+        network: trained and calibrated; None: the pretrained one.
     Raises:
         ValueError: no image, or one that is too small, constant or not finite.
     """
-    network = network or in_the_box()
+    network = network or pretrained_network()
     subjects = range(len(images)) if subjects is None else subjects
     measured = [
         measure(image, number=i, subject=subject, network=network)
@@ -140,135 +141,122 @@ def estimate_from(
     correlated: bool | None = None,
     network: NoiseLevelNetwork | None = None,
 ) -> NoiseEstimate:
-    """The report on images that were measured by this network; correlated: whether the noise is, None: found here; the
-    other arguments as in report.
+    """Estimate the noise of images that were measured by this network.
+
+    Args:
+        correlated: whether the noise is; None: as found here. The others: see estimate_noise_model.
     """
-    network = network or in_the_box()
+    network = network or pretrained_network()
     bands = bands_of(measured, network=network)
-    correlation, unsure = correlation_map(bands)
-    coarse, coarse_unsure = coarseness(bands)
-    reliable = float(outside(unsure, (0, 0)).median()) < BLIND
+    correlation, correlation_error = correlation_map(bands)
+    reliable = float(outside(correlation_error, (0, 0)).median()) < STRONG_CORRELATION
+    log_ratio, log_ratio_error = log_level_ratio(bands)
     if correlated is None:
-        independent = not (
-            reliable
-            and near_by(bands, each=_by_subject(measured, network))
-            or abs(coarse) > max(WHITE, 1.5 * coarse_unsure)
+        correlated = abs(log_ratio) > max(WHITE_LOG_RATIO, 1.5 * log_ratio_error) or (
+            reliable and neighbours_correlate(bands, subjects=_by_subject(measured, network))
         )
-    else:
-        independent = not correlated
-    if independent:
-        intensity, variance, error = bands.at[0], bands.found[0], bands.error[0]
+    intensity, variance, error, unknown = _noise_level_function(bands, correlation if correlated else None)
+    kind, noise_model, parameters, misfit = fit_noise_model(intensity, variance, error, from_zero=from_zero)
+    sigma = math.sqrt(float(noise_model.variance(torch.tensor(bands.mean, dtype=torch.float64))))
+    width = float(network.tail) * float(np.average(error, weights=1 / error**2))
+    width *= max(1.0, min(misfit, MAX_MISFIT)) ** 0.5
+    if not correlated and abs(log_ratio) > WHITE_LOG_RATIO:  # either level may be the right one
+        width = max(width, 2 * abs(log_ratio))
+    width = min(MAX_LOG_INTERVAL, width)
+    half_size = blind_spot_half_size(correlation) if correlated else (0, 0)
+    findings = (
+        *(_correlation_findings(correlation, half_size) if correlated else ()),
+        *_findings(bands, error, reliable=reliable, misfit=misfit if kind == "free" else None, unknown=unknown),
+    )
+    if correlated:
+        noise_model, kind = CorrelatedGaussian(noise_model.gaussian(), correlation), f"correlated {kind}"
+    return NoiseEstimate(
+        sigma=sigma,
+        sigma_interval=(sigma * math.exp(-width), sigma * math.exp(width)),
+        mean=bands.mean,
+        kind=kind,
+        noise_model=noise_model,
+        parameters=parameters,
+        intensity=tuple(intensity.tolist()),
+        level=tuple((variance**0.5).tolist()),
+        error=tuple(error.tolist()),
+        correlation=correlation.float(),
+        half_size=half_size,
+        findings=findings,
+    )
+
+
+def _noise_level_function(bands: Bands, correlation: Tensor | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Intensity, variance and relative error of the level in the known bins, rising, and the share of windows in
+    unknown ones; correlation None: white noise.
+    """
+    if correlation is None:
+        intensity, variance, error = bands.intensity[0], bands.energy[0], bands.error[0]
     else:
         factor = band_factors(correlation)[:, None]
-        trust = (factor > 0.1) / bands.error**2
-        variance = (trust * bands.found / factor.clamp_min(0.1)).sum(0) / trust.sum(0)
-        intensity, error = (trust * bands.at).sum(0) / trust.sum(0), trust.amax(0) ** -0.5
+        weight = (factor > 0.1) / bands.error**2
+        variance = (weight * bands.energy / factor.clamp_min(0.1)).sum(0) / weight.sum(0)
+        intensity, error = (weight * bands.intensity).sum(0) / weight.sum(0), weight.amax(0) ** -0.5
     known = next(
-        (error < most for most in (SURE, UNSURE) if int((error < most).sum()) > 1),
+        (error < limit for limit in (FIT_ERROR, MAX_LEVEL_ERROR) if int((error < limit).sum()) > 1),
         torch.ones_like(error, dtype=torch.bool),
     )
+    order = intensity.argsort()
+    order = order[known[order]]
     unknown = float(bands.count[~known].sum() / bands.count.sum())
-    order = intensity.argsort()[known[intensity.argsort()]]
-    intensity, variance, error = (x[order].numpy() for x in (intensity, variance, error))
-    kind, noise_model, parameters, misfit = fit_noise_model(intensity, variance, error, from_zero=from_zero)
-    half_size = (0, 0) if independent else blind_spot_half_size(correlation)
-    findings = _findings(correlation, independent, half_size, reliable, kind, misfit, error, bands, unknown)
-    sigma = math.sqrt(float(noise_model.variance(torch.tensor(bands.mean, dtype=torch.float64))))
-    relative = min(
-        WIDEST,
-        float(network.tail) * float(np.average(error, weights=1 / error**2)) * max(1.0, min(misfit, MISFIT)) ** 0.5,
-    )
-    if independent and abs(coarse) > WHITE:  # either reading may be the right one
-        relative = min(WIDEST, max(relative, 2 * abs(coarse)))
-    if not independent:
-        noise_model, kind = CorrelatedGaussian(noise_model.gaussian(), correlation), f"correlated {kind}"
-    interval = sigma * math.exp(-relative), sigma * math.exp(relative)
-    numbers = (tuple(map(float, x)) for x in (intensity, variance**0.5, error))
-    return NoiseEstimate(
-        sigma, interval, bands.mean, kind, noise_model, parameters, *numbers, correlation.float(), half_size, findings
-    )
-
-
-@torch.no_grad()
-def levels_by_place(
-    measured: Measurement, noise_model: NoiseModel, *, network: NoiseLevelNetwork | None = None
-) -> tuple[Tensor, Tensor]:
-    """Level of the noise in each square of 64 px, relative to the noise model's at its intensities, and its stated
-    relative standard error.
-
-    Noise need not be equally strong in all of an image, nor does its noise model need to be right everywhere: CT is
-    noisier behind more tissue.
-
-    Returns:
-        both [squares], float64, where the windows know the level to 50 % or better.
-    """
-    network = network or in_the_box()
-    factor = (
-        band_factors(torch.tensor(noise_model.correlation, dtype=torch.float64))
-        if noise_model.correlated
-        else torch.ones(1, dtype=torch.float64)
-    )
-    bands = torch.nonzero(factor > 0.1).flatten()
-    weight = measured.precision[bands].exp() * measured.counts
-    relative = measured.energy[bands] / factor[bands, None] / noise_model.pointwise.variance(measured.mean)
-    total = in_bins(weight, measured.place).sum(0)
-    each = total / len(bands)  # the bands share their errors
-    known = each > UNSURE**-2
-    precision = stated_precision(network, each[known].expand(1, BANDS, -1))[0, bands].double().mean(0)
-    return (in_bins(weight * relative, measured.place).sum(0)[known] / total[known]).sqrt(), precision**-0.5
+    return intensity[order].numpy(), variance[order].numpy(), error[order].numpy(), unknown
 
 
 def _by_subject(measured: Sequence[Measurement], network: NoiseLevelNetwork) -> list[Bands]:
-    """Bands of the images of each subject that say anything, empty for one subject."""
+    """Bands of the images of each subject that hold noise, empty for one subject."""
     subjects: dict[Hashable, list[Measurement]] = {}
     for one in measured:
-        if one.counts.any():
+        if one.valid.any():
             subjects.setdefault(one.subject, []).append(one)
     return [bands_of(images, network=network) for images in subjects.values()] if len(subjects) > 1 else []
 
 
+def _correlation_findings(correlation: Tensor, half_size: tuple[int, int]) -> list[str]:
+    down, across = float(correlation[RADIUS + 1, RADIUS]), float(correlation[RADIUS, RADIUS + 1])
+    height, width = (2 * half + 1 for half in half_size)
+    covered = f"a blind spot of {height} x {width} px covers it"
+    if half_size == (0, 0):
+        covered = "too little to ask for a wider blind spot"
+    found = [f"neighbouring pixels correlate ({down:.2f} down, {across:.2f} across); {covered}"]
+    edge = float(outside(correlation, (RADIUS - 1, RADIUS - 1)).abs().max())
+    if edge > STRONG_CORRELATION:
+        found.append(
+            f"the correlation is still {edge:.2f} at a lag of {RADIUS} px, the end of the map: "
+            "noise of longer range is not described"
+        )
+    return found
+
+
 def _findings(
-    correlation: Tensor,
-    independent: bool,
-    half_size: tuple[int, int],
-    reliable: bool,
-    kind: str,
-    misfit: float,
-    error: np.ndarray,
-    bands: Bands,
-    unknown: float,
+    bands: Bands, error: np.ndarray, *, reliable: bool, misfit: float | None, unknown: float
 ) -> tuple[str, ...]:
-    out = []
-    if not independent:
-        down, across = float(correlation[RADIUS + 1, RADIUS]), float(correlation[RADIUS, RADIUS + 1])
-        high, wide = (2 * half + 1 for half in half_size)
-        so = (
-            f"a blind spot of {high} x {wide} px covers it"
-            if high * wide > 1
-            else "too little to ask for a wider blind spot"
-        )
-        out.append(f"neighbouring pixels correlate ({down:.2f} down, {across:.2f} across); {so}")
-        edge = float(outside(correlation, (RADIUS - 1, RADIUS - 1)).abs().max())
-        if edge > BLIND:
-            out.append(
-                f"the correlation is still {edge:.2f} at a lag of {RADIUS} px, the end of the map: noise of longer range is not described"
-            )
-    if not reliable:
-        out.append("hardly any window is free of structure: whether pixels correlate is not known")
-    if kind == "free":
-        out.append(
-            f"no known noise model fits (deviation {misfit**0.5:.1f} standard errors): the noise-level function is given as a table"
-        )
-    if bands.apart > APART:
-        out.append(
-            f"levels of the images are a factor of {bands.apart:.1f} apart: this is the noise model of all together, ask for each on its own"
-        )
-    if unknown > 0.05:
-        out.append(
-            f"at the intensities of {100 * unknown:.0f} % of the image no window is free of structure: the noise model is extended to them"
-        )
-    if error.min() > 0.1:
-        out.append(f"the level is known to {100 * error.min():.0f} % only")
-    if bands.counted < 0.5:
-        out.append(f"only {100 * bands.counted:.0f} % of the image counts; the rest is constant or clipped")
-    return tuple(out)
+    """What limits the estimate; misfit: of the best noise model where none fits."""
+    table = (
+        (not reliable, "hardly any window is free of structure: whether pixels correlate is not known"),
+        (
+            misfit is not None,
+            f"no known noise model fits (deviation {(misfit or 0.0) ** 0.5:.1f} standard errors): "
+            "the noise-level function is given as a table",
+        ),
+        (
+            bands.level_spread > LEVEL_SPREAD,
+            f"levels of the images are a factor of {bands.level_spread:.1f} apart: "
+            "this is the noise model of all together, ask for each on its own",
+        ),
+        (
+            unknown > 0.05,
+            f"at the intensities of {100 * unknown:.0f} % of the image no window is free of structure: "
+            "the noise model is extended to them",
+        ),
+        (error.min() > 0.1, f"the level is known to {100 * error.min():.0f} % only"),
+        (
+            bands.valid_share < 0.5,
+            f"only {100 * bands.valid_share:.0f} % of the image counts; the rest is constant or clipped",
+        ),
+    )
+    return tuple(finding for applies, finding in table if applies)

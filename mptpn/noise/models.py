@@ -6,27 +6,26 @@ live too.
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-FAR = 50.0  # clean / sigma from which Rice's variance is taken from its series: both ways are right to 1e-10 there
-# smallest power of a correlated field, white noise has 1: rounding to 8 bits adds this at sigma_255 = 9
-FLOOR = 1e-3
+SERIES_FROM = 50.0  # clean / sigma from which Rice's variance is taken from its series; both are right to 1e-10 there
+MIN_POWER = 1e-3  # of a correlated field, white noise has 1; rounding to 8 bits adds as much at sigma_255 = 9
 
 
 class NoiseModel(ABC):
-    """What every noise model offers; by itself it is that of independent pixels with mean clean.
+    """What every noise model offers; the defaults are those of independent pixels with mean clean.
 
     Attributes:
         label: the model's name in messages.
         correlation: of the noise at lags -r..r of rows and columns, [2r + 1, 2r + 1]; ((1.0,),) for independent pixels.
-        zero_mean_gaussian: whether the noise is Gaussian of mean 0, as Stein's estimate asks for.
+        zero_mean_gaussian: whether Stein's estimate may take the noise as Gaussian of mean 0.
     """
 
     label = "noise"
-    correlation: tuple[tuple[float, ...], ...] = ((1.0,),)
+    correlation = ((1.0,),)
     zero_mean_gaussian = True
 
     @abstractmethod
@@ -42,7 +41,7 @@ class NoiseModel(ABC):
         """The noise model of the image times scale plus zero."""
 
     def mean(self, clean: Tensor) -> Tensor:
-        """Expected noisy image: clean itself."""
+        """Expected noisy image, same shape as clean."""
         return clean
 
     def sample(self, clean: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -60,7 +59,7 @@ class NoiseModel(ABC):
 
     @property
     def pointwise(self) -> "NoiseModel":
-        """The noise model of single pixels: what a correlated field is multiplied with, or the noise model itself."""
+        """The noise model of single pixels: the factor of a correlated field, or the noise model itself."""
         return self
 
 
@@ -93,15 +92,12 @@ class PoissonGaussian(NoiseModel):
         return "Poisson-Gaussian noise" if self.gain else "Gaussian noise"
 
     def variance(self, clean: Tensor) -> Tensor:
-        """Variance at each pixel, same shape as clean, intensity squared; intensities below black count as black."""
         return self.gain * (clean - self.black).clamp_min(0) + self.sigma**2
 
     def scaled(self, factor: float) -> "PoissonGaussian":
-        """The same noise model with its standard deviation times factor."""
         return replace(self, sigma=self.sigma * factor, gain=self.gain * factor**2)
 
     def in_unit(self, scale: float, *, zero: float = 0.0) -> "PoissonGaussian":
-        """The noise model of the image times scale plus zero."""
         return replace(self, sigma=self.sigma * scale, gain=self.gain * scale, black=self.black * scale + zero)
 
 
@@ -132,25 +128,24 @@ class NoiseLevelFunction(NoiseModel):
         object.__setattr__(self, "variances", variances)
 
     def variance(self, clean: Tensor) -> Tensor:
-        """Variance at each pixel, same shape as clean, intensity squared."""
         at, variances = clean.new_tensor(self.intensities), clean.new_tensor(self.variances)
         right = torch.bucketize(clean.contiguous(), at).clamp(1, len(at) - 1)
         share = (clean - at[right - 1]) / (at[right] - at[right - 1])
         return torch.lerp(variances[right - 1], variances[right], share.clamp(0, 1))
 
     def scaled(self, factor: float) -> "NoiseLevelFunction":
-        """The same noise model with its standard deviation times factor."""
         return replace(self, variances=tuple(v * _positive("factor", factor) ** 2 for v in self.variances))
 
     def in_unit(self, scale: float, *, zero: float = 0.0) -> "NoiseLevelFunction":
-        """The noise model of the image times scale plus zero."""
         at = tuple(x * scale + zero for x in self.intensities)
         return NoiseLevelFunction(at, tuple(v * scale**2 for v in self.variances))
 
 
 @dataclass(frozen=True)
 class Rician(NoiseModel):
-    """Magnitude of a complex MR image, |clean + n1 + i n2|, n1, n2 ~ N(0, sigma**2) (Gudbjartsson and Patz 1995, Eq. 1).
+    """Magnitude of a complex MR image, |clean + n1 + i n2|, n ~ N(0, sigma**2) (Gudbjartsson and Patz 1995, Eq. 1).
+
+    Negative intensities count as 0; a magnitude has no zero but its own.
 
     Attributes:
         sigma: standard deviation of the real and of the imaginary part, in the image's unit; that of a dark magnitude
@@ -165,10 +160,7 @@ class Rician(NoiseModel):
         _positive("sigma", self.sigma)
 
     def mean(self, clean: Tensor) -> Tensor:
-        """Expected noisy image, sigma sqrt(pi / 2) L_1/2(-clean**2 / (2 sigma**2)); 1.25 sigma in the dark.
-
-        Negative intensities count as 0.
-        """
+        """Expected noisy image, sigma sqrt(pi / 2) L_1/2(-clean**2 / (2 sigma**2)); 1.25 sigma in the dark."""
         half = (clean.clamp_min(0) / self.sigma) ** 2 / 4
         laguerre = (1 + 2 * half) * torch.special.i0e(half) + 2 * half * torch.special.i1e(half)
         return self.sigma * math.sqrt(math.pi / 2) * laguerre
@@ -179,23 +171,20 @@ class Rician(NoiseModel):
         exact = 2 + ratio**2 - (self.mean(clean.double()) / self.sigma) ** 2
         # squared asymptotic series of 1F1(-1/2; 1; -ratio**2 / 2): sum of ((-1/2)_n)**2 / n! (2 / ratio**2)**n
         series = 1 - 1 / (2 * ratio**2) - 1 / (2 * ratio**4)
-        return (self.sigma**2 * torch.where(ratio < FAR, exact, series)).to(clean.dtype)
+        return (self.sigma**2 * torch.where(ratio < SERIES_FROM, exact, series)).to(clean.dtype)
 
     def sample(self, clean: Tensor, *, generator: torch.Generator) -> Tensor:
-        """A noisy magnitude of clean, same shape, float, never negative and never clipped."""
         real, imaginary = self.sigma * _randn((2, *clean.shape), clean, generator)
         return torch.hypot(clean.clamp_min(0) + real, imaginary)
 
     def gaussian(self) -> PoissonGaussian:
-        """White Gaussian noise of the same sigma, which Rician noise is far from the dark."""
+        """White Gaussian noise of the same sigma, which Rician noise approaches far from the dark."""
         return PoissonGaussian(self.sigma)
 
     def scaled(self, factor: float) -> "Rician":
-        """The same noise model with the standard deviation of its two parts times factor."""
         return replace(self, sigma=self.sigma * factor)
 
     def in_unit(self, scale: float, *, zero: float = 0.0) -> "Rician":
-        """The noise model of the image times scale; a magnitude has no zero but its own."""
         return replace(self, sigma=self.sigma * scale)
 
 
@@ -203,9 +192,10 @@ class Rician(NoiseModel):
 class Speckle(NoiseModel):
     """Multiplicative noise, noisy = clean * g, g ~ Gamma of shape looks and mean 1 (Bruniquel and Lopes 1998).
 
+    The variance is clean**2 / looks; negative intensities count as 0.
+
     Attributes:
-        looks: how many independent speckles were averaged, any number above 0; the noise is 1 / sqrt(looks) of the
-            signal.
+        looks: how many independent speckles were averaged, any number above 0; it has no unit.
     """
 
     looks: float
@@ -216,25 +206,20 @@ class Speckle(NoiseModel):
         _positive("looks", self.looks)
 
     def variance(self, clean: Tensor) -> Tensor:
-        """Variance at each pixel, clean**2 / looks, intensity squared; negative intensities count as 0."""
         return clean.clamp_min(0) ** 2 / self.looks
 
     def mean(self, clean: Tensor) -> Tensor:
-        """Expected noisy image: clean itself, negative intensities counting as 0."""
         return clean.clamp_min(0)
 
     def sample(self, clean: Tensor, *, generator: torch.Generator) -> Tensor:
-        """A noisy copy of clean, same shape, float, never negative and never clipped."""
         # torch.distributions.Gamma calls the same function, but takes no generator
         drawn = torch._standard_gamma(torch.full_like(clean, self.looks), generator=generator)
         return clean.clamp_min(0) * drawn / self.looks
 
     def scaled(self, factor: float) -> "Speckle":
-        """The same noise model with its standard deviation times factor."""
         return replace(self, looks=self.looks / _positive("factor", factor) ** 2)
 
     def in_unit(self, scale: float, *, zero: float = 0.0) -> "Speckle":
-        """The same noise model: a number of looks has no unit."""
         return self
 
 
@@ -242,9 +227,8 @@ class Speckle(NoiseModel):
 class CorrelatedGaussian(NoiseModel):
     """Spatially correlated Gaussian noise, noisy = clean + sigma(clean) * z, z a stationary field of variance 1.
 
-    Each channel has a field of its own, drawn by circulant embedding (Dietrich and Newsam 1997). Ours differs where the
-    correlation has a negative power spectrum, as a measured and cut one can: power is raised to FLOOR and the variance
-    set back to 1.
+    Each channel has a field of its own, drawn by circulant embedding (Dietrich and Newsam 1997). A measured correlation
+    that was cut can have a negative power spectrum; ours raises the power to MIN_POWER and sets the variance back to 1.
 
     Attributes:
         noise_model: gives sigma(clean); its variance alone is used, so that Speckle is taken as Gaussian.
@@ -253,7 +237,7 @@ class CorrelatedGaussian(NoiseModel):
     """
 
     noise_model: PoissonGaussian | NoiseLevelFunction | Speckle
-    correlation: tuple[tuple[float, ...], ...]
+    correlation: tuple[tuple[float, ...], ...] = field()  # without field() the base class's would be its default
 
     def __post_init__(self):
         if not isinstance(self.noise_model, PoissonGaussian | NoiseLevelFunction | Speckle):
@@ -283,7 +267,6 @@ class CorrelatedGaussian(NoiseModel):
 
     @property
     def pointwise(self) -> NoiseModel:
-        """What the field is multiplied with."""
         return self.noise_model
 
     @property
@@ -299,11 +282,10 @@ class CorrelatedGaussian(NoiseModel):
         step = torch.arange(len(lags)) - len(lags) // 2
         torus = torch.zeros(height, width, dtype=torch.float64)
         torus.index_put_((step[:, None] % height, step % width), lags, accumulate=True)
-        power = torch.fft.fft2(torus).real.clamp_min(FLOOR)
+        power = torch.fft.fft2(torus).real.clamp_min(MIN_POWER)
         return power / power.mean()
 
     def variance(self, clean: Tensor) -> Tensor:
-        """Variance at each pixel, same shape as clean, intensity squared."""
         return self.noise_model.variance(clean)
 
     def sample(self, clean: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -313,15 +295,13 @@ class CorrelatedGaussian(NoiseModel):
         size = height + radius, width + radius  # room enough: lags within the image meet no other around the torus
         power = self.spectrum(*size)[:, : size[1] // 2 + 1].to(clean)
         white = torch.fft.rfft2(_randn((*clean.shape[:-2], *size), clean, generator))
-        field = torch.fft.irfft2(white * power.sqrt(), s=size)[..., :height, :width]
-        return clean + self.variance(clean).sqrt() * field
+        z = torch.fft.irfft2(white * power.sqrt(), s=size)[..., :height, :width]
+        return clean + self.variance(clean).sqrt() * z
 
     def scaled(self, factor: float) -> "CorrelatedGaussian":
-        """The same correlation with the standard deviation times factor."""
         return replace(self, noise_model=self.noise_model.scaled(factor))
 
     def in_unit(self, scale: float, *, zero: float = 0.0) -> "CorrelatedGaussian":
-        """The noise model of the image times scale plus zero."""
         return replace(self, noise_model=self.noise_model.in_unit(scale, zero=zero))
 
 

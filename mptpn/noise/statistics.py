@@ -1,32 +1,32 @@
-"""Histograms of standardised noise, and how far one is from another."""
+"""Quantisation of noise as a real image shows it, and the distance of two histograms of noise."""
 
 import torch
 from torch import Tensor
 
-# of the histogram, in standard deviations of the reference noise model; the outer bins reach to infinity
-EDGES = torch.linspace(-5, 5, 101)
-LEVELS = 5000  # an image with at most so many different values was recorded in whole numbers
+EDGES = torch.linspace(-5, 5, 101)  # of the histogram, in standard deviations; the outer bins reach to infinity
+MAX_LEVELS = 5000  # different values of an image that was recorded in whole numbers
 
 
 def quantise_like(noisy: Tensor, *, like: Tensor) -> Tensor:
-    """The image rounded and clipped to the nearest value that a real image holds; not rounded where that holds over
-    5000 values, which no camera's bits gave.
+    """The image rounded and clipped to the values that a real image holds; only clipped above 5000 different values.
 
-    A file that was stretched to 8 bits leaves values out; so the values themselves are the grid.
+    The values themselves are the grid, for a file that was stretched to 8 bits leaves values out.
     """
     grid = like.unique()
-    if len(grid) > LEVELS:
+    if len(grid) > MAX_LEVELS:
         return noisy.clamp(grid[0], grid[-1])
     return grid[torch.bucketize(noisy.contiguous(), (grid[1:] + grid[:-1]) / 2)]
 
 
 def divergence(first: Tensor, second: Tensor) -> float:
-    """Kullback-Leibler divergence of two samples' histograms over EDGES, first from second, nats; each bin starts with
-    half a count.
+    """Kullback-Leibler divergence of two samples' histograms over EDGES, first from second, nats.
+
+    Each bin starts with half a count.
     """
+    from scipy.stats import entropy  # a second of import that estimates do without
+
     p, q = (
         torch.bincount(torch.bucketize(x.flatten(), EDGES), minlength=len(EDGES) + 1).double() + 0.5
         for x in (first, second)
     )
-    p, q = p / p.sum(), q / q.sum()
-    return float((p * (p / q).log()).sum())
+    return float(entropy(p, q))

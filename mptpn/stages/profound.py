@@ -24,13 +24,10 @@ def denoise(network: nn.Module, noisy: Tensor, *, offset: Tensor | None = None, 
 
 
 def loss(network: nn.Module, batch: Batch, fraction: float = 0.0) -> Tensor:
-    """Weighted mean squared error in units of the whole image's noise, so that every image counts alike and its parts
-    as they do in a PSNR.
+    """Weighted mean squared error in units of the whole image's noise, so that every image counts alike.
 
     Args:
         batch: noisy, clean [B, C, H, W]; weight of each pair, offset and scale (see denoise), [B, 1, 1, 1].
     """
-    error = (denoise(network, batch["noisy"], offset=batch["offset"], scale=batch["scale"]) - batch["clean"]) / batch[
-        "scale"
-    ]
-    return (batch["weight"] * error**2).mean()
+    denoised = denoise(network, batch["noisy"], offset=batch["offset"], scale=batch["scale"])
+    return (batch["weight"] * ((denoised - batch["clean"]) / batch["scale"]) ** 2).mean()

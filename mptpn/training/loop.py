@@ -1,10 +1,8 @@
-"""One training loop for every stage: resumable, watched by a progress bar, on whatever devices Lightning Fabric was
-given.
-"""
+"""One training loop for every stage: resumable, with a progress bar, on the devices that Lightning Fabric was given."""
 
-import copy
 import hashlib
 import math
+import pickle
 import sys
 import time
 from collections.abc import Callable
@@ -15,21 +13,21 @@ from pathlib import Path
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from mptpn.atomic import write_atomically
 from mptpn.training.cuda_graph import Batch, ReplayedStep
 
-PLAIN = (bool, int, float, str, tuple)  # attributes of a module that say how it was built
-# those that do not change what is learned: a training may go on with another kernel, or with less memory
-FREE = ("training", "backend", "recompute")
-UNREAD = 10  # steps of a replayed CUDA graph between two looks at the loss: reading it makes the GPU wait
+PLAIN = (bool, int, float, str, tuple)  # types of a module's attributes that say how it was built
+FREE = ("training", "backend", "recompute")  # attributes that do not change what is learned
+UNREAD = 10  # steps of a replayed CUDA graph between two reads of the loss: reading it makes the GPU wait
 
 
 def launch(
     *, accelerator: str = "cpu", devices: int = 1, nodes: int = 1, precision: str = "32-true", threads: int = 0
 ) -> Fabric:
-    """Start Fabric: device, number of processes and arithmetic are its business.
+    """Start Fabric, which decides device, number of processes and arithmetic.
 
     Args:
         accelerator: "cpu", "cuda" or "auto".
@@ -40,13 +38,11 @@ def launch(
         RuntimeError: CUDA is asked for and there is none.
     """
     if accelerator == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError(
-            'accelerator="cuda": PyTorch finds no CUDA device here; choose accelerator="cpu" or run on a machine with a GPU.'
-        )
+        remedy = 'choose accelerator="cpu" or run on a machine with a GPU'
+        raise RuntimeError(f'accelerator="cuda": PyTorch finds no CUDA device here; {remedy}.')
     if threads:
         torch.set_num_threads(threads)
-    # stage 1 freezes its mean for a while; those weights have no gradient then, and several processes must not wait for
-    # it
+    # stage 1 freezes its mean for a while: those weights have no gradient then, and processes must not wait for it
     strategy = "auto" if devices == nodes == 1 else "ddp_find_unused_parameters_true"
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision, strategy=strategy)
     fabric.launch()
@@ -54,9 +50,7 @@ def launch(
 
 
 def learning_rate(fraction: float, *, peak: float, warmup: float = 0.05) -> float:
-    """Linear warm-up over the first `warmup` of the training, then half a cosine down to 1 % of the peak; fraction is
-    0..1.
-    """
+    """Linear warm-up, then half a cosine down to 1 % of the peak; fraction of the training done and warmup are 0..1."""
     if fraction < warmup:
         return peak * (fraction + 1e-3) / warmup
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (fraction - warmup) / (1 - warmup))))
@@ -81,183 +75,203 @@ def fit(
     phases: tuple[float, ...] = (),
     title: str = "training",
 ) -> list[dict]:
-    """Train a module in place with Adam and return its history; a killed training goes on from its checkpoint to the
-    same weights.
-
-    On a single GPU the step is captured as a CUDA graph and replayed.
+    """Train a module in place with Adam; a killed training goes on from its checkpoint to the same weights.
 
     Args:
-        module: trained in place; ends with the averaged weights when ema > 0.
-        loss: (module, batch, fraction of the training done) -> scalar; called on this process's share of a batch; reads
-            nothing back from a GPU.
-        batches: step -> batch, a dict of tensors with the batch along axis 0; a function of step alone, so that a
-            resumed run sees the same data.
-        steps: optimiser steps in all.
-        lr: peak learning rate, see learning_rate; not used where rate is given.
-        fabric: from launch().
-        checkpoint: side file to resume from and to write to; None: no resume. It is used only if it belongs to this
-            very training: same code, weights, data and settings.
-        checkpoint_seconds: time between two writes.
-        ema: decay of the exponential moving average of the weights; 0: none.
-        clip: largest norm of the gradient.
-        seconds: wall-clock budget, over all resumed pieces; the schedule is then the further of step and time. Results
-            depend on the machine when finite.
-        rate: fraction of the training done -> learning rate; None: learning_rate.
-        watch: (module in eval mode, with the averaged weights when ema > 0) -> numbers to note in the history; it takes
-            nothing off the budget.
-        watch_seconds: time between two looks; there is one at the end too.
-        phases: fractions at which the loss takes another form; within a phase it depends on batch and weights alone.
-        title: name on the bar.
+        module: ends with the averaged weights when ema > 0.
+        loss: (module, this process's share of a batch, fraction of the training done) -> scalar, left on the device.
+        batches: step -> batch, a dict of tensors with the batch along axis 0; a function of step alone.
+        steps: optimiser steps in all. lr: peak learning rate of learning_rate, unless rate is given.
+        fabric: from launch; on a single GPU the step is captured as a CUDA graph and replayed.
+        checkpoint: file to resume from, if it is of the same code, weights, data and settings, and to write to.
+        checkpoint_seconds, watch_seconds: between two writes, and between two calls of watch, which ends it too.
+        ema: decay of the exponential moving average of the weights; 0: none. clip: largest norm of the gradient.
+        seconds: wall-clock budget over all resumed pieces; the schedule is the further of step and time.
+        rate: fraction of the training done -> learning rate. title: name on the bar.
+        watch: (module in eval mode, averaged) -> numbers for the history; takes nothing off the budget.
+        phases: fractions at which the loss changes form; within a phase it depends on batch and weights alone.
     Returns:
-        [{"step", "loss", "lr", "seconds"}, ...], about 100 rows, and one for each look with the noted numbers beside
-        these.
+        about 100 rows {"step", "loss", "lr", "seconds"}, and one for each call of watch with its numbers.
     Raises:
         FloatingPointError: the loss became NaN or infinite; the last good checkpoint stays.
     """
     module.to(fabric.device)
-    replays = fabric.device.type == "cuda" and fabric.world_size == 1
-    first_rate = torch.tensor(lr, device=fabric.device) if replays else lr  # a graph reads the rate from the GPU
-    optimizer = torch.optim.Adam(module.parameters(), lr=first_rate, betas=(0.9, 0.99), fused=True, capturable=replays)
-    rates = [rate(k / min(steps, 100_000)) for k in range(min(steps, 100_000))] if rate else None
-    identity = _identity(module, batches, (steps, lr, ema, clip, fabric.world_size, title, rates))
-    wrapped, optimizer = fabric.setup(module, optimizer)
-    average = copy.deepcopy(module) if ema else None
-    rate = rate or partial(learning_rate, peak=lr)
-    step, spent, history, every = 0, 0.0, [], max(1, steps // 100)
-    saved = _load(checkpoint, identity)
-    if saved:
-        module.load_state_dict(saved["module"])
-        optimizer.load_state_dict(saved["optimizer"])
-        for group in optimizer.param_groups if replays else []:
-            group["lr"] = group["lr"].to(fabric.device)
-        if average:
-            average.load_state_dict(saved["average"])
-        step, spent, history = saved["step"], saved["spent"], saved["history"]
+    settings = steps, lr, ema, clip, fabric.world_size, title, _sampled(rate, steps)
+    kept = _Checkpoint(checkpoint, _identity(module, batches, settings), seconds=checkpoint_seconds)
+    learner = _Learner(module, loss=loss, fabric=fabric, lr=lr, ema=ema, clip=clip, phases=phases, title=title)
+    run = _Run(learner, batches, kept, steps=steps, seconds=seconds, rate=rate or partial(learning_rate, peak=lr))
+    return run.finish(watch, seconds=watch_seconds)
 
-    def advance(batch: Batch) -> Tensor:
-        value = loss(wrapped, batch, fraction)
-        if not replays:
-            check(value)
-        optimizer.zero_grad()
-        fabric.backward(value)
-        fabric.clip_gradients(wrapped, optimizer, max_norm=clip, error_if_nonfinite=not replays)
-        optimizer.step()
-        if average:
-            with torch.no_grad():
-                torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - ema if step else 1.0)
+
+class _Learner:
+    """A module with its optimiser and its average; a call is one step."""
+
+    def __init__(self, module: nn.Module, *, loss, fabric: Fabric, lr: float, ema: float, clip: float, phases, title):
+        self.module, self.loss, self.fabric, self.lr = module, loss, fabric, lr
+        self.clip, self.phases, self.title = clip, phases, title
+        self.replays = fabric.device.type == "cuda" and fabric.world_size == 1
+        rate = torch.tensor(lr, device=fabric.device) if self.replays else lr  # a graph reads the rate from the GPU
+        adam = torch.optim.Adam(module.parameters(), rate, betas=(0.9, 0.99), fused=True, capturable=self.replays)
+        self.wrapped, self.optimizer = fabric.setup(module, adam)
+        self.average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema else None
+        self.replayed = ReplayedStep(self._advance) if self.replays else None
+
+    def __call__(self, batch: Batch, *, fraction: float, rate: float, where: str) -> Tensor:
+        """The loss of a batch, and the step that it asks for.
+
+        Args:
+            where: step and checkpoint, for the error message.
+        """
+        self.fraction, self.where = fraction, where
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["lr"].fill_(rate) if self.replays else rate
+        rank, processes = self.fabric.global_rank, self.fabric.world_size
+        batch = {name: self.fabric.to_device(tensor[rank::processes]) for name, tensor in batch.items()}
+        phase = sum(fraction >= end for end in self.phases)
+        value = self.replayed(batch, form=phase) if self.replays else self._advance(batch)
+        if self.average:
+            self.average.update_parameters(self.module)
         return value
 
-    def check(value: Tensor) -> None:
+    def _advance(self, batch: Batch) -> Tensor:
+        value = self.loss(self.wrapped, batch, self.fraction)
+        if not self.replays:
+            self.check(value)
+        self.optimizer.zero_grad()
+        self.fabric.backward(value)
+        norm = {"max_norm": self.clip, "error_if_nonfinite": not self.replays}
+        self.fabric.clip_gradients(self.wrapped, self.optimizer, **norm)
+        self.optimizer.step()
+        return value
+
+    def check(self, value: Tensor) -> None:
         if not torch.isfinite(value):
-            where = f"the last good checkpoint is {checkpoint}" if checkpoint else "no checkpoint was asked for"
-            raise FloatingPointError(
-                f"{title}: the loss is {value.item()} at step {step}; {where}; lower lr (now {lr:g}) or look for NaN pixels."
-            )
+            remedy = f"lower lr (now {self.lr:g}) or look for NaN pixels"
+            raise FloatingPointError(f"{self.title}: the loss is {value.item()} at {self.where}; {remedy}.")
 
-    def save() -> None:
-        if checkpoint is not None and fabric.is_global_zero:
-            parts = {
-                "identity": identity,
-                "module": module.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "average": average and average.state_dict(),
-            }
-            _write(checkpoint, parts | {"step": step, "spent": spent, "history": history})
-
-    def note(looked: dict) -> None:
-        history.append({"step": step, "loss": value.item(), "lr": now, "seconds": round(spent, 2)} | looked)
-
-    def look() -> dict:
-        seen = average or module
-        training, _ = seen.training, seen.eval()
+    def watched(self, watch: Callable[[nn.Module], dict]) -> dict:
+        """What watch says of the module in eval mode, averaged."""
+        module = self.average.module if self.average else self.module
+        training = module.training
+        module.eval()
         with torch.no_grad():
-            looked = watch(seen)
-        seen.train(training)
-        return looked
+            numbers = watch(module)
+        module.train(training)
+        return numbers
 
-    replayed = ReplayedStep(advance) if replays else None
-    start, written, looked_at = time.monotonic() - spent, time.monotonic(), spent
-    with tqdm(
-        total=steps,
-        initial=step,
-        desc=title,
-        file=sys.stderr,
-        mininterval=2,
-        dynamic_ncols=False,
-        ncols=100,
-        disable=not fabric.is_global_zero,
-    ) as bar:
-        while step < steps and spent < seconds:
-            fraction = max(step / steps, spent / seconds)
-            now = rate(fraction)
-            for group in optimizer.param_groups:
-                if replays:
-                    group["lr"].fill_(now)
-                else:
-                    group["lr"] = now
-            batch = {
-                key: fabric.to_device(value[fabric.global_rank :: fabric.world_size])
-                for key, value in batches(step).items()
-            }
-            value = replayed(batch, form=sum(fraction >= end for end in phases)) if replays else advance(batch)
-            step, spent = step + 1, time.monotonic() - start
-            ended = step == steps or spent >= seconds
-            saves = ended or time.monotonic() - written > checkpoint_seconds
-            if replays and (saves or step % UNREAD == 0):
-                check(value)
-            if watch and fabric.is_global_zero and (ended or spent - looked_at >= watch_seconds):
-                note(look())
-                start, looked_at = time.monotonic() - spent, spent
-            elif ended or step % every == 0 or spent / seconds >= (len(history) + 1) / 100:
-                note({})
-                bar.set_postfix_str(f"loss {value.item():.4f}", refresh=False)
-            # as many steps as the clock will allow
-            bar.total = min(steps, round(step / max(step / steps, spent / seconds)))
-            bar.update()
-            if saves:
-                save()
-                written = time.monotonic()
-    if average:
-        module.load_state_dict(average.state_dict())
-    return history
+    def state(self) -> dict:
+        average = self.average and self.average.state_dict()
+        return {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict(), "average": average}
+
+    def resume(self, state: dict) -> None:
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups if self.replays else ():
+            group["lr"] = group["lr"].to(self.fabric.device)
+        if self.average:
+            self.average.load_state_dict(state["average"])
+
+
+class _Run:
+    """Steps taken, time spent and history of a training; all of it is in the checkpoint."""
+
+    def __init__(self, learner: _Learner, batches, kept: "_Checkpoint", *, steps: int, seconds: float, rate):
+        self.learner, self.batches, self.kept = learner, batches, kept
+        self.steps, self.seconds, self.rate = steps, seconds, rate
+        self.step, self.spent, self.history = 0, 0.0, []
+        saved = kept.load()
+        if saved:
+            learner.resume(saved)
+            self.step, self.spent, self.history = saved["step"], saved["spent"], saved["history"]
+
+    @property
+    def fraction(self) -> float:
+        return max(self.step / self.steps, self.spent / self.seconds)
+
+    def finish(self, watch: Callable[[nn.Module], dict] | None, *, seconds: float) -> list[dict]:
+        """Take the steps that are left; watch is called every so many seconds."""
+        learner, first = self.learner, self.learner.fabric.is_global_zero
+        start, watched, every = time.monotonic() - self.spent, self.spent, max(1, self.steps // 100)
+        form = {"desc": learner.title, "file": sys.stderr, "mininterval": 2, "ncols": 100, "disable": not first}
+        with tqdm(total=self.steps, initial=self.step, **form) as bar:
+            while self.step < self.steps and self.spent < self.seconds:
+                rate, where = self.rate(self.fraction), f"step {self.step}; {self.kept}"
+                value = learner(self.batches(self.step), fraction=self.fraction, rate=rate, where=where)
+                self.step, self.spent = self.step + 1, time.monotonic() - start
+                ended = self.step == self.steps or self.spent >= self.seconds
+                saves = ended or self.kept.due()
+                if learner.replays and (saves or self.step % UNREAD == 0):
+                    learner.check(value)
+                if watch and first and (ended or self.spent - watched >= seconds):
+                    self._note(value, rate, learner.watched(watch))
+                    start, watched = time.monotonic() - self.spent, self.spent
+                elif ended or self.step % every == 0 or self.spent / self.seconds >= (len(self.history) + 1) / 100:
+                    self._note(value, rate, {})
+                    bar.set_postfix_str(f"loss {value.item():.4f}", refresh=False)
+                bar.total = min(self.steps, round(self.step / self.fraction))  # as many as the clock will allow
+                bar.update()
+                if saves and first:
+                    self.kept.save(learner.state() | {"step": self.step, "spent": self.spent, "history": self.history})
+        if learner.average:
+            learner.module.load_state_dict(learner.average.module.state_dict())
+        return self.history
+
+    def _note(self, value: Tensor, rate: float, numbers: dict) -> None:
+        row = {"step": self.step, "loss": value.item(), "lr": rate, "seconds": round(self.spent, 2)}
+        self.history.append(row | numbers)
+
+
+class _Checkpoint:
+    """The file that a training goes on from; path None: none is read or written."""
+
+    def __init__(self, path: str | Path | None, identity: str, *, seconds: float):
+        self.path, self.identity, self.seconds, self.written = path and Path(path), identity, seconds, time.monotonic()
+
+    def __str__(self) -> str:
+        return f"the last good checkpoint is {self.path}" if self.path else "no checkpoint was asked for"
+
+    def due(self) -> bool:
+        return time.monotonic() - self.written > self.seconds
+
+    def save(self, state: dict) -> None:
+        if self.path:
+            write_atomically(self.path, partial(torch.save, state | {"identity": self.identity}))
+        self.written = time.monotonic()
+
+    def load(self) -> dict | None:
+        if not self.path or not self.path.is_file():
+            return None
+        try:
+            saved = torch.load(self.path, map_location="cpu", weights_only=True)
+            if saved["identity"] == self.identity:
+                print(f"going on from step {saved['step']} of {self.path.name}", file=sys.stderr)
+                return saved
+            reason = "belongs to another training (code, data or settings differ)"
+        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError):
+            reason = "is no checkpoint of this version"
+        print(f"{self.path.name} {reason}: starting from step 0", file=sys.stderr)
+        return None
 
 
 def code_hash() -> str:
     """SHA-256 of the package's own sources, hexadecimal: a checkpoint of other code is not resumed."""
-    digest = hashlib.sha256()
-    root = Path(str(files("mptpn")))
+    digest, root = hashlib.sha256(), Path(str(files("mptpn")))
     for source in sorted(root.rglob("*.py")):
         digest.update(source.relative_to(root).as_posix().encode() + source.read_bytes())
     return digest.hexdigest()
 
 
+def _sampled(rate: Callable[[float], float] | None, steps: int) -> list[float] | None:
+    count = min(steps, 100_000)
+    return [rate(k / count) for k in range(count)] if rate else None
+
+
 def _identity(module: nn.Module, batches: Callable[[int], Batch], settings: tuple) -> str:
-    plain = (
-        (path, *item)
-        for path, part in module.named_modules()
-        for item in vars(part).items()
-        if item[0] not in FREE and type(item[1]) in PLAIN
-    )
+    """Hash of code, weights, construction of the module, first batch and settings."""
+    named = ((path, *item) for path, part in module.named_modules() for item in vars(part).items())
+    plain = [(path, name, value) for path, name, value in named if name not in FREE and type(value) in PLAIN]
     built = [(path, name, float(value) if type(value) is int else value) for path, name, value in plain]
     digest = hashlib.sha256(repr((settings, built, code_hash(), torch.__version__)).encode())
     for name, tensor in [*module.state_dict().items(), *module.named_buffers(), *batches(0).items()]:
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _load(checkpoint: str | Path | None, identity: str) -> dict | None:
-    if checkpoint is None or not Path(checkpoint).is_file():
-        return None
-    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    if saved["identity"] != identity:
-        print(
-            f"{Path(checkpoint).name} belongs to another training (code, data or settings differ): starting from step 0",
-            file=sys.stderr,
-        )
-        return None
-    print(f"going on from step {saved['step']} of {Path(checkpoint).name}", file=sys.stderr)
-    return saved
-
-
-def _write(checkpoint: str | Path, parts: dict) -> None:
-    write_atomically(checkpoint, lambda temporary: torch.save(parts, temporary))

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from mptpn.attention.retractable import DynamicPositionBias, retractable_attention
-from mptpn.attention.whole_image import whole_image_attention
+from mptpn.attention import DynamicPositionBias, retractable_attention, whole_image_attention
 from mptpn.networks.transformer import Block, RetractableTransformer
 from support import timing
 

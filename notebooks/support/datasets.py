@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mptpn.io.files import open_scan
 from mptpn.io.image import Image, image_from_array, luminance
-from mptpn.metrics import fitted
+from support.scores import fitted
 
 ADDRESS = "https://raw.githubusercontent.com"
 TIMEOUT = 20  # s without an answer

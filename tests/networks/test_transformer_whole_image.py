@@ -5,9 +5,7 @@ nothing remembered.
 import pytest
 import torch
 
-from mptpn.attention import whole_image
-from mptpn.attention.retractable import DynamicPositionBias, retractable_attention
-from mptpn.attention.whole_image import whole_image_attention
+from mptpn.attention import DynamicPositionBias, retractable_attention, whole_image, whole_image_attention
 from mptpn.networks.transformer import Block, RetractableTransformer
 from mptpn.random import generator
 

@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from mptpn.random import generator
-from mptpn.super_resolution.bicubic import resize, shrink
-from mptpn.super_resolution.inference import enlarge, scores
-from mptpn.super_resolution.network import SuperResolutionNetwork
+from mptpn.super_resolution import SuperResolutionNetwork, enlarge, resize, shrink
 from mptpn.training import loop
+from support.super_resolution_scores import scores
 from support.super_resolution_sets import scenes, training_images
 from support.super_resolution_training import Patches, rate, train
 

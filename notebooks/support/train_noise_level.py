@@ -1,0 +1,41 @@
+"""Train the noise-level network that ships with the package: .venv/bin/python reproduce/noise_level.py OUT [STEPS];
+about 15 minutes on one core.
+"""
+
+import hashlib
+import sys
+from pathlib import Path
+
+import torch
+
+from mptpn.networks.noise_level import NoiseLevelNetwork
+from mptpn.networks.weights import save_weights
+from mptpn.training import loop
+from support import datasets, noise_level_training
+
+
+def main(out: str, steps: int = 7000) -> None:
+    photos = {split: [image.pixels for image in datasets.natural(split)] for split in ("train", "val")}
+    fabric = loop.launch(threads=1)
+    torch.manual_seed(0)
+    network = NoiseLevelNetwork()
+    noise_level_training.train(
+        network, photos["train"], steps=steps, fabric=fabric, checkpoint=Path(out) / "noise_level.checkpoint.pt"
+    )
+    calibration = noise_level_training.calibrate(network.eval(), photos["val"])
+    seen = hashlib.sha256(
+        "".join(image.sha256 for split in ("train", "val") for image in datasets.natural(split)).encode()
+    ).hexdigest()
+    note = {
+        "photos": "BSDS500 train and test, DIV2K 0801-0880; calibrated on DIV2K 0881-0890",
+        "sha256_of_photos": seen,
+        "steps": steps,
+        "seed": 0,
+    }
+    print(
+        save_weights(Path(out) / "noise_level.safetensors", network, arguments={}, note=note | calibration), calibration
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -1,0 +1,96 @@
+"""EMCCD noise: its moments and distribution, and its detection, which leaves Gaussian noise Gaussian."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import ks_2samp
+
+from mptpn.api import in_unit
+from mptpn.noise.emccd import EMCCD, detect_emccd
+from mptpn.noise.estimate import estimate_noise_model
+from mptpn.noise.models import CorrelatedGaussian, NoiseLevelFunction, PoissonGaussian
+from mptpn.random import generator
+from support.two_sample import draw
+
+LINE = PoissonGaussian(0.02, gain=0.03, black=0.05)
+
+
+def content(*, key: int, height: int = 201, width: int = 263) -> torch.Tensor:
+    """Smooth blobs on a dark ground, as cells are."""
+    row, col = torch.meshgrid(torch.arange(height) / 17, torch.arange(width) / 23, indexing="ij")
+    return (0.06 + 0.5 * (row.sin() * (col + key).cos()).clamp_min(0) ** 2)[None, None]
+
+
+@pytest.mark.parametrize("read", [0.2, 1.0])
+def test_drawn_noise_has_the_moments_that_are_stated(read):
+    noise_model, clean = EMCCD(0.02, gain=0.03, black=0.05, read=read), torch.full((1, 1, 701, 700), 0.25)
+    noise = noise_model.sample(clean, generator=generator(2)).double() - 0.25
+    variance = 0.03 * 0.2 + 0.02**2
+    # relative errors of n = 490 700 draws: sqrt((kurtosis - 1) / n) = 0.25 %, and about sqrt(15 + ...) / (skewness
+    # sqrt(n)) = 1.2 %; four of each
+    assert abs(float(noise.mean())) < 4 * math.sqrt(variance) / 700
+    assert float((noise**2).mean()) == pytest.approx(variance, rel=0.01)
+    assert float(noise_model.variance(clean).mean()) == pytest.approx(variance, rel=1e-5)
+    assert float((noise**3).mean()) == pytest.approx(1.5 * 0.03 * (variance - read * 0.02**2), rel=0.05)
+
+
+@pytest.mark.parametrize("clean", [0.05, 0.07])
+@pytest.mark.parametrize("read", [0.1, 0.6])
+def test_drawn_noise_is_that_of_a_poisson_number_of_exponential_electrons(clean, read):
+    """Against NumPy's draws (Kolmogorov-Smirnov); with a quarter of the read noise they differ."""
+    random, count = np.random.default_rng(4), 20_000
+    rate = (0.03 * (clean - 0.05) + (1 - read) * 0.02**2) / (2 * 0.015**2)
+    electrons = np.array([random.exponential(size=number).sum() for number in random.poisson(rate, count)])
+    wanted = clean + 0.015 * (electrons - rate) + 0.02 * read**0.5 * random.standard_normal(count)
+
+    def p_value(share: float) -> float:
+        noise_model = EMCCD(0.02, gain=0.03, black=0.05, read=share)
+        drawn = noise_model.sample(torch.full((count,), clean, dtype=torch.float64), generator=generator(4))
+        return ks_2samp(drawn.numpy(), wanted).pvalue
+
+    assert p_value(read) > 1e-3 > p_value(read / 4)
+
+
+def test_an_estimate_in_another_unit_keeps_the_share_of_read_noise():
+    found = estimate_noise_model([LINE.sample(content(key=0, height=64, width=71), generator=generator(5))])
+    moved = in_unit(replace(found, noise_model=EMCCD(0.02, gain=0.03, black=0.05, read=0.3)), 100.0, zero=-7.0)
+    assert moved.noise_model == EMCCD(2.0, gain=3.0, black=-2.0, read=0.3)
+
+
+@pytest.mark.parametrize("read", [0.1, 0.5])
+@pytest.mark.parametrize("bits", [None, 255])
+def test_the_share_of_read_noise_is_found_from_a_noisy_image(read, bits):
+    """Within a step of READ_SHARES, from noise alone: recorded in floating point, or in 8 bits and cut off at 0."""
+    noise_model = EMCCD(0.02, gain=0.03, black=0.05, read=read)
+    noisy = draw([content(key=1)], noise_models=[noise_model], seed=1)[0]
+    noisy = noisy if bits is None else (noisy * bits).round().clamp(0, bits) / bits
+    found = detect_emccd(noisy, noise_model=LINE)
+    assert isinstance(found, EMCCD) and found.read == pytest.approx(read, abs=0.101)
+    assert (found.sigma, found.gain, found.black) == (LINE.sigma, LINE.gain, LINE.black)
+
+
+@pytest.mark.parametrize("key", range(3))
+def test_gaussian_noise_of_the_same_variance_stays_gaussian(key):
+    noisy = draw([content(key=key)], noise_models=[LINE], seed=key)[0]
+    assert detect_emccd(noisy, noise_model=LINE) is LINE
+    assert detect_emccd((noisy * 255).round().clamp(0, 255) / 255, noise_model=LINE) is LINE
+
+
+def test_models_without_gain_or_with_correlation_are_left_alone():
+    noisy = draw([content(key=1)], noise_models=[EMCCD(0.02, gain=0.03, black=0.05)], seed=1)[0]
+    for noise_model in (
+        PoissonGaussian(0.05),
+        NoiseLevelFunction((0.0, 1.0), (0.01, 0.02)),
+        CorrelatedGaussian(LINE, ((0.1, 0.2, 0.1), (0.2, 1.0, 0.2), (0.1, 0.2, 0.1))),
+        EMCCD(0.02, gain=0.03),
+    ):
+        assert detect_emccd(noisy, noise_model=noise_model) is noise_model
+
+
+@pytest.mark.parametrize("numbers", [{"read": 0.0}, {"read": 1.2}, {"gain": 0.0}, {"sigma": 0.0}])
+def test_impossible_numbers_are_refused(numbers):
+    with pytest.raises(ValueError, match="must be above 0"):
+        EMCCD(**({"sigma": 0.1, "gain": 0.1, "read": 0.5} | numbers))
