@@ -80,6 +80,14 @@ def test_commands_of_the_pages_have_their_options(command):
     assert [option for option in asked if option not in known] == []
 
 
+def test_modules_that_the_changes_name_as_new_exist():
+    cells = [line.split("|")[2] for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line.startswith("| `")]
+    modules = {name for cell in cells for name in re.findall(r"`(mptpn[\w.]+)`", cell)}
+    places = {name: ROOT / name.replace(".", "/") for name in modules}
+    assert len(modules) > 20
+    assert [name for name, place in places.items() if not (place.is_dir() or place.with_suffix(".py").exists())] == []
+
+
 def means(name: str) -> pd.DataFrame:
     scores = pd.read_csv(ROOT / f"figures/{name}.csv")
     return scores.groupby(["test", "method"] if "test" in scores else "method").psnr_db.mean()
