@@ -30,9 +30,9 @@ def code_hash(notebook: str) -> str:
     cells = "\n".join("".join(cell["source"]) for cell in notebook_cells(notebook) if cell["cell_type"] == "code")
     cells = read(re.sub(r"^([ \t]*)([%!].*)$", lambda m: f"{m[1]}magic({m[2]!r})", cells, flags=re.MULTILINE), "")
     modules = {name: read_module(name) for name in sorted(modules_behind(cells))}
-    names_of_weights = read_module(CATALOGUE).pairs if module_path(CATALOGUE) else {}
+    stems = read_module(CATALOGUE).pairs if module_path(CATALOGUE) else {}
     strings = cells.strings.union(*(code.strings for name, code in modules.items() if name != CATALOGUE))
-    wanted = {names_of_weights.get(text, text.removesuffix(".safetensors")) for text in strings}
+    wanted = {stems.get(text, text.removesuffix(".safetensors")) for text in strings}
     weights = [file for file in sorted((REPOSITORY / "mptpn/weights").glob("*.safetensors")) if file.stem in wanted]
     parts = [cells.structure, *([name, code.structure] for name, code in modules.items())]
     parts += [hashlib.sha256(file.read_bytes()).hexdigest() for file in weights]
@@ -49,26 +49,25 @@ def modules_behind(code: Code) -> set[str]:
     return found
 
 
+@cache
 def modules_of(full_name: str) -> set[str]:
-    """The modules that a full name opens: each of its packages, itself if it is one, and where its package imports
-    lazily, by a dict in its __init__ of name -> module, that module.
+    """The modules that a full name opens: its packages, itself if it is one, or that from which its package imports it
+    lazily, by a dict in __init__ of name -> module.
     """
     package, _, name = full_name.rpartition(".")
-    found = {full_name} if module_path(full_name) else set()
-    if package:
-        found |= modules_of(package)
-        lazy = read_module(package).pairs.get(name) if package in found and not module_path(full_name) else None
-        found |= modules_of(lazy) | modules_of(f"{package}.{lazy.lstrip('.')}") if lazy else set()
+    found = modules_of(package) if package else set()
+    if module_path(full_name):
+        found.add(full_name)
+    elif package in found and (lazy := read_module(package).pairs.get(name)):
+        found |= modules_of(lazy) | modules_of(f"{package}.{lazy.lstrip('.')}")
     return found
 
 
 def module_path(name: str) -> Path | None:
     """Source file of a module or package of mptpn or of notebooks/support; None for all others."""
-    if name.split(".")[0] not in ("mptpn", "support"):
-        return None
-    bases = [folder / name.replace(".", "/") for folder in (REPOSITORY, REPOSITORY / "notebooks")]
-    files = [file for base in bases for file in (base / "__init__.py", base.with_suffix(".py"))]
-    return next((file for file in files if file.exists()), None)
+    roots = {"mptpn": REPOSITORY, "support": REPOSITORY / "notebooks"}
+    base = roots.get(name.split(".")[0], Path("nowhere")) / name.replace(".", "/")
+    return next((file for file in (base / "__init__.py", base.with_suffix(".py")) if file.exists()), None)
 
 
 def read_module(name: str) -> Code:
@@ -79,29 +78,24 @@ def read_module(name: str) -> Code:
 @cache
 def read(source: str, package: str) -> Code:
     """Package: where relative imports start."""
-    tree, local, names = ast.parse(source), {}, set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-            local |= {alias.asname or alias.name.split(".")[0]: alias.name.split(".")[0] for alias in node.names}
-            local |= {alias.asname: alias.name for alias in node.names if alias.asname}
-        elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
-            local |= {
-                alias.asname or alias.name: ".".join(filter(None, [*above, node.module, alias.name]))
-                for alias in node.names
-            }
-    taken = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
-    names |= {*local.values(), *(f"{local[node.value.id]}.{node.attr}" for node in taken if node.value.id in local)}
-    strings = {str(node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant)}
-    items = [
-        item
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Dict)
-        for item in zip(node.keys, node.values, strict=True)
-    ]
-    pairs = {k.value: v.value for k, v in items if isinstance(k, ast.Constant) and isinstance(v, ast.Constant)}
-    return Code(json.dumps(structure(tree)), names, strings, pairs)
+    nodes, local, names, pairs = list(ast.walk(ast.parse(source))), {}, set(), {}
+    for node in nodes:
+        for alias in node.names if isinstance(node, (ast.Import, ast.ImportFrom)) else []:
+            origin = alias.name
+            if isinstance(node, ast.ImportFrom):
+                above = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
+                origin = ".".join(filter(None, [*above, node.module, alias.name]))
+            names.add(origin)
+            whole = isinstance(node, ast.ImportFrom) or alias.asname
+            local[alias.asname or alias.name.split(".")[0]] = origin if whole else origin.split(".")[0]
+        if isinstance(node, ast.Dict):
+            constants = [getattr(part, "value", None) for part in (*node.keys, *node.values)]
+            pairs |= dict(zip(constants[: len(node.keys)], constants[len(node.keys) :], strict=True))
+    taken = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+    names |= {f"{local[node.value.id]}.{node.attr}" for node in taken if node.value.id in local}
+    strings = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    pairs = {key: value for key, value in pairs.items() if isinstance(key, str) and isinstance(value, str)}
+    return Code(json.dumps(structure(nodes[0])), names, strings, pairs)
 
 
 def structure(node) -> list | str:

@@ -10,7 +10,7 @@ import ast
 import os
 import sys
 
-from presets import REPOSITORY, UsageError, nearest, notebook_cells, tasks
+from presets import REPOSITORY, nearest, notebook_cells, tasks
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("notebook")
@@ -18,12 +18,9 @@ parser.add_argument("--preset", default="quick")
 parser.add_argument("--variant", default="")
 parser.add_argument("--runs", default=REPOSITORY / "runs", help="where runs are written")
 arguments = parser.parse_args()
-name = f"{arguments.notebook}-{arguments.variant}" if arguments.variant else arguments.notebook
-try:
-    if name not in (known := tasks(arguments.preset)):
-        raise UsageError(f"preset {arguments.preset} has no run {name!r}{nearest(name, known)}.")
-except UsageError as error:
-    sys.exit(f"plain: {error}")
+known, name = tasks(arguments.preset), "-".join(filter(None, (arguments.notebook, arguments.variant)))
+if name not in known:
+    sys.exit(f"plain: preset {arguments.preset} has no run {name!r}{nearest(name, known)}.")
 out = os.path.abspath(os.path.join(arguments.runs, arguments.preset))
 os.environ["MPLBACKEND"] = "agg"
 os.chdir(REPOSITORY / "notebooks")

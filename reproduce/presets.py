@@ -45,11 +45,9 @@ def load_preset(name: str) -> dict:
 
 
 def tasks(preset_name: str) -> dict[str, Task]:
-    """Every run that the preset asks for, by name.
+    """Every run that the preset asks for, by name; UsageError: an unknown notebook or parameter or type.
 
-    A notebook with the parameter `variant` runs once for each of the preset's variants, once where it has none; one
-    with `variants` gets their names.
-    UsageError: an unknown notebook, an unknown parameter or a value of another type.
+    A notebook with the parameter `variant` runs once for each variant, once without any; `variants` gets their names.
     """
     preset, found = load_preset(preset_name), {}
     for notebook, given in preset["notebooks"].items():
@@ -69,13 +67,11 @@ def check(given: dict, declared: dict, where: str) -> None:
     """UsageError if a given parameter is unknown or ill-typed; an int passes for a float, a bool never for a number."""
     for name, value in given.items():
         if name not in declared:
-            raise UsageError(
-                f"{where}: the notebook has no parameter {name!r} (given {value!r}){nearest(name, declared)}."
-            )
-        kind = declared[name][0]
+            raise UsageError(f"{where} has no parameter {name!r} (given {value!r}){nearest(name, declared)}.")
+        kind, found = declared[name][0], type(value).__name__
         if not isinstance(value, TYPES[kind]) or (isinstance(value, bool) and kind in ("int", "float")):
-            hint = " (YAML wants a dot in 1.0e-3)" if kind == "float" else ""
-            raise UsageError(f"{where}: {name} = {value!r} is {type(value).__name__}, the notebook wants {kind}{hint}.")
+            hint = " (in YAML 1e-3 is text: write 1.0e-3)" if kind == "float" else ""
+            raise UsageError(f"{where}: {name} = {value!r} is {found}, the notebook wants {kind}{hint}.")
 
 
 def nearest(name: str, known) -> str:

@@ -22,24 +22,23 @@ ENDS = (".png", ".csv", ".json")
 
 def main() -> int:
     """Exit code: 0 published (or nothing wrong), 1 something is missing or stale, 2 wrong input."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="./reproduce/publish", description=__doc__, formatter_class=formatter)
+    parser = argparse.ArgumentParser(prog="./reproduce/publish", description=__doc__)
     add = parser.add_argument
     add("--preset", default="quick", metavar="NAME", help="publish this preset's figures, default: quick")
     add("--runs", type=Path, default=REPOSITORY / "runs", metavar="DIR", help="where the runs are, default: runs/")
     add("--check", action="store_true", help="only say what is wrong in figures/")
-    add("--restamp", nargs="+", metavar="PRESET", help="write the new code hash into these presets' figures")
+    add(
+        "--restamp", nargs="+", metavar="PRESET", default=[], help="write the new code hash into these presets' figures"
+    )
     add("--reason", metavar="TEXT", help="for --restamp: the proof that the results are the same")
     given = parser.parse_args()
+    if bool(given.restamp) != bool(given.reason):
+        parser.error("--restamp and --reason go together")
     try:
-        if bool(given.restamp) != bool(given.reason):
-            raise UsageError("--restamp and --reason go together.")
-        for preset in given.restamp or [given.preset]:
+        for preset in [given.preset, *given.restamp]:
             load_preset(preset)
-        if given.check:
-            wrong = faults()
-        else:
-            wrong = restamp(given.restamp, given.reason) if given.restamp else publish(given.preset, given.runs)
+        stamped = restamp(given.restamp, given.reason) if given.restamp else None
+        wrong = faults() if given.check else publish(given.preset, given.runs) if stamped is None else stamped
     except UsageError as error:
         print(f"publish: {error}", file=sys.stderr)
         return 2
@@ -78,19 +77,15 @@ def publish(preset: str, runs: Path) -> list[str]:
 
 def not_of_this_run(name: str, task: Task, folder: Path) -> list[str]:
     """Why the run's figure is not what the committed notebook draws with the preset; empty if it is."""
-    record, files = folder / f"done/{task.name}.json", [f"figures/{name}{end}" for end in ENDS]
-    if not record.exists():
-        return [f"{name}: {task.name} has not run to its end."]
-    ran = json.loads(record.read_text())
-    if ran["code"] != code_hash(task.notebook):
-        return [f"{name}: {task.name} ran with other code (hash {ran['code']})."]
-    if ran["given"] != task.given:
-        return [f"{name}: {task.name} ran with other parameters ({ran['given']})."]
-    for file in files:
-        bytes_now = (folder / file).read_bytes() if (folder / file).exists() else b""
-        if ran["files"].get(file) != hashlib.sha256(bytes_now).hexdigest():
-            return [f"{name}: {file} is not what {task.name} wrote in its last run."]
-    return uncommitted(name, json.loads((folder / files[2]).read_text()))
+    record = folder / f"done/{task.name}.json"
+    ran = json.loads(record.read_text()) if record.exists() else {}
+    if (ran.get("code"), ran.get("given")) != (code_hash(task.notebook), task.given):
+        return [f"{name}: {task.name} has not run to its end with this code and these parameters."]
+    for file in [folder / f"figures/{name}{end}" for end in ENDS]:
+        data = file.read_bytes() if file.exists() else b""
+        if ran["files"].get(f"figures/{file.name}") != hashlib.sha256(data).hexdigest():
+            return [f"{name}: {file.name} is not what {task.name} wrote in its last run."]
+    return uncommitted(name, json.loads((folder / f"figures/{name}.json").read_text()))
 
 
 def uncommitted(name: str, about: dict) -> list[str]:
@@ -106,20 +101,19 @@ def parameters(task: Task) -> dict:
 def restamp(presets: list[str], proof: str) -> list[str]:
     """Write the code hash as it is now, and the proof, into the figures; returns those to draw again."""
     wrong = []
-    for name, (preset, task) in declared_figures().items():
-        if preset in presets:
-            about = json.loads((REPOSITORY / f"figures/{name}.json").read_text())
-            if about["parameters"] == parameters(task):
-                origin = {"from": about["commit"], "proof": proof}
-                stamp(name, about | {"code": code_hash(task.notebook), "restamped": origin})
-            else:
-                wrong.append(f"{name}: not stamped, the parameters of {task.name} have changed: draw it again.")
+    for name, (_, task) in ((n, figure) for n, figure in declared_figures().items() if figure[0] in presets):
+        about = json.loads((REPOSITORY / f"figures/{name}.json").read_text())
+        if about["parameters"] == parameters(task):
+            restamped = {"from": about["commit"], "proof": proof}
+            stamp(name, about | {"code": code_hash(task.notebook), "restamped": restamped})
+        else:
+            wrong.append(f"{name}: not stamped, the parameters of {task.name} have changed: draw it again.")
     return wrong
 
 
 def stamp(name: str, about: dict) -> None:
-    replace(f"{name}.json", (json.dumps(about, indent=1) + "\n").encode())
     print(f"figures/{name}")
+    replace(f"{name}.json", (json.dumps(about, indent=1) + "\n").encode())
 
 
 def replace(name: str, data: bytes) -> None:

@@ -31,7 +31,7 @@ REQUIREMENTS = sum(EXTRAS.values(), NEEDED)
 CONSTRAINTS = ROOT / "reproduce/constraints.txt"
 IMPORT_ALL = "import ipywidgets, jupyterlab, mptpn.api, nbval, papermill, seaborn, sklearn, snakemake, torch"
 NOT_IN_THE_PACKAGE = (
-    "jupyterlab pytest nbval snakemake papermill nbconvert nbformat seaborn ipywidgets pandas pooch sklearn yaml"
+    "jupyterlab pytest nbval snakemake papermill nbconvert nbformat seaborn ipywidgets pandas pooch sklearn"
 )
 
 

@@ -1,17 +1,17 @@
 """Times the hashed attention alone at NLSN's shape: the kernels and the sorted chunks against the gather / einsum form
-of the public code.
-
-Each form is first compared with float64 in output and both gradients, in the same order of tokens; one that errs too
-much is reported and not timed, and exits with 1 if it is triton. So does a form that is not `--at-least` so many times
-faster than gathered. On a GPU times are of CUDA events.
+of the public code. From the folder notebooks:
 
 python -m support.hashed_attention_speed --device cuda --dtype bfloat16 --sides 48 96 192 256 --at-least triton 3
 python -m support.hashed_attention_speed --device cuda --dtype bfloat16 --sides 48 --batch 16 --at-least triton 3
+
+Each form is first compared with float64 in output and both gradients, in the same order of tokens. One that errs too
+much is reported and not timed; if it is triton or that of --at-least, the exit code is 1, as where this form is not so
+many times faster than gathered.
 """
 
 import argparse
+import statistics
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -20,47 +20,79 @@ from torch import Tensor
 
 from mptpn.attention.hashed import attend, hashed_attention, rotations_from_seed, sorted_tokens
 from mptpn.random import generator
+from support import timing
 
 NAMES = ("output", "gradient of match", "gradient of values")
 
 
-def milliseconds(call: Callable[[], object], *, device: str, repeats: int) -> float:
-    """Median time of a call, ms, after three to warm up; on a GPU between CUDA events, so a wait for the CPU between
-    kernels counts and the last one's not.
-    """
-    for _ in range(3):
-        call()
-    if device != "cuda":
-        spent = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            call()
-            spent.append(1e3 * (time.perf_counter() - start))
-        return sorted(spent)[repeats // 2]
-    spent = []
-    for _ in range(repeats):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize()
-        start.record()
-        call()
-        end.record()
-        torch.cuda.synchronize()
-        spent.append(start.elapsed_time(end))
-    return sorted(spent)[repeats // 2]
+def main() -> None:
+    """One line a side, pass and form: ms, how many times faster than gathered, most memory beside the inputs, MiB."""
+    given = read_arguments()
+    rotations = rotations_from_seed(0, rounds=given.rounds, features=given.features // 4).to(given.device)
+    settings, failures = {"rotations": rotations, "chunk_size": given.chunk_size}, []
+    wanted, least = given.at_least
+    for side in given.sides:
+        inputs = random_inputs(given, side)
+        wrong = inexact(*inputs, **settings, backends=given.backends)
+        failures += [f"{side} px: {name} is inexact" for name in sorted(wrong & {"triton", wanted})]
+        exact = [name for name in given.backends if name not in wrong]
+        for title, backward in (("forward", False), ("forward and backward", True)):
+            form = partial(run, *inputs, backward=backward)
+            calls = {name: partial(form, partial(hashed_attention, **settings, backend=name)) for name in exact}
+            times = timing.race(calls, device=given.device, seconds=given.seconds)
+            times = {name: statistics.median(values) for name, values in times.items()}
+            for name, time in times.items():
+                memory = timing.peak_bytes(calls[name], device=given.device) / 2**20
+                faster = f"{times['gathered'] / time:5.2f}x"
+                where = f"{given.batch:3d} x {side:4d} px  {title:21s} {name:9s}"
+                print(f"{where} {time:9.2f} ms {faster} {memory:9.0f} MiB", flush=True)
+                if name == wanted and not times["gathered"] / time >= least:
+                    failures += [f"{side} px, {title}: {name} is {faster} as fast as gathered, less than {least:g}"]
+    if failures:
+        sys.exit("\n".join(failures))
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--sides", type=int, nargs="+", default=[48, 96], help="of the low-resolution image, px")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--chunk-size", type=int, default=144)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--features", type=int, default=256)
+    parser.add_argument("--seconds", type=float, default=2.0, help="about how long each comparison lasts")
+    parser.add_argument("--backends", nargs="+", help="beside gathered; chunked, and on a GPU triton")
+    parser.add_argument("--at-least", nargs=2, metavar=("BACKEND", "FACTOR"), default=("", "0"))
+    given = parser.parse_args()
+    if min(given.batch, given.chunk_size, given.rounds, *given.sides) < 1 or given.features < 4:
+        parser.error("batch, chunk-size, rounds and sides start at 1, features at 4")
+    given.backends = ["gathered", *(given.backends or ["chunked", *(["triton"] if given.device == "cuda" else [])])]
+    if given.at_least[0] not in ("", *given.backends[1:]):
+        parser.error(f"--at-least {given.at_least[0]}: timed are {', '.join(given.backends[1:])}")
+    try:
+        given.at_least = given.at_least[0], float(given.at_least[1])
+    except ValueError:
+        parser.error(f"--at-least {' '.join(given.at_least)}: give a number of times")
+    return given
+
+
+def random_inputs(given: argparse.Namespace, side: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Match, values and the gradient of the output, [B, N, features / 4 or features]."""
+    widths = [given.features // 4, given.features, given.features]
+    drawn = torch.randn(given.batch, side * side, sum(widths), generator=generator(side))
+    drawn = drawn.to(given.device, getattr(torch, given.dtype))
+    match, values, above = (part.contiguous() for part in drawn.split(widths, dim=-1))
+    return match.requires_grad_(), values.requires_grad_(), above
 
 
 def run(
-    attention: Callable[[Tensor, Tensor], Tensor], match: Tensor, values: Tensor, above: Tensor, *, backward: bool
+    match: Tensor, values: Tensor, above: Tensor, attention: Callable[[Tensor, Tensor], Tensor], *, backward: bool
 ) -> list[Tensor]:
     """Output, and where backward the gradients of match and values."""
     with torch.set_grad_enabled(backward):
         out = attention(match, values)
         return [out, *torch.autograd.grad(out, (match, values), above.to(out.dtype))] if backward else [out]
-
-
-def errors(found: list[Tensor], truth: list[Tensor]) -> list[float]:
-    """|found - truth| / |truth| of each."""
-    return [((x.double() - y).norm() / y.norm()).item() for x, y in zip(found, truth, strict=True)]
 
 
 def inexact(
@@ -71,104 +103,21 @@ def inexact(
     """
     # of the low precision: in another, tokens may change their bucket
     order = sorted_tokens(match, rotations=rotations, chunk_size=chunk_size)
+    forms = {name: partial(attend, order=order, chunk_size=chunk_size, backend=name) for name in backends}
     double = [x.detach().double().requires_grad_() for x in (match, values)]
-    truth = [
-        x.detach()
-        for x in run(
-            partial(attend, order=order, chunk_size=chunk_size, backend="chunked"),
-            *double,
-            above.double(),
-            backward=True,
-        )
-    ]
+    chunked = partial(attend, order=order, chunk_size=chunk_size, backend="chunked")
+    truth = [x.detach() for x in run(*double, above.double(), chunked, backward=True)]
     found, wrong = {}, set()
-    for backend in backends:
-        one = run(
-            partial(attend, order=order, chunk_size=chunk_size, backend=backend), match, values, above, backward=True
-        )
-        found[backend] = errors(one, truth)
-        # NaN is worse
-        worse = [
-            name
-            for name, ours, plain in zip(NAMES, found[backend], found["gathered"], strict=True)
-            if not ours <= 2 * plain
-        ]
+    for name, form in forms.items():
+        results = run(match, values, above, form, backward=True)
+        found[name] = [((x.double() - y).norm() / y.norm()).item() for x, y in zip(results, truth, strict=True)]
+        pairs = zip(NAMES, found[name], found["gathered"], strict=True)
+        worse = [of for of, ours, plain in pairs if not ours <= 2 * plain]  # NaN is worse
         verdict = f"; {', '.join(worse)} more than twice that of gathered: not timed" if worse else ""
-        each = ", ".join(f"{name} {error:.1e}" for name, error in zip(NAMES, found[backend], strict=True))
-        print(f"          {backend:9s} error {each}{verdict}", flush=True)
-        wrong |= {backend} if worse else set()
+        each = ", ".join(f"{of} {error:.1e}" for of, error in zip(NAMES, found[name], strict=True))
+        print(f"          {name:9s} error {each}{verdict}", flush=True)
+        wrong |= {name} if worse else set()
     return wrong
-
-
-def main() -> None:
-    """One line a side, pass and backend: ms, how many times faster than gathered, and on a GPU the most memory beside
-    the inputs, MiB.
-    """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--sides", type=int, nargs="+", default=[48, 96], help="of the low-resolution image, px")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--chunk-size", type=int, default=144)
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--features", type=int, default=256)
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--backends", nargs="+", help="beside gathered; chunked, and on a GPU triton")
-    parser.add_argument(
-        "--at-least",
-        nargs=2,
-        metavar=("BACKEND", "FACTOR"),
-        help="exit with 1 where a time of this form is not so many times shorter",
-    )
-    given = parser.parse_args()
-    if min(given.batch, given.chunk_size, given.rounds, given.repeats, *given.sides) < 1 or given.features < 4:
-        parser.error("batch, chunk-size, rounds, repeats and sides start at 1, features at 4")
-    backends = ["gathered", *(given.backends or ["chunked", *(["triton"] if given.device == "cuda" else [])])]
-    settings = {
-        "rotations": rotations_from_seed(0, rounds=given.rounds, features=given.features // 4).to(given.device),
-        "chunk_size": given.chunk_size,
-    }
-    widths, wrong, slow = [given.features // 4, given.features, given.features], set(), []
-    wanted, least = given.at_least or ("", "0")
-    if wanted and wanted not in backends[1:]:
-        parser.error(f"--at-least {wanted}: timed are {', '.join(backends[1:])}")
-    try:
-        least = float(least)
-    except ValueError:
-        parser.error(f"--at-least {wanted} {least}: give a number of times")
-    for side in given.sides:
-        drawn = torch.randn(given.batch, side * side, sum(widths), generator=generator(side)).to(
-            given.device, getattr(torch, given.dtype)
-        )
-        match, values, above = (x.contiguous() for x in drawn.split(widths, dim=-1))
-        match, values = match.requires_grad_(), values.requires_grad_()
-        here = inexact(match, values, above, **settings, backends=backends)
-        wrong |= here
-        times = {}
-        for backend in [name for name in backends if name not in here]:
-            for backward in (False, True):
-                call = partial(
-                    run, partial(hashed_attention, **settings, backend=backend), match, values, above, backward=backward
-                )
-                memory = ""
-                if given.device == "cuda":
-                    call()
-                    torch.cuda.reset_peak_memory_stats()
-                    before = torch.cuda.memory_allocated()
-                    call()
-                    memory = f"{(torch.cuda.max_memory_allocated() - before) / 2**20:9.0f} MiB"
-                times[backend, backward] = milliseconds(call, device=given.device, repeats=given.repeats)
-                name = "forward and backward" if backward else "forward"
-                faster = times["gathered", backward] / times[backend, backward]
-                print(
-                    f"{given.batch:3d} x {side:4d} px  {name:21s} {backend:9s} {times[backend, backward]:9.2f} ms {faster:5.2f}x {memory}",
-                    flush=True,
-                )
-                slow += [f"{side} px, {name}: {faster:.2f}x"] if backend == wanted and not faster >= least else []
-    if slow:
-        print(f"{wanted} is less than {least:g} times faster than gathered: {'; '.join(slow)}", file=sys.stderr)
-    if "triton" in wrong or wanted in wrong or slow:
-        sys.exit(1)
 
 
 if __name__ == "__main__":

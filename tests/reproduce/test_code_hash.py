@@ -28,6 +28,7 @@ def repository(tmp_path, monkeypatch):
     """A notebook on a small package; `repository(file=text)` writes a file and returns the hash."""
     for module in (presets, code_hash):
         monkeypatch.setattr(module, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(code_hash, "modules_of", code_hash.modules_of.__wrapped__)  # not those of this repository
 
     def write(**files: str) -> str:
         for name, text in files.items():

@@ -28,6 +28,7 @@ def repository(tmp_path, monkeypatch) -> Path:
     make_repository(tmp_path)
     for module in (presets, code_hash, publish):
         monkeypatch.setattr(module, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(code_hash, "modules_of", code_hash.modules_of.__wrapped__)  # not those of this repository
     for folder in ("figures", "runs/single/figures", "runs/single/done"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "reproduce/figures.yaml").write_text(f"levels: {{notebook: {NAME}, preset: single}}\n")

@@ -1,6 +1,4 @@
-"""The speed script: a form that errs too much is reported and left out, the others are timed, and triton's failure is
-the script's.
-"""
+"""The speed measurement: a form that errs too much is reported and not timed, and triton's failure is the program's."""
 
 import sys
 
@@ -9,78 +7,59 @@ import pytest
 import torch
 
 from mptpn.attention.hashed import attend
+from support import hashed_attention_speed as speed
 
 
 @pytest.fixture
-def spoiled(monkeypatch):
-    """Run the script for one small image with a form that adds 1 to its output; triton stands for the sorted chunks
-    here.
-    """
+def measure(monkeypatch):
+    """Run the program on one small image with a form that adds 1 to its output; sorted chunks stand for triton here."""
 
-    def run(name: str, *backends: str, more: str = "") -> None:
-        def faulty(match, values, order, *, chunk_size, backend):
+    def run(faulty: str, options: str) -> None:
+        def spoiled(match, values, order, *, chunk_size, backend):
             out = attend(match, values, order, chunk_size=chunk_size, backend=backend.replace("triton", "chunked"))
-            return out + 1 if backend == name and match.dtype == torch.float32 else out  # the truth is float64
+            return out + 1 if backend == faulty and match.dtype == torch.float32 else out  # the truth is float64
 
-        monkeypatch.setattr(speed, "attend", faulty)
+        monkeypatch.setattr(speed, "attend", spoiled)
         monkeypatch.setattr(speed, "hashed_attention", lambda match, values, **_: values + match.sum())
-        monkeypatch.setattr(
-            sys,
-            "argv",
-            f"speed --sides 8 --features 16 --chunk-size 16 --repeats 1 --backends {' '.join(backends)} {more}".split(),
-        )
+        small = "speed --sides 8 --features 16 --chunk-size 16 --seconds 0 --backends"
+        monkeypatch.setattr(sys, "argv", [*small.split(), *options.split()])
         speed.main()
 
     return run
 
 
 def timed(text: str) -> set[str]:
-    return {
-        name
-        for name in ("gathered", "chunked", "triton")
-        if any(name in line and " ms " in line for line in text.splitlines())
-    }
+    lines = [line for line in text.splitlines() if " ms " in line]
+    return {name for name in ("gathered", "chunked", "triton") if any(name in line for line in lines)}
 
 
-def test_an_inexact_form_is_reported_and_the_others_are_timed(spoiled, capsys):
-    spoiled("chunked", "chunked", "triton")
+def test_an_inexact_form_is_reported_and_the_others_are_timed(measure, capsys):
+    measure("chunked", "chunked triton")
     text = capsys.readouterr().out
-    assert (
-        "chunked   error output" in text
-        and "output more than twice that of gathered: not timed" in text
-        and timed(text) == {"gathered", "triton"}
-    )
-
-
-def test_only_the_kernels_failure_is_the_scripts(spoiled, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        spoiled("triton", "chunked", "triton")
-    assert stopped.value.code == 1 and timed(capsys.readouterr().out) == {"gathered", "chunked"}
-
-
-@pytest.mark.parametrize(("factor", "code"), [("0", None), ("1e9", 1)])
-def test_a_form_that_is_not_fast_enough_is_the_scripts_failure(spoiled, capsys, factor, code):
-    if code is None:
-        spoiled("", "chunked", more=f"--at-least chunked {factor}")
-        assert timed(capsys.readouterr().out) == {"gathered", "chunked"}
-        return
-    with pytest.raises(SystemExit) as stopped:
-        spoiled("", "chunked", more=f"--at-least chunked {factor}")
-    assert (
-        stopped.value.code == code
-        and "chunked is less than 1e+09 times faster than gathered: 8 px, forward" in capsys.readouterr().err
-    )
+    assert "output more than twice that of gathered: not timed" in text and timed(text) == {"gathered", "triton"}
 
 
 @pytest.mark.parametrize(
-    ("more", "sentence"),
+    ("faulty", "options", "words"),
     [
-        ("--chunk-size 0", "chunk-size"),
-        ("--at-least triton 3", "--at-least triton: timed are chunked"),
-        ("--at-least chunked fast", "give a number"),
+        ("triton", "chunked triton", "8 px: triton is inexact"),
+        ("", "chunked --at-least chunked 1e9", "less than 1e+09"),
     ],
 )
-def test_a_wrong_request_is_refused(spoiled, capsys, more, sentence):
+def test_an_inexact_kernel_and_a_slow_form_are_the_programs_failure(measure, faulty, options, words):
+    with pytest.raises(SystemExit, match=words.replace("+", r"\+")):
+        measure(faulty, options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("chunked --chunk-size 0", "chunk-size"),
+        ("chunked --at-least triton 3", "triton"),
+        ("a --at-least a b", "number"),
+    ],
+)
+def test_a_wrong_request_is_refused(measure, capsys, options, words):
     with pytest.raises(SystemExit) as stopped:
-        spoiled("", "chunked", more=more)
-    assert stopped.value.code == 2 and sentence in capsys.readouterr().err
+        measure("", options)
+    assert stopped.value.code == 2 and words in capsys.readouterr().err
