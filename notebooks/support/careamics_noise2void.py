@@ -1,15 +1,17 @@
-"""Noise2Void (Krull et al. 2019) by CAREamics on one image, in an environment of its own: PYTHON
-reproduce/careamics_peer.py STEPS IN.npy OUT.npy
+"""Noise2Void (Krull et al. 2019) by CAREamics on one image: PYTHON careamics_noise2void.py STEPS IN.npy OUT.npy
 
-That environment holds CAREamics (`pip install "careamics>=0.3,<0.4"`), nothing of this package; the variable
+PYTHON's environment holds CAREamics (`pip install "careamics>=0.3,<0.4"`), nothing of this package; the variable
 MPTPN_CAREAMICS names its Python for notebook 10. The network learns from the one image IN, float32 [H, W], for STEPS
 steps with the defaults of CAREamics 0.3, on the processor and seed 1.
 """
 
 import sys
-import tempfile
 
-import numpy as np
+sys.path.pop(0)  # this folder, whose modules have common names
+
+import tempfile  # noqa: E402
+
+import numpy as np  # noqa: E402
 
 EPOCH, BATCH, PATCH, TILE = 50, 16, 64, 128  # steps, patches a step, px at most, px
 
@@ -33,7 +35,7 @@ def main(steps: int, source: str, target: str) -> None:
     # one process, whose threads OMP_NUM_THREADS says
     here = {"trainer_params": {"accelerator": "cpu"}, "num_workers": 0, "seed": 1}
     config = create_advanced_n2v_config(
-        "peer", num_epochs=-(-steps // EPOCH), num_steps=min(steps, EPOCH), **shape, **here
+        "baseline", num_epochs=-(-steps // EPOCH), num_steps=min(steps, EPOCH), **shape, **here
     )
     with tempfile.TemporaryDirectory() as folder:
         careamist = CAREamist(config, work_dir=folder, enable_progress_bar=False)

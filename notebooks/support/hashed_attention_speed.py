@@ -5,8 +5,8 @@ Each form is first compared with float64 in output and both gradients, in the sa
 much is reported and not timed, and exits with 1 if it is triton. So does a form that is not `--at-least` so many times
 faster than gathered. On a GPU times are of CUDA events.
 
-python reproduce/hashed_attention_speed.py --device cuda --dtype bfloat16 --sides 48 96 192 256 --at-least triton 3
-python reproduce/hashed_attention_speed.py --device cuda --dtype bfloat16 --sides 48 --batch 16 --at-least triton 3
+python -m support.hashed_attention_speed --device cuda --dtype bfloat16 --sides 48 96 192 256 --at-least triton 3
+python -m support.hashed_attention_speed --device cuda --dtype bfloat16 --sides 48 --batch 16 --at-least triton 3
 """
 
 import argparse
@@ -14,15 +14,12 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import torch
+from torch import Tensor
 
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-from mptpn.attention.hashed import attend, hashed_attention, rotations_from_seed, sorted_tokens  # noqa: E402
-from mptpn.random import generator  # noqa: E402
+from mptpn.attention.hashed import attend, hashed_attention, rotations_from_seed, sorted_tokens
+from mptpn.random import generator
 
 NAMES = ("output", "gradient of match", "gradient of values")
 

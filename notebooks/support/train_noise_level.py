@@ -1,5 +1,5 @@
-"""Train the noise-level network that ships with the package: .venv/bin/python reproduce/noise_level.py OUT [STEPS];
-about 15 minutes on one core.
+"""Trains the noise-level network of the package in about 15 minutes on one core, from the folder notebooks:
+python -m support.train_noise_level OUT [STEPS].
 """
 
 import hashlib

@@ -4,9 +4,8 @@ import math
 
 import pytest
 import torch
-from scipy.optimize import minimize_scalar
-
 from mptpn.stages.posterior import constrained_negative_log_likelihood, fuse, negative_log_likelihood
+from scipy.optimize import minimize_scalar
 
 
 def example(seed=0, shape=(2, 1, 5, 7)):

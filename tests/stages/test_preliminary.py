@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from mptpn.stages.posterior import fuse
 
 from mptpn.metrics import psnr_db
 from mptpn.networks.blind_spot import BlindSpotNetwork, leak, reach
 from mptpn.noise.models import NoiseLevelFunction, PoissonGaussian, Speckle
 from mptpn.random import generator
 from mptpn.stages import preliminary
-from mptpn.stages.posterior import fuse
 from mptpn.training import loop
 
 

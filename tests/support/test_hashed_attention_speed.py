@@ -4,10 +4,10 @@ the script's.
 
 import sys
 
+import hashed_attention_speed as speed
 import pytest
 import torch
 
-import hashed_attention_speed as speed
 from mptpn.attention.hashed import attend
 
 

@@ -133,6 +133,6 @@ def test_the_careamics_script_hands_the_image_through(tmp_path):
         "        return [pred_data[0][None, None] + 1], []\n"
     )
     (tmp_path / "careamics/config.py").write_text("def create_advanced_n2v_config(name, **given): return given\n")
-    script = os.path.join(os.path.dirname(__file__), "../../reproduce/careamics_peer.py")
+    script = os.path.join(os.path.dirname(__file__), "../../notebooks/support/careamics_noise2void.py")
     command = ["env", f"PYTHONPATH={tmp_path}", sys.executable, os.path.abspath(script), "120"]
     assert torch.equal(methods.outside_denoise(CLEAN, command=command)[0], CLEAN + 1)
