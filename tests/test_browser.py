@@ -24,13 +24,17 @@ ROOT = Path(__file__).parents[1]
 PANELS = 6
 RUN_ALL = """
 const done = arguments[0], app = window.jupyterapp, panel = app.shell.currentWidget;
-panel.sessionContext.ready.then(() => app.commands.execute('notebook:run-all-cells')).then(() => done('ok'), error => done(String(error)));
+panel.sessionContext.ready.then(() => app.commands.execute('notebook:run-all-cells'))
+  .then(() => done('ok'), error => done(String(error)));
 """
-ERRORS = "return Array.from(document.querySelectorAll('.jp-Cell .jp-RenderedText[data-mime-type*=\"error\"], .jp-OutputArea-output pre')).map(e => e.innerText)"
+ERRORS = """
+const places = '.jp-Cell .jp-RenderedText[data-mime-type*="error"], .jp-OutputArea-output pre';
+return Array.from(document.querySelectorAll(places)).map(e => e.innerText)
+"""
 BYTES = """
 const done = arguments[1];
-fetch(arguments[0].src).then(r => r.blob()).then(b => { const f = new FileReader(); f.onload = () => done(f.result); f.readAsDataURL(b); },
-  e => done(String(e)));
+fetch(arguments[0].src).then(r => r.blob()).then(
+  b => { const f = new FileReader(); f.onload = () => done(f.result); f.readAsDataURL(b); }, e => done(String(e)));
 """
 pytestmark = pytest.mark.slow
 
@@ -117,7 +121,8 @@ def browser(chromium, tmp_path) -> Iterator["webdriver.Chrome"]:
         options.add_argument(argument)
     # with a path, selenium fetches none
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromium[1]))
-    driver.set_script_timeout(150)
+    driver.set_script_timeout(280)
+    driver.command_executor.client_config.timeout = 300  # a loaded machine runs the notebook slowly
     try:
         yield driver
     finally:
