@@ -5,7 +5,7 @@ nothing remembered.
 import pytest
 import torch
 
-from mptpn.attention.retractable import DynamicPositionBias
+from mptpn.attention import DynamicPositionBias
 from mptpn.attention.whole_image import whole_image_attention
 from mptpn.networks.transformer import Block, RetractableTransformer
 from mptpn.random import generator

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import mptpn
-from mptpn.inference.predictor import Denoiser
+from mptpn.inference import load_network
 from mptpn.networks.blind_spot import BlindSpotNetwork
 from mptpn.networks.noise_level import NoiseLevelNetwork
 from mptpn.networks.transformer import RetractableTransformer
@@ -124,7 +124,7 @@ def test_a_network_that_enlarges_is_refused_where_one_denoises(tmp_path, capsys)
     with pytest.raises(
         ValueError, match="holds 'SuperResolutionNetwork'; expected one of RetractableTransformer, BlindSpotNetwork"
     ):
-        Denoiser.load("x2", [image])
+        load_network("x2")
     np.save(tmp_path / "scan.npy", image)
     assert main(["denoise", str(tmp_path / "scan.npy"), "--out", str(tmp_path / "out"), "--model", "x2"]) == 1
     assert "holds 'SuperResolutionNetwork'; expected one of" in capsys.readouterr().err

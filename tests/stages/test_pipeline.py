@@ -9,7 +9,7 @@ from mptpn.metrics import psnr_db
 from mptpn.networks.blind_spot import BlindSpotNetwork
 from mptpn.networks.transformer import RetractableTransformer
 from mptpn.networks.weights import load
-from mptpn.noise.estimate import estimate
+from mptpn.noise import estimate_noise_model
 from mptpn.noise.models import CorrelatedGaussian, PoissonGaussian
 from mptpn.random import generator
 from mptpn.stages import pipeline, preliminary, profound, synthesis
@@ -83,7 +83,7 @@ def test_the_images_of_a_set_share_its_correlation_and_keep_their_levels():
 def test_an_image_that_correlates_by_chance_takes_the_independence_of_its_set(noise):
     """The set decides, so that one blind spot serves all its images."""
     alone = CorrelatedGaussian(PoissonGaussian(0.05), PAIR).sample(scene(*SIZES[0]), generator=generator(4))
-    assert isinstance(estimate([alone]).noise_model, CorrelatedGaussian)
+    assert isinstance(estimate_noise_model([alone]).noise_model, CorrelatedGaussian)
     assert isinstance(pipeline.noise_model_of(alone, whole=noise.whole), PoissonGaussian)
 
 
