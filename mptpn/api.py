@@ -178,7 +178,7 @@ def train(
         the report: noise of the set and of each image in their own unit, as refined by the first network where it
         correlates; the learned range of levels relative to these; files used and left out; steps; seconds.
     Raises:
-        FileNotFoundError, ValueError: no such folder, no noisy image in it, another ending, no budget, small photographs.
+        FileNotFoundError, ValueError: no such folder, no noisy image in it, a wrong ending, no budget, no photos.
     """
     out, started = Path(out), time.monotonic()
     if out.suffix != ".safetensors":

@@ -2,7 +2,6 @@
 
 import sys
 
-import hashed_attention_speed as speed
 import pytest
 import torch
 

@@ -1,4 +1,4 @@
-"""Training of the noise-level network: the noise drawn is the noise stated, the loss is a likelihood, errors are honest."""
+"""The noise-level network learns levels from photographs with noise of known, random models."""
 
 import math
 
