@@ -256,9 +256,7 @@ def test_a_command_that_lacks_something_is_explained_before_torch_is_loaded(argu
 
 def test_help_needs_no_torch():
     """The answer comes at once: nothing heavy is imported for it."""
-    code = "import sys; from mptpn.__main__ import main
-try: main(['--help'])
-except SystemExit: "
+    code = "import sys; from mptpn.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: "
     code += "print(sorted({'torch', 'numpy'} & set(sys.modules)))"
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
