@@ -477,7 +477,7 @@ def test_a_folder_of_clipped_images_alone_trains_nothing(box, capsys):
     assert said.endswith("clipped: no image holds noise that can be measured, all are constant or clipped.")
 
 
-def test_correlated_noise_is_told_again_by_a_first_network_and_a_stopped_training_goes_on_from_there(
+def test_a_first_network_refines_correlated_noise_and_a_stopped_training_goes_on_from_it(
     box, capsys, monkeypatch
 ):
     """Means over three pixels of a row: a correlation of 2 / 3, a blind spot of 3 px or more; stopped after the first
@@ -496,16 +496,16 @@ def test_correlated_noise_is_told_again_by_a_first_network_and_a_stopped_trainin
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "stage_3", stopped_at_the_second)
         assert main(command(box, "again", folder="rows")) == 130
-    assert (
-        calls[0][0].noise_model != calls[1][0].noise_model
-        and "correlation refined from residuals: changed by up to" in capsys.readouterr().err
-    )
+    assert calls[0][0].noise_model != calls[1][0].noise_model
+    capsys.readouterr()
     assert sorted(path.name for path in (box / "again").iterdir()) == [
         "denoiser.first.checkpoint.pt",
         "denoiser.stage1.checkpoint.pt",
     ]
     assert main(command(box, "again", folder="rows")) == 0
-    assert re.search(r"going on from step [1-9]\d* of denoiser\.first\.checkpoint\.pt", capsys.readouterr().err)
+    words = capsys.readouterr().err
+    assert re.search(r"going on from step [1-9]\d* of denoiser\.first\.checkpoint\.pt", words)
+    assert "correlation refined from residuals: changed by up to" in words
     assert sorted(path.name for path in (box / "again").iterdir()) == [
         "denoiser.json",
         "denoiser.safetensors",
