@@ -1,4 +1,4 @@
-"""Training of the noise-level network: the noise drawn is the noise stated, the loss is a likelihood, errors are honest."""
+"""Training of the noise-level network: the noise drawn is the noise stated, the loss a likelihood."""
 
 import math
 
