@@ -24,7 +24,7 @@ def network(*, seed=0, width=6, **kind) -> BlindSpotNetwork:
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (7, 5)], ids=str)
 def test_centre_pixel_has_no_influence(size, kind, mode):
     assert (
         leak(network(**kind).train(mode == "train"), (1, kind.get("channels", 1), *size), generator=generator(1)) == 0.0
@@ -91,21 +91,16 @@ def seen_by_gradient(blind, *, depth) -> np.ndarray:
     return (gradient != 0)[0, 0, row - r : row + r + 1, col - r : col + r + 1].numpy()
 
 
-@pytest.mark.parametrize(
-    "depth, kind",
-    [(0, {"half_size": (1, 2)}), (1, {"local_means": (3, 11)}), (2, {"half_size": (0, 1)}), (4, {})],
-    ids=str,
-)
-def test_visible_neighbours_are_the_computed_ones(depth, kind):
-    """Union over seeds, because a ReLU can close a path; 8 features leave hundreds of paths to each neighbour. Nothing
-    may lie outside the reach.
-    """
-    seen = np.any(
-        [seen_by_gradient(network(seed=seed, width=8, depth=depth, **kind), depth=depth) for seed in range(3)], axis=0
-    )
-    np.testing.assert_array_equal(
-        seen, np.pad(visible_offsets(depth=depth, half_size=kind.get("half_size", (0, 0))), 1)
-    )
+SEEN = [{"depth": 0, "half_size": (1, 2)}, {"depth": 1, "local_means": (3, 11)}, {"depth": 2, "half_size": (0, 1)}]
+
+
+@pytest.mark.parametrize("kind", [*SEEN, {"depth": 4}], ids=str)
+def test_visible_neighbours_are_the_computed_ones(kind):
+    """Union over seeds, because a ReLU can close a path; 8 features leave hundreds of paths to each neighbour."""
+    depth, half_size = kind["depth"], kind.get("half_size", (0, 0))
+    seen = [seen_by_gradient(network(seed=seed, width=8, **kind), depth=depth) for seed in range(3)]
+    computed = visible_offsets(depth=depth, half_size=half_size)
+    np.testing.assert_array_equal(np.any(seen, axis=0), np.pad(computed, 1))  # nothing lies outside the reach
 
 
 @pytest.mark.parametrize("depth", [1, 8])

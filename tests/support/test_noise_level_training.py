@@ -1,4 +1,4 @@
-"""The noise-level network learns levels from photographs with noise of known, random models."""
+"""Training of the noise-level network: the noise drawn is the noise stated, the loss a likelihood."""
 
 import math
 
