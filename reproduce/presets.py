@@ -24,7 +24,7 @@ class Task(NamedTuple):
     notebook: str
     variant: str  # empty where the notebook runs once
     given: dict  # the preset's parameters, which papermill injects over the notebook's defaults
-    parameters: dict  # all of them, defaults included
+    parameters: dict  # all of them but `out`, defaults included
 
 
 def presets() -> dict[str, dict]:
@@ -58,7 +58,7 @@ def tasks(preset_name: str) -> dict[str, Task]:
             mine = given | own | ({"variant": variant} if variant else {})
             name = f"{notebook}-{variant}" if variant else notebook
             check(mine, declared, f"preset {preset_name}, {name}")
-            defaults = {parameter: default for parameter, (_, default) in declared.items()}
+            defaults = {parameter: default for parameter, (_, default) in declared.items() if parameter != "out"}
             found[name] = Task(name, notebook, variant, mine, defaults | mine)
     return found
 
