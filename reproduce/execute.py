@@ -24,9 +24,10 @@ ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 BAR = re.compile(r"^(.*?\d+%)\|.*\|\s*(\d+/\d+ .*)$")  # tqdm's
 
 
-def main(task: str, notebook: str, variant: str, code: str, given: str) -> int:
+def main(task: str, code: str, given: str) -> int:
     """Exit code: 0 done, 1 the notebook failed."""
     started, page, given = time.time(), Path(f"notebooks/{task}.unfinished.ipynb"), json.loads(given)
+    notebook = task.partition("-")[0]
     for folder in ("notebooks", "figures"):
         Path(folder).mkdir(exist_ok=True)
     progress = Progress(task, len(notebook_cells(notebook)) + 1)  # papermill adds one with the parameters
@@ -43,7 +44,7 @@ def main(task: str, notebook: str, variant: str, code: str, given: str) -> int:
     tidy = CoalesceStreamsPreprocessor().preprocess  # of each progress bar it keeps the last state alone
     nbformat.write(tidy(nbformat.read(page, as_version=4), {})[0], page)
     page.replace(f"notebooks/{task}.ipynb")
-    record = {"code": code, "given": given, "files": results(notebook, variant, since=started)}
+    record = {"code": code, "given": given, "files": results(notebook, given.get("variant", ""), since=started)}
     Path(f"done/{task}.json").write_text(json.dumps(record, indent=1) + "\n")
     progress.say("done")
     return 0

@@ -8,7 +8,7 @@ After a change that cannot change results (a move, a renaming), --restamp writes
 import argparse
 import hashlib
 import json
-import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def publish(preset: str, runs: Path) -> list[str]:
         return [*wrong, f"Nothing was published: run ./reproduce/run --preset {preset} on committed code first."]
     for name, task in mine.items():
         for end in (".png", ".csv"):
-            replace(f"{name}{end}", (folder / f"figures/{name}{end}").read_bytes())
+            shutil.copyfile(folder / f"figures/{name}{end}", REPOSITORY / f"figures/{name}{end}")
         about = json.loads((folder / f"figures/{name}.json").read_text())
         stamp(name, about | {"preset": preset, "code": code_hash(task.notebook), "parameters": task.parameters})
     return []
@@ -105,14 +105,7 @@ def restamp(presets: list[str], proof: str) -> list[str]:
 
 def stamp(name: str, about: dict) -> None:
     print(f"figures/{name}")
-    replace(f"{name}.json", (json.dumps(about, indent=1) + "\n").encode())
-
-
-def replace(name: str, data: bytes) -> None:
-    """Write figures/NAME under a temporary name and rename it, so that a full disk or a kill leaves the old figure."""
-    temporary = REPOSITORY / f"figures/.{name}.tmp"
-    temporary.write_bytes(data)
-    os.replace(temporary, REPOSITORY / f"figures/{name}")
+    (REPOSITORY / f"figures/{name}.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
 def faults() -> list[str]:

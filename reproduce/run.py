@@ -27,25 +27,21 @@ MARK = "MPTPN_RUN"  # environment variable that every process of a run carries: 
 def main() -> int:
     """Exit code: 0 done, 1 a notebook failed or the preset is running already, 2 wrong input, 130 stopped."""
     arguments = read_arguments()
-    folder = arguments.runs.resolve() / arguments.preset
+    folder, code = arguments.runs.resolve() / arguments.preset, 130
     try:
         tasks = presets.tasks(arguments.preset)
         profiles = sorted(profile.name for profile in (HERE / "profile").iterdir())
         if arguments.executor not in (None, *profiles):
             raise UsageError(f"there is no executor {arguments.executor!r}: choose one of {', '.join(profiles)}.")
-        with alone(folder):
+        with contextlib.suppress(KeyboardInterrupt), alone(folder):
             code = reproduce(arguments, tasks, folder)
-    except UsageError as error:
-        print(f"reproduce: {error}", file=sys.stderr)
-        return 2
-    except BlockingIOError:
-        print(f"reproduce: preset {arguments.preset} is running already in {folder}.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        code = 130
+    except (UsageError, BlockingIOError) as error:
+        running = f"preset {arguments.preset} is running already in {folder}."
+        print(f"reproduce: {error if isinstance(error, UsageError) else running}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
     if code:
-        logs, again = os.path.relpath(folder / "logs"), f"./reproduce/run --preset {arguments.preset}"
-        print(f"\nNot finished, see {logs}. The same command goes on from here: {again}")
+        again = f"The same command goes on from here: ./reproduce/run --preset {arguments.preset}"
+        print(f"\nNot finished, see {os.path.relpath(folder)}/logs. {again}")
     return code
 
 

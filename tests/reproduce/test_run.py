@@ -54,7 +54,7 @@ def would_run(repository: Path) -> list[str]:
         ("seed: 2", "sed: 2", ["'sed'", "'seed'", "dense"]),
         ("seed: 1", "seed: 1.5", ["1.5", "int"]),
         ("seed: 1", "seed: true", ["True", "int"]),
-        ("learning_rate: 1", "learning_rate: 1e-3", ["'1e-3'", "float", "dot"]),
+        ("learning_rate: 1", "learning_rate: 1e-3", ["'1e-3'", "float", "1.0e-3"]),
         ("02_pair_synthesis", "02_pairs_synthesis", ["'02_pair_synthesis'"]),
         ("variants:", "variant:", ["'variants'"]),
     ],
