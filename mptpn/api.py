@@ -168,50 +168,39 @@ def train(
     A stopped call goes on where it was, from checkpoints beside out; they are removed at the end.
 
     Args:
-        folder: images in any format that open_scans knows, also below it, of 64 x 64 pixels or more (the smallest one
-            sets the side of the training patches, down to 16); a series, a volume or a file of many pages gives up to
-            16 slices. Files that are no images, smaller, constant, or clipped all over are named and left out.
+        folder: noisy images, also below it, best of 64 x 64 pixels or more; a series or volume gives up to 16 slices.
+            Files that are no images, smaller than 16 x 16 px, constant or clipped all over are named and left out.
         out: ends in .safetensors; its stem + ".stage1.safetensors" is the blind-spot network, ".json" the report.
         minutes: wall-clock budget of the trainings together, over all calls that went on.
         fabric: from training.launch.
         photos: clean natural photographs; empty: those inside the installed packages.
     Returns:
-        the report: noise of the set and of each image in the images' unit (where it correlates, as refined by the first
-        network; the sentences are of the estimate before), the range of levels relative to these that stage 3 has
-        learned, files used and left out, steps of each training, seconds of this call.
+        the report: noise of the set and of each image in their own unit, as refined by the first network where it
+        correlates; the learned range of levels relative to these; files used and left out; steps; seconds.
     Raises:
-        FileNotFoundError, ValueError: no such folder, no image in it that shows noise, another ending of out, no
-            budget, photographs that are all smaller than a patch.
+        FileNotFoundError, ValueError: no such folder, no noisy image in it, a wrong ending, no budget, no photos.
     """
     out, started = Path(out), time.monotonic()
     if out.suffix != ".safetensors":
         raise ValueError(f"{out}: weights are written as .safetensors; choose this ending.")
     if not 0 < minutes < math.inf:
         raise ValueError(f"minutes {minutes}: give a finite budget above 0.")
-    images, left_out = read_folder(folder)
-    print(f"{len(images)} images; estimating their noise", file=sys.stderr)
-    low, high = min(image.value_range[0] for image in images), max(image.value_range[1] for image in images)
-    span = high - low  # one unit for all: a set has one noise model
-    pixels = [_tensor((_gray(image, number) - low) / span) for number, image in enumerate(images)]
-    measured = pipeline.measure_set(pixels, subjects=[image.subject for image in images])
-    left_out |= {image.name: NO_NOISE for image, one in zip(images, measured, strict=True) if one is None}
-    for name, reason in left_out.items():
-        print(f"left out {name}: {reason}", file=sys.stderr)
-    if not any(measured):
-        raise ValueError(f"{folder}: no image holds noise that can be measured, all are constant or clipped.")
-    images, pixels, measured = (list(compress(x, measured)) for x in (images, pixels, measured))
-    noise = pipeline.estimate_set(pixels, measured=measured)
-    whole = noise.whole.in_unit(span, zero=low)
+    images, pixels, unit, noise, left_out = _measured_folder(folder)
+    whole = noise.whole.in_unit(unit[1], zero=unit[0])
     print(whole, file=sys.stderr)
     side = min(64, *(min(x.shape[2:]) for x in pixels))
-    budget = {"seconds": 60 * minutes, "patch": side, "seed": seed, "out": out}
-    learned = pipeline.three_stages(
-        pixels, _training_photographs(photos, side=side), noise=noise, fabric=fabric, **budget
-    )
+    clean = _training_photographs(photos, side=side)
+    settings = {"seconds": 60 * minutes, "patch": side, "seed": seed, "out": out}
+    learned = pipeline.three_stages(pixels, clean, noise=noise, fabric=fabric, **settings)
     models = learned.noise.noise_models
+    if models[0].correlated:
+        print(
+            f"correlation refined from residuals: changed by up to {_farthest(noise, learned.noise):.2f}",
+            file=sys.stderr,
+        )
     about = {
         "noise": str(whole),
-        "sigma": [float(m.variance(x).mean().sqrt()) * span for m, x in zip(models, pixels, strict=True)],
+        "sigma": [float(m.variance(x).mean().sqrt()) * unit[1] for m, x in zip(models, pixels, strict=True)],
         "correlation": models[0].correlation if models[0].correlated else whole.correlation.tolist(),
         "levels": noise.levels,
         "blind_spot": [2 * half + 1 for half in whole.half_size],
@@ -228,6 +217,31 @@ def train(
     for checkpoint in pipeline.checkpoints(out):
         checkpoint.unlink(missing_ok=True)
     return about
+
+
+def _farthest(before: pipeline.SetNoise, after: pipeline.SetNoise) -> float:
+    """Largest difference between the correlations of two estimates of a set's noise."""
+    first, second = (torch.tensor(noise.noise_models[0].correlation) for noise in (before, after))
+    return float((first - second).abs().max())
+
+
+def _measured_folder(
+    folder: str | Path,
+) -> tuple[list[Image], list[Tensor], tuple[float, float], pipeline.SetNoise, dict[str, str]]:
+    """Images of a folder that hold noise, their pixels their unit (zero, size), their noise, the files left out."""
+    images, left_out = read_folder(folder)
+    print(f"{len(images)} images; estimating their noise", file=sys.stderr)
+    low, high = min(image.value_range[0] for image in images), max(image.value_range[1] for image in images)
+    span = high - low  # one unit for all: a set has one noise model
+    pixels = [_tensor((_gray(image, number) - low) / span) for number, image in enumerate(images)]
+    measured = pipeline.measure_set(pixels, subjects=[image.subject for image in images])
+    left_out |= {image.name: NO_NOISE for image, one in zip(images, measured, strict=True) if one is None}
+    for name, reason in left_out.items():
+        print(f"left out {name}: {reason}", file=sys.stderr)
+    if not any(measured):
+        raise ValueError(f"{folder}: no image holds noise that can be measured, all are constant or clipped.")
+    images, pixels, measured = (list(compress(x, measured)) for x in (images, pixels, measured))
+    return images, pixels, (low, span), pipeline.estimate_set(pixels, measured=measured), left_out
 
 
 def _training_photographs(photos: Sequence[Image], *, side: int) -> list[Tensor]:

@@ -51,9 +51,7 @@ def lagged(image: Tensor, row: int, col: int) -> tuple[Tensor, Tensor]:
 def autocovariance(images: Sequence[Tensor], *, radius: int, valid: Sequence[Tensor] | None = None) -> Tensor:
     """Mean product of pixels at lags -radius..radius of rows and columns, [2 radius + 1, 2 radius + 1], float64.
 
-    Args:
-        images: [1, 1, H, W] each, of mean 0.
-        valid: the pixels that count, bool, the same shapes; every lag needs a pair of them. None: all.
+    Images are [1, 1, H, W], of mean 0; valid: their pixels that count, bool, a pair at every lag; None: all.
     """
     valid = [torch.ones_like(image, dtype=torch.bool) for image in images] if valid is None else valid
     products = sum(_products((image * v)[0, 0].double(), radius) for image, v in zip(images, valid, strict=True))

@@ -5,7 +5,6 @@ is said in one sentence.
 import json
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -23,7 +22,6 @@ from file_makers import save_dicom
 from mptpn import api
 from mptpn.__main__ import main
 from mptpn.api import estimate_noise
-from mptpn.io.image import image_from_array, write_image
 from mptpn.networks.blind_spot import BlindSpotNetwork
 from mptpn.networks.transformer import RetractableTransformer
 from mptpn.networks.weights import load_weights
@@ -173,7 +171,9 @@ def test_the_package_itself_offers_the_door():
     assert mptpn.estimate_noise is estimate_noise and all(callable(getattr(mptpn, name)) for name in mptpn.PUBLIC)
     with pytest.raises(AttributeError, match="'mptpn' has no attribute 'estimate'"):
         mptpn.estimate  # noqa: B018
-    code = "import sys, mptpn, mptpn.io; print('torch' in sys.modules, 'mptpn.api' in sys.modules); mptpn.estimate_noise"
+    code = (
+        "import sys, mptpn, mptpn.io; print('torch' in sys.modules, 'mptpn.api' in sys.modules); mptpn.estimate_noise"
+    )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert answer.stdout == "True False\n" and answer.returncode == 0, answer.stderr
 
@@ -256,7 +256,8 @@ def test_a_command_that_lacks_something_is_explained_before_torch_is_loaded(argu
 
 def test_help_needs_no_torch():
     """The answer comes at once: nothing heavy is imported for it."""
-    code = "import sys; from mptpn.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: print(sorted({'torch', 'numpy'} & set(sys.modules)))"
+    code = "import sys; from mptpn.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: "
+    code += "print(sorted({'torch', 'numpy'} & set(sys.modules)))"
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
     )

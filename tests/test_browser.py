@@ -1,6 +1,4 @@
-"""The explorer in a real JupyterLab in a real browser: a slider is moved and the picture changes, moved back and it is
-restored, Save writes a file.
-"""
+"""The explorer in a real JupyterLab and browser: a slider changes the picture and restores it, Save writes a file."""
 
 import base64
 import os
@@ -26,33 +24,29 @@ ROOT = Path(__file__).parents[1]
 PANELS = 6
 RUN_ALL = """
 const done = arguments[0], app = window.jupyterapp, panel = app.shell.currentWidget;
-panel.sessionContext.ready.then(() => app.commands.execute('notebook:run-all-cells')).then(() => done('ok'), error => done(String(error)));
+panel.sessionContext.ready.then(() => app.commands.execute('notebook:run-all-cells'))
+  .then(() => done('ok'), error => done(String(error)));
 """
-ERRORS = "return Array.from(document.querySelectorAll('.jp-Cell .jp-RenderedText[data-mime-type*=\"error\"], .jp-OutputArea-output pre')).map(e => e.innerText)"
+ERRORS = """
+const places = '.jp-Cell .jp-RenderedText[data-mime-type*="error"], .jp-OutputArea-output pre';
+return Array.from(document.querySelectorAll(places)).map(e => e.innerText)
+"""
 BYTES = """
 const done = arguments[1];
-fetch(arguments[0].src).then(r => r.blob()).then(b => { const f = new FileReader(); f.onload = () => done(f.result); f.readAsDataURL(b); },
-  e => done(String(e)));
+fetch(arguments[0].src).then(r => r.blob()).then(
+  b => { const f = new FileReader(); f.onload = () => done(f.result); f.readAsDataURL(b); }, e => done(String(e)));
 """
 pytestmark = pytest.mark.slow
 
 
 def program(*names: str) -> str | None:
-    return next(
-        (
-            found
-            for name in names
-            if (found := shutil.which(name, path=f"{os.environ['PATH']}:/usr/bin:/usr/lib/chromium"))
-        ),
-        None,
-    )
+    places = f"{os.environ['PATH']}:/usr/bin:/usr/lib/chromium"
+    return next((found for name in names if (found := shutil.which(name, path=places))), None)
 
 
 @pytest.fixture(scope="module")
 def chromium() -> tuple[str, str]:
-    """Paths of browser and driver; Debian's are installed where that is possible, and the test is skipped where it is
-    not.
-    """
+    """Paths of browser and driver; Debian's are installed where that is possible, else the test is skipped."""
     why = "not root, so they cannot be installed"
     if not (program("chromium") and program("chromedriver")) and os.geteuid() == 0 and shutil.which("apt-get"):
         environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
@@ -73,10 +67,8 @@ def chromium() -> tuple[str, str]:
 
 @pytest.fixture
 def lab(chromium, tmp_path) -> Iterator[str]:
-    """Address of a JupyterLab of its own in tmp_path/house, with the notebook; nothing of the user's settings is read
-    or written.
-    """
-    notebooks = tmp_path / "house/notebooks"
+    """Address of a JupyterLab in tmp_path/root, with the notebook; the user's settings are neither read nor written."""
+    notebooks = tmp_path / "root/notebooks"
     notebooks.mkdir(parents=True)
     book = nbformat.read(ROOT / "notebooks/00_explore.ipynb", as_version=4)
     parameters = next(cell for cell in book.cells if "parameters" in cell.metadata.get("tags", []))
@@ -86,31 +78,15 @@ def lab(chromium, tmp_path) -> Iterator[str]:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     own = {f"JUPYTER_{kind}_DIR": str(tmp_path / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")}
-    own |= {
-        "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces"),
-        "IPYTHONDIR": str(tmp_path / "ipython"),
-    }
-    options = [
-        "--no-browser",
-        "--allow-root",
-        "--ServerApp.ip=127.0.0.1",
-        f"--ServerApp.port={port}",
-        "--ServerApp.port_retries=0",
-    ]
-    options += [
-        "--IdentityProvider.token=explore",
-        f"--ServerApp.root_dir={tmp_path / 'house'}",
-        "--expose-app-in-browser",
-    ]
-    options += [
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-        "--LabApp.extension_manager=readonly",
-    ]
-    environment = os.environ | own | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    own |= {f"JUPYTERLAB_{kind}_DIR": str(tmp_path / kind.lower()) for kind in ("SETTINGS", "WORKSPACES")}
+    own |= {"IPYTHONDIR": str(tmp_path / "ipython")}
+    options = f"--no-browser --allow-root --ServerApp.ip=127.0.0.1 --ServerApp.port={port} --ServerApp.port_retries=0"
+    options += f" --IdentityProvider.token=explore --ServerApp.root_dir={tmp_path / 'root'} --expose-app-in-browser"
+    options += " --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.extension_manager=readonly"
+    environment = os.environ | own | {"PYTHONPATH": f"{ROOT}:{ROOT / 'notebooks'}", "OMP_NUM_THREADS": "1"}
     with (tmp_path / "lab.log").open("w") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", *options],
+            [sys.executable, "-m", "jupyterlab", *options.split()],
             stdout=log,
             stderr=log,
             env=environment,
@@ -139,25 +115,14 @@ def lab(chromium, tmp_path) -> Iterator[str]:
 def browser(chromium, tmp_path) -> Iterator["webdriver.Chrome"]:
     options = webdriver.ChromeOptions()
     options.binary_location = chromium[0]
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--disable-background-networking",
-        "--disable-sync",
-    ):
-        options.add_argument(argument)
-    for argument in (
-        "--no-first-run",
-        "--disable-component-update",
-        "--window-size=1500,1400",
-        f"--user-data-dir={tmp_path / 'chromium'}",
-    ):
+    arguments = "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-background-networking"
+    arguments += " --disable-sync --no-first-run --disable-component-update --window-size=1500,1400"
+    for argument in [*arguments.split(), f"--user-data-dir={tmp_path / 'chromium'}"]:
         options.add_argument(argument)
     # with a path, selenium fetches none
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromium[1]))
-    driver.set_script_timeout(150)
+    driver.set_script_timeout(280)
+    driver.command_executor.client_config.timeout = 300  # a loaded machine runs the notebook slowly
     try:
         yield driver
     finally:
@@ -220,7 +185,7 @@ def test_slider_changes_the_picture_and_save_writes_the_file(lab, browser, tmp_p
     for _ in range(3):
         handle.send_keys(Keys.ARROW_RIGHT)
     waited(browser, 30, lambda: panels(browser) == before, "moving back did not restore the pictures")
-    saved = tmp_path / "house/runs/notebooks/00_explore/denoised/head_mr.tif"
+    saved = tmp_path / "root/runs/notebooks/00_explore/denoised/head_mr.tif"
     assert not saved.exists()
     browser.find_element(By.XPATH, "//button[contains(., 'Save')][contains(@class, 'widget-button')]").click()
     waited(browser, 30, saved.exists, "Save wrote no file")

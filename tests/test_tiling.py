@@ -175,7 +175,8 @@ def test_the_stated_bytes_hold_the_peak_and_are_not_thrice_too_many(kind):
             return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 
         torch.set_num_threads(1)
-        network = BlindSpotNetwork(**pipeline.BLIND) if "KIND" == "blind" else RetractableTransformer(**pipeline.STUDENT)
+        blind = "KIND" == "blind"
+        network = BlindSpotNetwork(**pipeline.BLIND) if blind else RetractableTransformer(**pipeline.STUDENT)
         network.eval()
         with torch.no_grad():
             network(torch.rand(1, 1, 64, 64))

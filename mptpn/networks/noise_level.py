@@ -128,6 +128,6 @@ def stated_precision(network: NoiseLevelNetwork, total: Tensor) -> Tensor:
 
 
 def pretrained_noise_level() -> NoiseLevelNetwork:
-    """The network of the package, trained by notebooks/support/train_noise_level.py on BSDS500 and DIV2K photographs."""
+    """The pretrained network, trained by notebooks/support/train_noise_level.py on BSDS500 and DIV2K."""
     with as_file(files("mptpn") / "weights" / "noise_level.safetensors") as path:
         return load_weights(path, NoiseLevelNetwork)[0]

@@ -128,8 +128,7 @@ def measure(
 def bands_of(measured: Sequence[Measurement], *, network: NoiseLevelNetwork) -> Bands:
     """Energies by intensity of images that were measured by this network; each image has a level of its own.
 
-    Raises:
-        ValueError: no image, or no window that holds noise.
+    Raises ValueError for no image, or no window that holds noise.
     """
     if not measured:
         raise ValueError("no image was given; the noise of nothing is unknown.")
@@ -169,10 +168,7 @@ def levels_by_place(
 ) -> tuple[Tensor, Tensor]:
     """Level of the noise in each square of 64 px relative to the noise model's, and its stated relative standard error.
 
-    Noise need not be equally strong in all of an image: CT is noisier behind more tissue.
-
-    Returns:
-        both [squares], float64, of the squares where the level is known to 50 % or better.
+    Both are [squares], float64, of the squares where the level is known to 50 % or better.
     """
     network = network or pretrained_network()
     factor = torch.ones(1, dtype=torch.float64)
@@ -190,7 +186,7 @@ def levels_by_place(
 
 @cache
 def pretrained_network() -> NoiseLevelNetwork:
-    """The pretrained network; private to estimates, for callers of noise_level may calibrate theirs."""
+    """The pretrained network, one copy that no caller calibrates."""
     return pretrained_noise_level()
 
 

@@ -22,10 +22,9 @@ TEXTURE_CORRELATION = (
 def correlation_map(bands: Bands) -> tuple[Tensor, Tensor]:
     """Correlation map [7, 7] and its standard errors from band energies: 1 - E(lag) / E(far).
 
-    Far are the lags at the rim of the map and the two beyond it: what raises or lowers all lags alike, as texture or a
-    choice of quiet windows does, is no correlation. Each bin counts with its pixels and its noise, for correlation
-    matters where the noise is. The bins' disagreement is part of the error: noise correlates alike at all intensities,
-    texture does not.
+    Far are the lags at the rim of the map and the two beyond it: what changes all lags alike, as texture or a choice of
+    quiet windows does, is no correlation. Each bin counts with its pixels and its noise. The bins' disagreement is part
+    of the error: noise correlates alike at all intensities, texture does not.
     """
     weight, energy = bands.weight, bands.energy
     lags = (bands.common_energy * weight).sum(1)[1:]
@@ -106,9 +105,8 @@ def outside(correlation: Tensor, half_size: tuple[int, int]) -> Tensor:
 def blind_spot_half_size(correlation: Tensor) -> tuple[int, int]:
     """Smallest half height and half width of a blind spot outside which no correlation of the map exceeds 0.2.
 
-    Where none does anywhere, the blind spot covers neighbours that correlate by more than 0.05: they say most about the
-    noise of a pixel, and little about its content. (Not so beside a strong correlation: a map's errors are then larger,
-    and a blind spot of needless width costs more.)
+    Where none does anywhere, the blind spot covers neighbours that correlate by more than 0.05. (Not so beside a strong
+    correlation: a map's errors are then larger, and a blind spot of needless width costs more.)
     """
     half_size = _covering(correlation, STRONG_CORRELATION)
     if half_size != (0, 0):

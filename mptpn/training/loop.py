@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import pickle
 import sys
 import time
 from collections.abc import Callable
@@ -243,12 +242,15 @@ class _Checkpoint:
             return None
         try:
             saved = torch.load(self.path, map_location="cpu", weights_only=True)
-            if saved["identity"] == self.identity:
-                print(f"going on from step {saved['step']} of {self.path.name}", file=sys.stderr)
-                return saved
-            reason = "belongs to another training (code, data or settings differ)"
-        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError):
+        except Exception:  # the bytes of another format can raise anything in the unpickler
+            saved = None
+        if not isinstance(saved, dict) or "identity" not in saved:
             reason = "is no checkpoint of this version"
+        elif saved["identity"] != self.identity:
+            reason = "belongs to another training (code, data or settings differ)"
+        else:
+            print(f"going on from step {saved['step']} of {self.path.name}", file=sys.stderr)
+            return saved
         print(f"{self.path.name} {reason}: starting from step 0", file=sys.stderr)
         return None
 

@@ -15,7 +15,7 @@ from mptpn.noise.models import NoiseModel
 
 
 def names() -> tuple[str, ...]:
-    """What denoise() can run here; BM3D comes with `pip install .[peers]`, its licence is non-commercial."""
+    """What denoise() can run here; BM3D comes with `pip install .[baselines]`, its licence is non-commercial."""
     return ("NLM", "BM3D", "BM3D, spectrum") if importlib.util.find_spec("bm3d") else ("NLM",)
 
 

@@ -15,7 +15,6 @@ import math
 from pathlib import Path
 
 import torch
-from mptpn.networks.pretrained import psnrs
 from torch import Tensor, nn
 
 from mptpn.atomic import write_atomically
@@ -26,6 +25,7 @@ from mptpn.stages.synthesis import PairSynthesis
 from mptpn.training import loop
 from support import datasets
 from support.photographs import white_copies
+from support.pretraining import psnrs
 from support.scores import paired_interval
 
 LEVELS = (15, 25, 50)  # gray levels of 255

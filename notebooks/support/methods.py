@@ -19,7 +19,7 @@ from mptpn.atomic import write_atomically
 from mptpn.inference.denoiser import NoisyImages
 from mptpn.noise.models import NoiseModel
 from mptpn.stages import profound
-from support import baselines, datasets
+from support import baselines, datasets, scores
 
 PRETRAINED = ("small", "base")  # without a noise model; with the suffix below, by the noise that the image shows
 BY_NOISE = ", estimated"
@@ -105,9 +105,9 @@ def denoise(
         case "noisy":
             found = noisy
         case "Gaussian, oracle":
-            found = metrics.gaussian_oracle(noisy, image.clean)[0]
+            found = scores.gaussian_oracle(noisy, image.clean)[0]
         case "TV, oracle":
-            found = metrics.tv_oracle(noisy, image.clean)
+            found = scores.tv_oracle(noisy, image.clean)
         case "BM3D, known sigma":
             found = baselines.denoise("BM3D", noisy, noise_model=image.drawn)
         case "BM3D, estimated":

@@ -19,7 +19,7 @@ from torch import Tensor
 from mptpn import metrics
 from mptpn.networks.blind_spot import BlindSpotNetwork
 from mptpn.networks.weights import save_weights
-from mptpn.noise.estimate import estimate
+from mptpn.noise import estimate_noise_model
 from mptpn.noise.models import PoissonGaussian
 from mptpn.random import generator
 from mptpn.stages import preliminary
@@ -79,7 +79,7 @@ def read_arguments() -> argparse.Namespace:
 def estimated(noisy: Tensor) -> float:
     """Level of white noise that the estimator finds, in the image's unit."""
     torch.set_num_threads(1)
-    return estimate([noisy]).sigma
+    return estimate_noise_model([noisy]).sigma
 
 
 def train(

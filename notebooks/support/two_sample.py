@@ -110,7 +110,7 @@ def compare(
 
     Args:
         real, drawn, clean: each image [1, 1, H, W] with H, W >= side; clean in the scale of its real image, see
-            metrics.fitted.
+            scores.fitted.
         noise_models: of reference, one an image; they set the unit, for real and drawn noise alike.
         subjects: of the images, at least two; None: each image is a subject of its own.
         side, folds: see classifier_test.

@@ -49,7 +49,8 @@ def test_the_noise_itself_passes_in_nine_draws_of_ten(kind):
     torch.set_num_threads(1)
     draws = [(clean, key) for clean in pictures() for key in range(8)]
     passed = [
-        check_residual(noisy(LAWS[kind], key=key, clean=clean), clean, noise_model=LAWS[kind]).passed for clean, key in draws
+        check_residual(noisy(LAWS[kind], key=key, clean=clean), clean, noise_model=LAWS[kind]).passed
+        for clean, key in draws
     ]
     assert len(passed) == 48 and sum(passed) >= 0.9 * len(passed)
 
@@ -90,7 +91,10 @@ def test_a_residual_that_correlates_unlike_the_law_is_found(true, told):
 
 def test_an_output_that_equals_its_input_is_said_to_and_next_to_nothing_too():
     y = noisy()
-    equal, nearly = check_residual(y, y, noise_model=WHITE), check_residual(y, y - 0.03 * (y - stripes()), noise_model=WHITE)
+    equal, nearly = (
+        check_residual(y, y, noise_model=WHITE),
+        check_residual(y, y - 0.03 * (y - stripes()), noise_model=WHITE),
+    )
     assert failed(equal) == failed(nearly) == {"shift", "size", "whiteness", "structure"}
     assert "output equals the input" in str(equal) and "nothing was removed: the residual is 3.0 % of sigma" in str(
         nearly
@@ -158,4 +162,7 @@ def test_small_images_are_judged_and_wrong_calls_refused():
 def test_the_verdict_names_the_intensity_in_the_image_s_unit():
     clean = torch.full((1, 1, 64, 64), 0.5)
     noisy = PoissonGaussian(0.1).sample(clean, generator=generator(9))
-    assert "near intensity 100" in check_residual(noisy, clean, noise_model=PoissonGaussian(0.1), unit=200.0)["shift"].verdict
+    assert (
+        "near intensity 100"
+        in check_residual(noisy, clean, noise_model=PoissonGaussian(0.1), unit=200.0)["shift"].verdict
+    )

@@ -7,15 +7,7 @@ import mptpn
 from mptpn import metrics
 from mptpn.filters import center_crop
 from mptpn.inference import masked_image, predictor_of, stabilise
-from mptpn.noise import (
-    EMCCD,
-    CorrelatedGaussian,
-    NoiseLevelFunction,
-    NoiseModel,
-    PoissonGaussian,
-    Rician,
-    Speckle,
-)
+from mptpn.noise import EMCCD, CorrelatedGaussian, NoiseLevelFunction, NoiseModel, PoissonGaussian, Rician, Speckle
 from mptpn.random import generator
 from mptpn.stages import profound
 from support import embedded

@@ -8,15 +8,9 @@ from torch import nn
 from mptpn.networks.blind_spot import BlindSpotNetwork, MaskedConv2d, blind_average, leak, reach, visible_offsets
 from mptpn.random import generator
 
-SIZES = [(1, 1), (1, 6), (5, 7), (13, 10)]
-KINDS = [
-    {"depth": 0},
-    {"depth": 1},
-    {"depth": 2},
-    {"depth": 1, "local_means": (3, 5, 7, 11)},
-    {"depth": 3, "local_means": (11,), "channels": 2},
-]
-HOLES = [
+SIZES = [(1, 1), (13, 10)]
+KINDS = [{"depth": 2}, {"depth": 1, "local_means": (3, 5, 7, 11)}, {"depth": 3, "local_means": (11,), "channels": 2}]
+LARGER = [
     {"depth": 1, "half_size": (0, 1)},
     {"depth": 2, "half_size": (2, 1), "local_means": (3, 11)},
     {"depth": 1, "half_size": (1, 3), "local_means": (5,)},
@@ -37,9 +31,9 @@ def test_centre_pixel_has_no_influence(size, kind, mode):
     )
 
 
-@pytest.mark.parametrize("kind", HOLES, ids=str)
-@pytest.mark.parametrize("size", [(1, 6), (5, 7), (13, 10)], ids=str)
-def test_no_pixel_of_a_larger_hole_has_influence(size, kind):
+@pytest.mark.parametrize("kind", LARGER, ids=str)
+@pytest.mark.parametrize("size", [(1, 6), (13, 10)], ids=str)
+def test_no_pixel_of_a_larger_blind_spot_has_influence(size, kind):
     blind, shape = network(**kind), (1, 1, *size)
     assert leak(blind, shape, generator=generator(1), half_size=kind["half_size"]) == 0.0
     if size == (13, 10):  # and the next pixel has
@@ -49,27 +43,11 @@ def test_no_pixel_of_a_larger_hole_has_influence(size, kind):
         )
 
 
-def test_centre_pixel_has_no_influence_in_channels_last_and_a_batch():
-    assert (
-        leak(
-            network(depth=1, local_means=(3, 11)).to(memory_format=torch.channels_last),
-            (3, 1, 5, 7),
-            generator=generator(1),
-        )
-        == 0.0
-    )
-
-
 def test_centre_pixel_has_no_influence_at_large_weights():
     large = network(depth=2, local_means=(3, 5))
     for weight in large.parameters():
         weight.data.mul_(3)
     assert leak(large, (1, 1, 7, 5), generator=generator(1)) == 0.0
-
-
-def test_small_image_first_then_large_stays_blind():
-    blind = network(depth=1, local_means=(3, 11))
-    assert [leak(blind, (1, 1, *size), generator=generator(1)) for size in ((2, 3), (11, 8), (3, 2))] == [0.0] * 3
 
 
 def unmasked(blind):
@@ -91,15 +69,15 @@ def test_a_planted_leak_is_caught(fault):
     assert leak(blind, (1, 1, 13, 10), generator=generator(1)) > 1e-4
 
 
-def test_a_window_that_fills_a_hole_is_refused():
+def test_a_window_that_fills_a_gap_is_refused():
     for side in (13, 4, 1):
         with pytest.raises(ValueError, match=rf"local_means \(3, {side}\)"):
             BlindSpotNetwork(width=4, depth=1, local_means=(3, side))
 
 
 @pytest.mark.parametrize("half_size", [(-1, 0), (1,), (0, 1, 0)], ids=str)
-def test_a_hole_that_is_none_is_refused(half_size):
-    with pytest.raises(ValueError, match="hole .* must be the half height"):
+def test_a_blind_spot_that_is_none_is_refused(half_size):
+    with pytest.raises(ValueError, match="half_size .* must be half height"):
         BlindSpotNetwork(width=4, depth=1, half_size=half_size)
 
 
@@ -113,39 +91,25 @@ def seen_by_gradient(blind, *, depth) -> np.ndarray:
     return (gradient != 0)[0, 0, row - r : row + r + 1, col - r : col + r + 1].numpy()
 
 
-@pytest.mark.parametrize("depth, local_means", [(0, ()), (1, ()), (1, (3, 11)), (2, ()), (4, ()), (8, ())], ids=str)
-def test_visible_neighbours_are_the_computed_ones(depth, local_means):
+@pytest.mark.parametrize(
+    "depth, kind",
+    [(0, {"half_size": (1, 2)}), (1, {"local_means": (3, 11)}), (2, {"half_size": (0, 1)}), (4, {})],
+    ids=str,
+)
+def test_visible_neighbours_are_the_computed_ones(depth, kind):
     """Union over seeds, because a ReLU can close a path; 8 features leave hundreds of paths to each neighbour. Nothing
     may lie outside the reach.
     """
     seen = np.any(
-        [
-            seen_by_gradient(network(seed=seed, width=8, depth=depth, local_means=local_means), depth=depth)
-            for seed in range(3)
-        ],
-        axis=0,
+        [seen_by_gradient(network(seed=seed, width=8, depth=depth, **kind), depth=depth) for seed in range(3)], axis=0
     )
-    np.testing.assert_array_equal(seen, np.pad(visible_offsets(depth=depth), 1))
-
-
-@pytest.mark.parametrize("depth, hole", [(0, (1, 2)), (1, (2, 1)), (2, (0, 1)), (1, (2, 3))], ids=str)
-def test_visible_neighbours_of_a_larger_hole_are_the_computed_ones(depth, half_size):
-    seen = np.any(
-        [
-            seen_by_gradient(network(seed=seed, width=8, depth=depth, half_size=half_size), depth=depth)
-            for seed in range(3)
-        ],
-        axis=0,
+    np.testing.assert_array_equal(
+        seen, np.pad(visible_offsets(depth=depth, half_size=kind.get("half_size", (0, 0))), 1)
     )
-    computed = visible_offsets(depth=depth, half_size=half_size)
-    np.testing.assert_array_equal(seen, np.pad(computed, 1))
-    r = reach(depth=depth, half_size=half_size)
-    assert not computed[r - half_size[0] : r + half_size[0] + 1, r - half_size[1] : r + half_size[1] + 1].any()
-    assert computed[r - half_size[0] - 1, r] and computed[r, r + half_size[1] + 1]
 
 
-@pytest.mark.parametrize("depth", [1, 3, 8])
-def test_holes_lie_on_a_lattice_of_six_and_beyond_the_small_branch_of_three(depth):
+@pytest.mark.parametrize("depth", [1, 8])
+def test_gaps_lie_on_a_lattice_of_six_and_beyond_the_small_branch_of_three(depth):
     near, far = 1 + 4 * depth, 2 + 6 * depth  # radii of the branches with k = 3 and k = 5
     offset = np.arange(-far, far + 1)
     lattice = {d: (offset[:, None] % d == 0) & (offset % d == 0) for d in (3, 6)}
@@ -178,18 +142,6 @@ def test_a_tile_with_a_halo_of_the_reach_is_exact_and_one_pixel_less_is_not(loca
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_images_of_a_batch_do_not_see_each_other(size):
-    blind = network(depth=1, local_means=(3, 11)).double()
-    batch = torch.rand(3, 1, *size, dtype=torch.float64, generator=generator(4))
-    torch.testing.assert_close(
-        torch.cat(blind(batch)),
-        torch.cat([torch.cat([blind(x[None])[i] for x in batch]) for i in (0, 1)]),
-        rtol=0,
-        atol=1e-12,
-    )
-
-
-@pytest.mark.parametrize("size", SIZES, ids=str)
 def test_any_size_gives_finite_means_and_positive_spreads(size):
     mean, spread = network(depth=2, local_means=(3, 5, 7, 11))(torch.randn(2, 1, *size, generator=generator(5)))
     assert mean.shape == spread.shape == (2, 1, *size) and torch.isfinite(mean).all() and spread.min() >= 1e-3
@@ -205,7 +157,7 @@ def test_a_frozen_mean_gets_no_gradient_and_keeps_its_value():
 
 
 @pytest.mark.parametrize("side", [3, 7])
-@pytest.mark.parametrize("size", [(5, 9), (1, 4), (12, 11)], ids=str)
+@pytest.mark.parametrize("size", [(1, 4), (12, 11)], ids=str)
 def test_the_blind_average_is_the_mean_of_the_window_without_its_centre(size, side):
     noisy = torch.rand(2, 1, *size, dtype=torch.float64, generator=generator(7))
     found, half = blind_average(noisy, side=side), side // 2

@@ -13,7 +13,7 @@ from mptpn.random import generator
 from mptpn.stages import profound
 from support import datasets
 from support.photographs import white_copies
-from support.pretraining import in_colour, mean_psnrs, psnrs
+from support.pretraining import psnrs
 
 DENOISERS = ("small", "base", "colour")
 
@@ -35,10 +35,7 @@ def test_a_network_says_what_it_learned_from(name, channels, sets):
     assert weights_path(name).stat().st_size < 14e6
 
 
-def test_all_networks_together_are_small():
-    assert sum(weights_path(name).stat().st_size for name in DENOISERS) <= 24e6
-
-
+@pytest.mark.slow
 @pytest.mark.skipif(not datasets.available("set12"), reason="set12 is not on this machine (MPTPN_DATA)")
 def test_small_is_as_good_as_it_says_and_base_is_better():
     clean = [image.pixels for image in datasets.awgn("set12")]
@@ -48,6 +45,7 @@ def test_small_is_as_good_as_it_says_and_base_is_better():
     assert psnrs(load("base"), noisy[:1], clean[:1])[0] > found[0] + 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not datasets.available("cbsd68"), reason="cbsd68 is not on this machine (MPTPN_DATA)")
 def test_colour_is_as_good_as_when_it_was_trained_and_better_than_small_on_each_channel():
     clean = [image.pixels for image in datasets.awgn("cbsd68")[:8]]  # of all 68, in the file, 31.152: two minutes
@@ -57,17 +55,6 @@ def test_colour_is_as_good_as_when_it_was_trained_and_better_than_small_on_each_
     for colour, y, x in list(zip(found, noisy, clean, strict=True))[:3]:
         alone = psnrs(load("small"), list(y.split(1, dim=1)), list(x.split(1, dim=1)))
         assert colour > sum(alone) / 3 + 1.0
-
-
-class _Same(torch.nn.Module):
-    """Gives back its input."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-
-    def forward(self, x):
-        return x
 
 
 def test_gain_and_offset_of_the_image_play_no_part():
@@ -82,33 +69,6 @@ def test_gain_and_offset_of_the_image_play_no_part():
             rtol=1e-4,
             atol=0.05,
         )
-
-
-def test_a_colour_network_starts_by_denoising_the_mean_of_the_channels_as_the_gray_one_does():
-    """With noise of one level in each channel; differences between the channels pass as they are. Odd sizes, so that
-    pixels are padded.
-    """
-    gray = load("small")
-    network = in_colour(gray).eval()
-    noisy = PoissonGaussian(0.25).sample(
-        torch.nn.functional.interpolate(torch.rand(1, 3, 7, 8, generator=generator(6)), size=(51, 70)),
-        generator=generator(7),
-    )
-    mean, root = noisy.mean(1, keepdim=True), 3**0.5
-    with torch.no_grad():
-        found, expected = network(noisy), gray(mean * root) / root
-    torch.testing.assert_close(found - found.mean(1, keepdim=True), noisy - mean, rtol=0, atol=1e-5)
-    torch.testing.assert_close(found.mean(1, keepdim=True), expected, rtol=0, atol=1e-5)
-    assert network.arguments == gray.arguments | {"channels": 3} and (expected - mean).std() > 0.05
-    with pytest.raises(ValueError, match="for 3 channels cannot start one for colour"):
-        in_colour(network)
-
-
-def test_mean_psnrs_is_the_mean_of_each_level():
-    clean = [torch.rand(1, 1, 20, 20, generator=generator(i)) for i in range(2)]
-    noisy = {level: white_copies(clean, level=level / 255, seed=0, purpose=1) for level in (10, 30)}
-    found = mean_psnrs(_Same(), noisy=noisy, clean=clean)
-    assert found == {f"val_{level}": pytest.approx(sum(psnrs(_Same(), noisy[level], clean)) / 2) for level in noisy}
 
 
 def test_other_names_and_other_networks_are_refused():

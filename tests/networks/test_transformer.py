@@ -18,7 +18,7 @@ THREE = {
     "unshuffle": 2,
 }
 SHAPES = {"flat": FLAT, "two scales": SMALL, "three scales": THREE}
-SIZES = [(1, 1), (1, 8), (7, 5), (16, 16), (37, 21)]
+SIZES = [(1, 1), (37, 21)]
 
 
 def network(*, seed=0, live=True, channels=1, **shape) -> RetractableTransformer:
@@ -62,7 +62,7 @@ def test_forward_remembers_nothing(shape, attention, mode):
         }
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", ["three scales"])
 def test_a_new_network_is_the_identity(shape):
     assert torch.equal(network(live=False, **SHAPES[shape])(image(7, 5)), image(7, 5))
     assert not torch.equal(network(**SHAPES[shape])(image(7, 5)), image(7, 5))
@@ -72,16 +72,6 @@ def test_a_new_network_is_the_identity(shape):
 def test_images_of_a_batch_do_not_see_each_other(shape):
     net, batch = network(**SHAPES[shape]).double(), image(19, 10, batch=3).double()
     torch.testing.assert_close(net(batch), torch.cat([net(x[None]) for x in batch]), rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_recomputing_gives_the_same_gradients(shape):
-    gradients = []
-    for recompute in (False, True):
-        net = network(recompute=recompute, **SHAPES[shape]).train()
-        net(image(13, 9)).square().sum().backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in net.parameters()]))
-    assert torch.equal(*gradients) and gradients[0].any()
 
 
 @pytest.mark.parametrize("attention", ATTENTION)
@@ -94,13 +84,6 @@ def test_gradients_reach_every_weight(attention):
         for name, p in net.named_parameters()
         if not name.endswith("bias.network.9.bias") and (p.grad is None or not p.grad.any())
     ]
-
-
-def influence(net, *, size, row, col):
-    """Which input pixels move the output at (row, col), [H, W] bool."""
-    y = image(*size, batch=1).double().requires_grad_()
-    (gradient,) = torch.autograd.grad(net.double()(y)[0, 0, row, col], y)
-    return gradient[0, 0] != 0
 
 
 def test_dense_attention_sees_its_window_and_sparse_its_lattice():
@@ -128,20 +111,6 @@ def test_blocks_alternate_dense_and_sparse(attention, strides):
     assert [module.interval for module in net.modules() if isinstance(module, Block)] == strides
 
 
-def test_sparse_attention_sees_further_than_dense():
-    shape = {"widths": (8,), "intervals": ((8,),), "blocks": 2, "head_dim": 8, "window": 4}
-    reach = {
-        attention: int(influence(network(attention=attention, **shape), size=(41, 37), row=3, col=3).sum())
-        for attention in ATTENTION
-    }
-    assert reach["dense"] < reach["sparse"] and reach["dense"] < reach["both"]
-
-
-def test_dense_sparse_and_both_have_the_same_number_of_weights():
-    counts = {sum(p.numel() for p in network(attention=attention, **SMALL).parameters()) for attention in ATTENTION}
-    assert len(counts) == 1
-
-
 def test_the_defaults_have_art_s_sixteen_point_one_five_million_parameters():
     """Counted in its colour denoiser: ours, and the scale and shift of two layer norms around the body, 4 * 180, that
     ours does without.
@@ -150,15 +119,6 @@ def test_the_defaults_have_art_s_sixteen_point_one_five_million_parameters():
         count = sum(p.numel() for p in RetractableTransformer().parameters())
     assert count == 16_149_063
     assert count + 4 * 180 == pytest.approx(16.15e6, abs=0.005e6)  # to the last published digit
-
-
-@pytest.mark.parametrize("bias", ["dynamic", "relative"])
-def test_both_position_biases_work(bias):
-    assert torch.isfinite(network(bias=bias, **SMALL)(image(9, 7))).all()
-
-
-def test_colour_goes_through():
-    assert network(channels=3, **THREE)(image(9, 7, channels=3)).shape == (2, 3, 9, 7)
 
 
 WRONG = {
@@ -179,3 +139,13 @@ def test_a_wrong_argument_is_refused_with_its_value(what):
     change, message = WRONG[what]
     with pytest.raises(ValueError, match=message):
         network(**SMALL | change)
+
+
+@pytest.mark.parametrize("bias", ["dynamic", "relative"])
+def test_recomputing_gives_the_same_gradients(bias):
+    gradients = []
+    for recompute in (False, True):
+        net = network(recompute=recompute, bias=bias, channels=3, **THREE).train()
+        net(image(13, 9, channels=3)).square().sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in net.parameters()]))
+    assert torch.equal(*gradients) and gradients[0].any()

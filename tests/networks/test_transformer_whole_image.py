@@ -5,12 +5,13 @@ nothing remembered.
 import pytest
 import torch
 
-from mptpn.attention import DynamicPositionBias, retractable_attention, whole_image, whole_image_attention
+from mptpn.attention import DynamicPositionBias
+from mptpn.attention.whole_image import whole_image_attention
 from mptpn.networks.transformer import Block, RetractableTransformer
 from mptpn.random import generator
 
 SHAPE = {"widths": (8, 16), "intervals": ((2,), (3,)), "blocks": 2, "head_dim": 8, "window": 4}
-SIZES = [(1, 1), (1, 8), (7, 5), (37, 21)]
+SIZES = [(1, 1), (37, 21)]
 # float64 rounding of sums over at most 108 numbers of size 1-10: below 108 * 10 * 2.2e-16
 EXACT = {"rtol": 0, "atol": 2.4e-13}
 
@@ -56,8 +57,8 @@ def results(function, qkv, bias):
     return out.detach(), *torch.autograd.grad(out, (qkv, *bias.parameters()), grad)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 5), (11, 13), (2, 17)], ids=str)
-@pytest.mark.parametrize("interval", [1, 2, 3, 16])
+@pytest.mark.parametrize("size", [(1, 9), (11, 13)], ids=str)
+@pytest.mark.parametrize("interval", [1, 3, 16])
 def test_output_and_gradients_follow_the_definition(size, interval):
     qkv, bias = case(*size)
     ours = results(lambda qkv: whole_image_attention(qkv, bias.network, interval=interval), qkv, bias)
@@ -67,37 +68,12 @@ def test_output_and_gradients_follow_the_definition(size, interval):
     torch.testing.assert_close(ours[2:], expected[2:], rtol=1e-9, atol=1e-9)
 
 
-def test_equals_fixed_groups_where_one_group_spans_the_image():
-    qkv, bias = case(12, 12)
-    whole = results(lambda qkv: whole_image_attention(qkv, bias.network, interval=3), qkv, bias)
-    fixed = results(lambda qkv: retractable_attention(qkv, bias(), interval=3, window=4), qkv, bias)
-    torch.testing.assert_close(whole, fixed, rtol=1e-11, atol=1e-11)
-
-
 def test_network_equals_the_one_of_fixed_groups_there_and_nowhere_larger():
     shape = {"widths": (8,), "intervals": ((3, 3),)}
     whole, fixed = (network(sparse_groups=groups, **shape).double() for groups in ("whole_image", "fixed"))
     same, larger = image(12, 12).double(), image(13, 12).double()
     torch.testing.assert_close(whole(same), fixed(same), rtol=0, atol=1e-12)
     assert (whole(larger) - fixed(larger)).abs().max() > 1e-6
-
-
-def test_wrong_phase_is_caught(monkeypatch):
-    right = whole_image._phases
-    # groups at the edge forgotten
-    monkeypatch.setattr(whole_image, "_phases", lambda length, interval: right(length, interval)[:1])
-    with pytest.raises(AssertionError):
-        test_output_and_gradients_follow_the_definition((7, 5), 2)
-
-
-def test_moving_whole_phases_moves_the_result():
-    """Permutation noise model: groups do not see each other, so shuffling the phases of the lattice shuffles the output
-    and changes no number.
-    """
-    qkv, bias = case(12, 9)
-    rows = torch.arange(12).view(4, 3)[:, [2, 0, 1]].flatten()
-    out = whole_image_attention(qkv, bias.network, interval=3)
-    torch.testing.assert_close(whole_image_attention(qkv[:, rows], bias.network, interval=3), out[:, rows], **EXACT)
 
 
 def test_memory_beyond_the_edge_has_no_influence():
@@ -111,15 +87,6 @@ def test_memory_beyond_the_edge_has_no_influence():
     )
 
 
-def test_a_pixel_is_influenced_by_all_of_its_lattice_and_by_nothing_else():
-    qkv, bias = case(19, 17)
-    qkv.requires_grad_()
-    (grad,) = torch.autograd.grad(whole_image_attention(qkv, bias.network, interval=3)[:, 9, 4].sum(), qkv)
-    expected = torch.zeros(19, 17, dtype=torch.bool)
-    expected[0::3, 1::3] = True
-    assert torch.equal(grad.abs().amax((0, 3, 4, 5)) > 0, expected)
-
-
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("attention", ["both", "sparse"])
 def test_network_takes_any_size_and_remembers_nothing(attention, mode):
@@ -129,17 +96,6 @@ def test_network_takes_any_size_and_remembers_nothing(attention, mode):
         denoised = net(image(*size))
         assert denoised.shape == (2, 1, *size) and torch.isfinite(denoised).all()
     assert torch.equal(net(image(37, 21)), fresh)
-
-
-def test_gradients_reach_every_weight():
-    net = network()
-    net(image(33, 30)).square().sum().backward()
-    # one number added to all keys moves no softmax, and a bias network's last bias is such a number
-    assert not [
-        name
-        for name, p in net.named_parameters()
-        if not name.endswith("bias.network.9.bias") and (p.grad is None or not p.grad.any())
-    ]
 
 
 def test_only_sparse_blocks_see_the_whole_image_and_weights_are_the_same():

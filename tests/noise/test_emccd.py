@@ -8,7 +8,6 @@ import pytest
 import torch
 from scipy.stats import ks_2samp
 
-from mptpn.api import in_unit
 from mptpn.noise.emccd import EMCCD, detect_emccd
 from mptpn.noise.estimate import estimate_noise_model
 from mptpn.noise.models import CorrelatedGaussian, NoiseLevelFunction, PoissonGaussian
@@ -56,7 +55,7 @@ def test_drawn_noise_is_that_of_a_poisson_number_of_exponential_electrons(clean,
 
 def test_an_estimate_in_another_unit_keeps_the_share_of_read_noise():
     found = estimate_noise_model([LINE.sample(content(key=0, height=64, width=71), generator=generator(5))])
-    moved = in_unit(replace(found, noise_model=EMCCD(0.02, gain=0.03, black=0.05, read=0.3)), 100.0, zero=-7.0)
+    moved = replace(found, noise_model=EMCCD(0.02, gain=0.03, black=0.05, read=0.3)).in_unit(100.0, zero=-7.0)
     assert moved.noise_model == EMCCD(2.0, gain=3.0, black=-2.0, read=0.3)
 
 

@@ -19,6 +19,7 @@ def image(height=11, width=17, *, channels=3):
     return torch.rand(1, channels, height, width, generator=generator(height, width))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "parameters"), [(2, 41_796_163), (4, 44_156_483)])
 def test_the_defaults_have_the_published_size_and_five_attentions(scale, parameters):
     with torch.device("meta"):  # counted, not stored

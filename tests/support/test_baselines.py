@@ -15,7 +15,7 @@ CLEAN = embedded.natural("val")[0].pixels[..., :151, :128]
 WHITE = PoissonGaussian(0.1)
 STREAKS = CorrelatedGaussian(WHITE, tuple(tuple(row) for row in np.outer([0, 1, 0], [0.5, 1, 0.5])))
 needs_bm3d = pytest.mark.skipif(
-    importlib.util.find_spec("bm3d") is None, reason="bm3d is not installed: pip install .[peers]"
+    importlib.util.find_spec("bm3d") is None, reason="bm3d is not installed: pip install .[baselines]"
 )
 
 
@@ -32,6 +32,7 @@ def test_non_local_means_denoises_in_any_unit():
 
 
 @needs_bm3d
+@pytest.mark.slow
 def test_bm3d_is_better_than_non_local_means_and_by_the_spectrum_better_than_by_the_level():
     patched = hasattr(np, "trapz")
     assert gain("BM3D", WHITE) > gain("NLM", WHITE) > gain("NLM", WHITE, given=PoissonGaussian(0.01))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mptpn.attention import retractable
+from mptpn.attention import retractable_torch
 from support import benchmark, timing
 
 # bytes and operations a second: floors in ms are then megabytes and mega-operations
@@ -69,12 +69,12 @@ def test_whole_image_groups_are_measured_and_right():
 
 
 def test_a_wrong_backend_is_not_timed(monkeypatch):
-    right = retractable._groups
+    right = retractable_torch._groups
 
     def wrong(image, row, col, *grouping):
         return right(image, row, col, *grouping).transpose(5, 6)
 
-    monkeypatch.setattr(retractable, "_groups", wrong)
+    monkeypatch.setattr(retractable_torch, "_groups", wrong)
     with pytest.raises(ArithmeticError, match="sdpa: its error .* Nothing is timed"):
         benchmark.time_attention(8, interval=1, **SMALL)
 

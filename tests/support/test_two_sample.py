@@ -8,13 +8,13 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from mptpn.metrics import fitted
 from mptpn.noise.emccd import EMCCD
 from mptpn.noise.models import CorrelatedGaussian, PoissonGaussian, Rician, Speckle
 from mptpn.random import generator
 from mptpn.stages.pipeline import estimate_set
 from support import two_sample
 from support.datasets import available, pairs
+from support.scores import fitted
 from support.two_sample import add_correlation, classifier_test, compare, draw, scale_gain, standardise
 
 MODEL = PoissonGaussian(0.02, gain=0.03, black=0.05)

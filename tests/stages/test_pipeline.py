@@ -8,7 +8,8 @@ import torch
 from mptpn.metrics import psnr_db
 from mptpn.networks.blind_spot import BlindSpotNetwork
 from mptpn.networks.transformer import RetractableTransformer
-from mptpn.noise.estimate import estimate_noise_model
+from mptpn.networks.weights import load
+from mptpn.noise import estimate_noise_model
 from mptpn.noise.models import CorrelatedGaussian, PoissonGaussian
 from mptpn.random import generator
 from mptpn.stages import pipeline, preliminary, profound, synthesis
@@ -86,7 +87,7 @@ def test_an_image_that_correlates_by_chance_takes_the_independence_of_its_set(no
     assert isinstance(pipeline.noise_model_of(alone, whole=noise.whole), PoissonGaussian)
 
 
-@pytest.mark.parametrize("hole, wanted", [(None, (0, 1)), ((1, 1), (1, 1))])
+@pytest.mark.parametrize("half_size, wanted", [(None, (0, 1)), ((1, 1), (1, 1))])
 def test_the_blind_spot_is_what_the_noise_asks_for_unless_it_is_given(half_size, wanted):
     noisy = noisy_set(correlated=True)
     net = pipeline.stage_1(
@@ -99,28 +100,6 @@ def test_the_blind_spot_is_what_the_noise_asks_for_unless_it_is_given(half_size,
         batch=1,
     )
     assert net.half_size == wanted and not net.training
-
-
-def test_stage_1_is_a_function_of_its_seed(noise):
-    def trained(seed):
-        return weights(
-            pipeline.stage_1(
-                noisy_set(), noise=noise, steps=3, fabric=loop.launch(threads=1), patch=24, batch=2, seed=seed
-            )
-        )
-
-    first = trained(0)
-    torch.manual_seed(77)  # what the caller draws does not matter
-    torch.rand(5)
-    assert torch.equal(trained(0), first) and not torch.equal(trained(1), first)
-
-
-def test_no_budget_trains_nothing_and_an_endless_one_all_steps(noise):
-    start = {"noise": noise, "fabric": loop.launch(threads=1), "patch": 24, "batch": 1, "ema": 0.0}
-    torch.manual_seed(0)
-    untrained = weights(BlindSpotNetwork(**pipeline.BLIND, half_size=(0, 0)))
-    assert torch.equal(weights(pipeline.stage_1(noisy_set(), steps=2, seconds=0.0, **start)), untrained)
-    assert not torch.equal(weights(pipeline.stage_1(noisy_set(), steps=2, **start)), untrained)
 
 
 def test_stage_1_denoises_a_set_after_forty_steps(noise, blind):
@@ -138,10 +117,10 @@ def test_stage_1_denoises_a_set_after_forty_steps(noise, blind):
     assert all(after > max(4, before + 1) for after, before in zip(gains(blind), gains(untrained), strict=True))
 
 
-def test_stage_2_takes_the_laws_of_stage_1_and_its_results(noise, blind):
+def test_stage_2_takes_the_noise_models_and_the_results_of_stage_1(noise, blind):
     noisy = noisy_set()
     pairs = pipeline.stage_2(noisy, photographs(), noise=noise, blind=blind, batch=8, patch=32)
-    assert [look.noise_model for look in pairs.targets] == list(noise.noise_models)
+    assert [target.noise_model for target in pairs.targets] == list(noise.noise_models)
     for (first, second), y, noise_model in zip(pairs.pairs_a, noisy, noise.noise_models, strict=True):
         assert torch.equal(first, y) and torch.equal(
             second, preliminary.denoise(blind, y, noise_model=noise_model)["denoised"]
@@ -180,16 +159,11 @@ def turns(square: torch.Tensor) -> list[torch.Tensor]:
     return [turned.rot90(k, (1, 2)) for turned in (square, square.flip(2)) for k in range(4)]
 
 
-def test_an_image_that_is_nearly_constant_tells_no_noise():
+def test_an_image_that_is_nearly_constant_has_no_measurement():
     hot = torch.zeros(1, 1, 64, 64)
     hot[..., 30, 30] = 1.0
-    told = pipeline.measure_set([noisy_set()[0], hot, torch.ones(1, 1, 40, 40)], subjects=["a", "b", "c"])
-    assert told[0].subject == "a" and told[1:] == [None, None]
-
-
-def test_without_a_blind_spot_network_stage_2_has_pairs_from_photographs_alone(noise):
-    pairs = pipeline.stage_2(noisy_set(), photographs(), noise=noise, batch=8, patch=32)
-    assert pairs.pairs_a == [] and all((pairs(step)["weight"] == 1).all() for step in range(4))
+    measured = pipeline.measure_set([noisy_set()[0], hot, torch.ones(1, 1, 40, 40)], subjects=["a", "b", "c"])
+    assert measured[0].subject == "a" and measured[1:] == [None, None]
 
 
 def test_pairs_from_photographs_have_the_noise_of_the_set(noise):
@@ -246,7 +220,7 @@ def test_the_spread_of_levels_is_what_their_errors_do_not_explain(share):
     """
     logs = 0.2 * torch.special.ndtri((torch.arange(2000, dtype=torch.float64) + 0.5) / 2000)
     errors = torch.full_like(logs, max(0.2 * share**0.5, 1e-6))
-    low, high = pipeline._to_know(logs.exp(), errors)
+    low, high = pipeline.level_range(logs.exp(), errors)
     expected = math.exp(2 * 1.645 * 0.2 * (1 - share) ** 0.5)
     # 0.1 % of the variance lies beyond the quantiles
     assert high == pytest.approx(expected, rel=0.005) and low == pytest.approx(1 / expected, rel=0.005)
@@ -255,12 +229,12 @@ def test_the_spread_of_levels_is_what_their_errors_do_not_explain(share):
 def test_levels_that_agree_as_well_as_their_errors_allow_are_one_level():
     """Twelve copies of an image agree exactly."""
     one = (0.97, pytest.approx(1 / 0.97))
-    assert pipeline._to_know(torch.ones(12, dtype=torch.float64), torch.full((12,), 0.1, dtype=torch.float64)) == one
+    assert pipeline.level_range(torch.ones(12, dtype=torch.float64), torch.full((12,), 0.1, dtype=torch.float64)) == one
     logs = 0.2 * torch.linspace(-1.5, 1.5, 50, dtype=torch.float64)
     assert (
-        pipeline._to_know(logs.exp(), torch.full_like(logs, 0.3))
+        pipeline.level_range(logs.exp(), torch.full_like(logs, 0.3))
         == one
-        != pipeline._to_know(logs.exp(), torch.full_like(logs, 0.05))
+        != pipeline.level_range(logs.exp(), torch.full_like(logs, 0.05))
     )
 
 
@@ -281,10 +255,26 @@ def test_stage_3_learns_from_the_pairs_and_is_a_function_of_its_seed(noise):
     assert torch.equal(weights(net), weights(trained(0, 2))) and not torch.equal(weights(net), weights(trained(1, 2)))
 
 
-@pytest.mark.parametrize("size", [(64, 64), (37, 51)], ids=str)
-def test_the_student_takes_images_of_any_size(size):
-    torch.manual_seed(0)
-    net = RetractableTransformer(**pipeline.STUDENT).eval()
-    with torch.no_grad():
-        denoised = profound.denoise(net, scene(*size) + 0.1 * torch.randn(size, generator=generator(5)))
-    assert denoised.shape == (1, 1, *size) and denoised.isfinite().all()
+def test_three_stages_are_the_steps_that_a_notebook_calls_one_by_one(tmp_path):
+    noisy, photos, fabric = noisy_set(correlated=True), photographs(), loop.launch(threads=1)
+    noise = pipeline.estimate_set(noisy)
+    out = tmp_path / "net.safetensors"
+    found = pipeline.three_stages(
+        noisy, photos, noise=noise, fabric=fabric, steps=(2, 1, 1), batch=2, patch=32, out=out
+    )
+    assert all(path.is_file() for path in pipeline.checkpoints(out))
+    blind = pipeline.stage_1(noisy, noise=noise, steps=2, fabric=fabric, patch=32)
+    pairs = pipeline.stage_2(noisy, photos, noise=noise, blind=blind, batch=2, patch=32)
+    first = pipeline.stage_3(pairs, steps=1, fabric=fabric, title="first network")
+    refined = pipeline.refine_noise(noise, noisy, first=first)
+    pairs = pipeline.stage_2(noisy, photos, noise=refined, blind=blind, first=first, batch=2, patch=32)
+    student = pipeline.stage_3(pairs, steps=1, fabric=fabric)
+    assert found.noise == refined != noise and found.student.history[-1]["step"] == 1
+    for net, same in ((found.blind, blind), (found.first, first), (found.student, student)):
+        assert torch.equal(weights(net), weights(same))
+
+
+def test_a_trained_network_is_not_for_white_noise_though_it_starts_from_one(noise):
+    pairs = pipeline.stage_2(noisy_set(), photographs(), noise=noise, batch=1, patch=32)
+    student = pipeline.stage_3(pairs, steps=1, fabric=loop.launch(threads=1))
+    assert load(pipeline.START).for_white_noise and not student.for_white_noise
