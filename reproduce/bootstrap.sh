@@ -7,8 +7,7 @@ say() { echo "reproduce: $*" >&2; }
 want=$(cat pyproject.toml reproduce/constraints.txt <(pwd) | sha256sum | cut -c1-16)
 ready() { [ "$(cat .venv/.ready 2>/dev/null)" = "$want" ] && [ ! -e .venv/.unfinished ] && .venv/bin/python -c '' 2>/dev/null; }
 ready && exit 0
-mkdir -p runs
-exec 9>runs/.bootstrap.lock   # closed for children (9>&-), so that a killed set-up never leaves it locked
+mkdir -p runs && exec 9>runs/.bootstrap.lock   # closed for children (9>&-), so that a killed set-up never leaves it locked
 if command -v flock >/dev/null && ! flock -n 9; then say "waiting for another set-up of .venv" && flock 9; fi
 ready && exit 0
 
@@ -17,8 +16,7 @@ for python in ${PYTHON:-python3.11 python3.12 python3.13 python3.14 python3} non
   "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 9>&- 2>/dev/null && break
 done
 if [ -e .venv/.unfinished ] || { [ -e .venv ] && ! .venv/bin/python -m pip --version >/dev/null 2>&1; }; then
-  say "removing an unfinished .venv"
-  rm -rf .venv
+  say "removing an unfinished .venv" && rm -rf .venv
 fi
 say "setting up .venv with $("$python" --version): downloads of about 500 MB the first time (PyTorch's CUDA build brings 2 GB more), then a minute"
 mkdir -p .venv && touch .venv/.unfinished
@@ -34,6 +32,4 @@ if ! { .venv/bin/python -m pip install -q --disable-pip-version-check -c reprodu
   say "uv could not do it, trying pip (some minutes)"
   .venv/bin/python -m pip install --disable-pip-version-check "${what[@]}" 9>&-
 fi
-echo "$want" > .venv/.ready
-rm .venv/.unfinished
-say ".venv is ready"
+echo "$want" > .venv/.ready && rm .venv/.unfinished && say ".venv is ready"

@@ -7,8 +7,8 @@ import hashlib
 import json
 import re
 from functools import cache
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 from presets import REPOSITORY, notebook_cells
 
@@ -16,34 +16,25 @@ CATALOGUE = "mptpn.networks.weights"  # it names all pretrained weights and need
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-class Code(NamedTuple):
-    """What the hash takes from a source text."""
-
-    structure: str  # its syntax tree
-    names: set[str]  # full names that it imports, anywhere, and of the attributes that it takes from its imports
-    strings: set[str]
-    pairs: dict[str, str]  # string keys and string values of its dicts
-
-
 def code_hash(notebook: str) -> str:
     """16 hex digits of a sha256; texts, outputs, comments, docstrings, formatting, Python's version don't change it."""
     cells = "\n".join("".join(cell["source"]) for cell in notebook_cells(notebook) if cell["cell_type"] == "code")
-    cells = read(re.sub(r"^([ \t]*)([%!].*)$", lambda m: f"{m[1]}magic({m[2]!r})", cells, flags=re.MULTILINE), "")
-    modules = {name: read_module(name) for name in sorted(modules_behind(cells))}
-    stems = read_module(CATALOGUE).pairs if module_path(CATALOGUE) else {}
-    strings = cells.strings.union(*(code.strings for name, code in modules.items() if name != CATALOGUE))
-    wanted = {stems.get(text, text.removesuffix(".safetensors")) for text in strings}
+    cells = re.sub(r"^([ \t]*)([%!].*)$", lambda m: f"{m[1]}magic({m[2]!r})", cells, flags=re.MULTILINE)
+    modules = {"": read(cells, ""), **{name: read_module(name) for name in sorted(modules_behind(cells))}}
+    stems = pairs(ast.parse(module_path(CATALOGUE).read_text())) if module_path(CATALOGUE) else {}
+    strings = set().union(*(strings for name, (_, _, strings) in modules.items() if name != CATALOGUE))
+    wanted = {str(stems.get(text, text)).removesuffix(".safetensors") for text in strings}
     weights = [file for file in sorted((REPOSITORY / "mptpn/weights").glob("*.safetensors")) if file.stem in wanted]
-    parts = [cells.structure, *([name, code.structure] for name, code in modules.items())]
+    parts = [[name, tree] for name, (tree, _, _) in modules.items()]
     parts += [hashlib.sha256(file.read_bytes()).hexdigest() for file in weights]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def modules_behind(code: Code) -> set[str]:
+def modules_behind(source: str) -> set[str]:
     """Dotted names of the repository's modules that the code imports, those that these import, and so on."""
-    found, todo = set(), [code]
+    found, todo = set(), [read(source, "")]
     while todo:
-        new = set().union(*map(modules_of, todo.pop().names)) - found
+        new = set().union(*map(modules_of, todo.pop()[1])) - found
         found |= new
         todo += map(read_module, new)
     return found
@@ -58,8 +49,8 @@ def modules_of(full_name: str) -> set[str]:
     found = modules_of(package) if package else set()
     if module_path(full_name):
         found.add(full_name)
-    elif package in found and (lazy := read_module(package).pairs.get(name)):
-        found |= modules_of(lazy) | modules_of(f"{package}.{lazy.lstrip('.')}")
+    elif package in found and (lazy := pairs(ast.parse(module_path(package).read_text())).get(name)):
+        found |= modules_of(str(lazy))
     return found
 
 
@@ -70,32 +61,33 @@ def module_path(name: str) -> Path | None:
     return next((file for file in (base / "__init__.py", base.with_suffix(".py")) if file.exists()), None)
 
 
-def read_module(name: str) -> Code:
+def read_module(name: str) -> tuple[str, set[str], set[str]]:
     path = module_path(name)
     return read(path.read_text(), name if path.name == "__init__.py" else name.rpartition(".")[0])
 
 
 @cache
-def read(source: str, package: str) -> Code:
-    """Package: where relative imports start."""
-    nodes, local, names, pairs = list(ast.walk(ast.parse(source))), {}, set(), {}
+def read(source: str, package: str) -> tuple[str, set[str], set[str]]:
+    """The structure of a source text, the full names that it imports anywhere, with `mptpn.NAME` that it uses, and its
+    strings; package: where relative imports start.
+    """
+    nodes, names = list(ast.walk(ast.parse(source))), set()
     for node in nodes:
-        for alias in node.names if isinstance(node, (ast.Import, ast.ImportFrom)) else []:
-            origin = alias.name
-            if isinstance(node, ast.ImportFrom):
-                above = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
-                origin = ".".join(filter(None, [*above, node.module, alias.name]))
-            names.add(origin)
-            whole = isinstance(node, ast.ImportFrom) or alias.asname
-            local[alias.asname or alias.name.split(".")[0]] = origin if whole else origin.split(".")[0]
-        if isinstance(node, ast.Dict):
-            constants = [getattr(part, "value", None) for part in (*node.keys, *node.values)]
-            pairs |= dict(zip(constants[: len(node.keys)], constants[len(node.keys) :], strict=True))
-    taken = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
-    names |= {f"{local[node.value.id]}.{node.attr}" for node in taken if node.value.id in local}
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
+            names |= {".".join(filter(None, [*above, node.module, alias.name])) for alias in node.names}
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "mptpn":
+            names.add(f"mptpn.{node.attr}")
     strings = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    pairs = {key: value for key, value in pairs.items() if isinstance(key, str) and isinstance(value, str)}
-    return Code(json.dumps(structure(nodes[0])), names, strings, pairs)
+    return json.dumps(structure(nodes[0])), names, strings
+
+
+def pairs(tree: ast.Module) -> dict:
+    """Literal keys and values of all dicts."""
+    dicts = [zip(node.keys, node.values, strict=True) for node in ast.walk(tree) if isinstance(node, ast.Dict)]
+    return {k.value: v.value for k, v in chain(*dicts) if isinstance(k, ast.Constant) and isinstance(v, ast.Constant)}
 
 
 def structure(node) -> list | str:

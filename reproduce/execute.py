@@ -13,7 +13,9 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from jupyter_client import AsyncKernelManager
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+from traitlets import Unicode
 
 from presets import REPOSITORY, notebook_cells
 
@@ -22,16 +24,19 @@ ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 BAR = re.compile(r"^(.*?\d+%)\|.*\|\s*(\d+/\d+ .*)$")  # tqdm's
 
 
-def main(task: str, notebook: str, variant: str, code: str, given: str) -> int:
+def main(task: str, code: str, given: str) -> int:
     """Exit code: 0 done, 1 the notebook failed."""
     started, page, given = time.time(), Path(f"notebooks/{task}.unfinished.ipynb"), json.loads(given)
+    notebook = task.partition("-")[0]
     for folder in ("notebooks", "figures"):
         Path(folder).mkdir(exist_ok=True)
-    progress = Progress(task, len(notebook_cells(notebook)))
-    papermill.log.logger.setLevel(logging.INFO)
-    papermill.log.logger.handlers = [progress, logging.StreamHandler()]
+    progress = Progress(task, len(notebook_cells(notebook)) + 1)  # papermill adds one with the parameters
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[progress, logging.StreamHandler()])
+    given_and_out = given | {"out": os.path.relpath(".", REPOSITORY / "notebooks")}
+    how = {"cwd": REPOSITORY / "notebooks", "kernel_name": "python3", "kernel_manager_class": KernelOnFiles}
+    how |= {"start_timeout": 300, "log_output": True, "progress_bar": False}
     try:
-        execute(REPOSITORY / f"notebooks/{notebook}.ipynb", page, given)
+        papermill.execute_notebook(REPOSITORY / f"notebooks/{notebook}.ipynb", page, given_and_out, **how)
     except Exception as error:
         lines = [f"\n    {line}" for line in ANSI.sub("", str(error)).splitlines() if line.strip()]
         progress.say(f"FAILED:{''.join(lines[-12:])}\n  log: logs/{task}.log\n  notebook as far as it came: {page}")
@@ -39,22 +44,16 @@ def main(task: str, notebook: str, variant: str, code: str, given: str) -> int:
     tidy = CoalesceStreamsPreprocessor().preprocess  # of each progress bar it keeps the last state alone
     nbformat.write(tidy(nbformat.read(page, as_version=4), {})[0], page)
     page.replace(f"notebooks/{task}.ipynb")
-    record = {"code": code, "given": given, "files": results(notebook, variant, since=started)}
+    record = {"code": code, "given": given, "files": results(notebook, given.get("variant", ""), since=started)}
     Path(f"done/{task}.json").write_text(json.dumps(record, indent=1) + "\n")
     progress.say("done")
     return 0
 
 
-def execute(notebook: Path, page: Path, given: dict, *, tries: int = 2) -> None:
-    """Run the notebook; a second try where another program took the port that Jupyter chose for its kernel."""
-    folder = REPOSITORY / "notebooks"
-    where = {"cwd": folder, "kernel_name": "python3", "start_timeout": 300, "log_output": True, "progress_bar": False}
-    try:
-        papermill.execute_notebook(notebook, page, given | {"out": os.path.relpath(Path.cwd(), folder)}, **where)
-    except RuntimeError as error:
-        if "died before replying" not in str(error) or tries == 1:
-            raise
-        execute(notebook, page, given, tries=tries - 1)
+class KernelOnFiles(AsyncKernelManager):
+    """Talks to its kernel by sockets in files: a port that Jupyter chose could be taken before the kernel takes it."""
+
+    transport = Unicode("ipc")
 
 
 class Progress(logging.Handler):
@@ -79,12 +78,12 @@ class Progress(logging.Handler):
 
 
 def results(notebook: str, variant: str, *, since: float) -> dict[str, str]:
-    """Sha256 of each file that the run wrote: its folder's, but checkpoints, and its figures'."""
+    """Sha256 of each file that the run wrote: its folder's, but checkpoints, and the notebook's figures."""
     files = [file for file in Path(notebook, variant).rglob("*") if not file.name.endswith(".checkpoint.pt")]
-    for about in Path("figures").glob("*.json"):
-        origin = json.loads(about.read_text())
-        if origin["notebook"] == notebook and origin["parameters"].get("variant", "") == variant:
-            files += [about.with_suffix(end) for end in (".png", ".csv", ".json")]
+    drawn = [
+        about.stem for about in Path("figures").glob("*.json") if json.loads(about.read_text())["notebook"] == notebook
+    ]
+    files += [file for file in Path("figures").iterdir() if file.stem in drawn]
     files = [file for file in sorted(files) if file.is_file() and file.stat().st_mtime >= since - 1]
     return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 

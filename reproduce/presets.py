@@ -18,13 +18,13 @@ class UsageError(Exception):
 
 
 class Task(NamedTuple):
-    """One run of one notebook. Its name is the stem of its log, its record and its executed notebook."""
+    """One run of one notebook."""
 
-    name: str
+    name: str  # stem of its log, its record and its executed notebook
     notebook: str
     variant: str  # empty where the notebook runs once
     given: dict  # the preset's parameters, which papermill injects over the notebook's defaults
-    parameters: dict  # all of them, defaults included
+    parameters: dict  # all of them but `out`, defaults included
 
 
 def presets() -> dict[str, dict]:
@@ -40,8 +40,7 @@ def load_preset(name: str) -> dict:
     for key in known[name]:
         if key not in KEYS:
             raise UsageError(f"preset {name} has the unknown key {key!r}{nearest(key, KEYS)}.")
-    preset = {"cores": 2, "notebooks": {}, "variants": {}} | known[name]
-    return preset | {key: {k: v or {} for k, v in preset[key].items()} for key in ("notebooks", "variants")}
+    return {"cores": 2, "notebooks": {}, "variants": {}} | known[name]
 
 
 def tasks(preset_name: str) -> dict[str, Task]:
@@ -58,7 +57,7 @@ def tasks(preset_name: str) -> dict[str, Task]:
             mine = given | own | ({"variant": variant} if variant else {})
             name = f"{notebook}-{variant}" if variant else notebook
             check(mine, declared, f"preset {preset_name}, {name}")
-            defaults = {parameter: default for parameter, (_, default) in declared.items()}
+            defaults = {parameter: default for parameter, (_, default) in declared.items() if parameter != "out"}
             found[name] = Task(name, notebook, variant, mine, defaults | mine)
     return found
 

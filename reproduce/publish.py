@@ -8,7 +8,7 @@ After a change that cannot change results (a move, a renaming), --restamp writes
 import argparse
 import hashlib
 import json
-import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -27,18 +27,16 @@ def main() -> int:
     add("--preset", default="quick", metavar="NAME", help="publish this preset's figures, default: quick")
     add("--runs", type=Path, default=REPOSITORY / "runs", metavar="DIR", help="where the runs are, default: runs/")
     add("--check", action="store_true", help="only say what is wrong in figures/")
-    add(
-        "--restamp", nargs="+", metavar="PRESET", default=[], help="write the new code hash into these presets' figures"
-    )
+    add("--restamp", nargs="+", metavar="PRESET", help="write the new code hash into these presets' figures")
     add("--reason", metavar="TEXT", help="for --restamp: the proof that the results are the same")
     given = parser.parse_args()
     if bool(given.restamp) != bool(given.reason):
         parser.error("--restamp and --reason go together")
     try:
-        for preset in [given.preset, *given.restamp]:
+        for preset in given.restamp or [given.preset]:
             load_preset(preset)
-        stamped = restamp(given.restamp, given.reason) if given.restamp else None
-        wrong = faults() if given.check else publish(given.preset, given.runs) if stamped is None else stamped
+        wrong = restamp(given.restamp, given.reason) if given.restamp else []
+        wrong += faults() if given.check else [] if given.restamp else publish(given.preset, given.runs)
     except UsageError as error:
         print(f"publish: {error}", file=sys.stderr)
         return 2
@@ -54,9 +52,7 @@ def declared_figures() -> dict[str, tuple[str, Task]]:
         known[preset] = known.get(preset) or tasks(preset)
         task = "-".join(filter(None, (entry["notebook"], entry.get("variant"))))
         if task not in known[preset]:
-            raise UsageError(
-                f"figures.yaml, {name}: preset {preset} has no run {task!r}{nearest(task, known[preset])}."
-            )
+            raise UsageError(f"figures.yaml, {name}: {preset} has no run {task!r}{nearest(task, known[preset])}.")
         declared[name] = (preset, known[preset][task])
     return declared
 
@@ -69,9 +65,9 @@ def publish(preset: str, runs: Path) -> list[str]:
         return [*wrong, f"Nothing was published: run ./reproduce/run --preset {preset} on committed code first."]
     for name, task in mine.items():
         for end in (".png", ".csv"):
-            replace(f"{name}{end}", (folder / f"figures/{name}{end}").read_bytes())
+            shutil.copyfile(folder / f"figures/{name}{end}", REPOSITORY / f"figures/{name}{end}")
         about = json.loads((folder / f"figures/{name}.json").read_text())
-        stamp(name, about | {"preset": preset, "code": code_hash(task.notebook), "parameters": parameters(task)})
+        stamp(name, about | {"preset": preset, "code": code_hash(task.notebook), "parameters": task.parameters})
     return []
 
 
@@ -94,16 +90,12 @@ def uncommitted(name: str, about: dict) -> list[str]:
     return [f"{name}: drawn by code that was not committed ({commit})."] if commit.endswith("+") else []
 
 
-def parameters(task: Task) -> dict:
-    return {name: value for name, value in task.parameters.items() if name != "out"}
-
-
 def restamp(presets: list[str], proof: str) -> list[str]:
     """Write the code hash as it is now, and the proof, into the figures; returns those to draw again."""
     wrong = []
     for name, (_, task) in ((n, figure) for n, figure in declared_figures().items() if figure[0] in presets):
         about = json.loads((REPOSITORY / f"figures/{name}.json").read_text())
-        if about["parameters"] == parameters(task):
+        if about["parameters"] == task.parameters:
             restamped = {"from": about["commit"], "proof": proof}
             stamp(name, about | {"code": code_hash(task.notebook), "restamped": restamped})
         else:
@@ -113,14 +105,7 @@ def restamp(presets: list[str], proof: str) -> list[str]:
 
 def stamp(name: str, about: dict) -> None:
     print(f"figures/{name}")
-    replace(f"{name}.json", (json.dumps(about, indent=1) + "\n").encode())
-
-
-def replace(name: str, data: bytes) -> None:
-    """Write figures/NAME under a temporary name and rename it, so that a full disk or a kill leaves the old figure."""
-    temporary = REPOSITORY / f"figures/.{name}.tmp"
-    temporary.write_bytes(data)
-    os.replace(temporary, REPOSITORY / f"figures/{name}")
+    (REPOSITORY / f"figures/{name}.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
 def faults() -> list[str]:
@@ -137,7 +122,7 @@ def faults() -> list[str]:
         wrong += uncommitted(name, about)
         if about.get("code") != code_hash(task.notebook):
             wrong.append(f"{name}: stale, notebook {task.notebook} or a module it uses has changed since.")
-        if (about.get("preset"), about.get("parameters")) != (preset, parameters(task)):
+        if (about.get("preset"), about.get("parameters")) != (preset, task.parameters):
             wrong.append(f"{name}: stale, the parameters of {task.name} in preset {preset} have changed since.")
     return wrong
 

@@ -27,25 +27,21 @@ MARK = "MPTPN_RUN"  # environment variable that every process of a run carries: 
 def main() -> int:
     """Exit code: 0 done, 1 a notebook failed or the preset is running already, 2 wrong input, 130 stopped."""
     arguments = read_arguments()
-    folder = arguments.runs.resolve() / arguments.preset
+    folder, code = arguments.runs.resolve() / arguments.preset, 130
     try:
         tasks = presets.tasks(arguments.preset)
         profiles = sorted(profile.name for profile in (HERE / "profile").iterdir())
         if arguments.executor not in (None, *profiles):
             raise UsageError(f"there is no executor {arguments.executor!r}: choose one of {', '.join(profiles)}.")
-        with alone(folder):
+        with contextlib.suppress(KeyboardInterrupt), alone(folder):
             code = reproduce(arguments, tasks, folder)
-    except UsageError as error:
-        print(f"reproduce: {error}", file=sys.stderr)
-        return 2
-    except BlockingIOError:
-        print(f"reproduce: preset {arguments.preset} is running already in {folder}.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        code = 130
+    except (UsageError, BlockingIOError) as error:
+        running = f"preset {arguments.preset} is running already in {folder}."
+        print(f"reproduce: {error if isinstance(error, UsageError) else running}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
     if code:
-        logs, again = os.path.relpath(folder / "logs"), f"./reproduce/run --preset {arguments.preset}"
-        print(f"\nNot finished, see {logs}. The same command goes on from here: {again}")
+        again = f"The same command goes on from here: ./reproduce/run --preset {arguments.preset}"
+        print(f"\nNot finished, see {os.path.relpath(folder)}/logs. {again}")
     return code
 
 
@@ -100,14 +96,9 @@ def reproduce(arguments: argparse.Namespace, tasks: dict, folder: Path) -> int:
             record.unlink()
     command = snakemake_command(arguments, folder)
     environment = os.environ | {MARK: str(folder), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    look = subprocess.run([*command, "--summary"], env=environment, capture_output=True, text=True)
-    if look.returncode:
-        raise UsageError(f"snakemake --summary failed: {look.stderr.strip()[-1000:]}")
-    rows = csv.DictReader(look.stdout.splitlines(), delimiter="\t")
-    pending = {Path(r["output_file"]).stem: r["status"] for r in rows if r["plan"] == "update pending"}
+    pending = find_pending(command, environment)
     for name, status in pending.items():
-        reason = "an earlier notebook runs again" if status == "ok" else status
-        print(f"{'would run' if arguments.dry_run else 'to run:'} {name}: {reason}", flush=True)
+        print(f"{'would run' if arguments.dry_run else 'to run:'} {name}: {status}", flush=True)
     if not pending:
         print(f"Nothing to do: all {len(tasks)} notebook runs of preset {arguments.preset} are up to date.")
     if arguments.dry_run:
@@ -116,18 +107,36 @@ def reproduce(arguments: argparse.Namespace, tasks: dict, folder: Path) -> int:
         import torch  # takes two seconds
 
         if not torch.cuda.is_available():
-            raise UsageError(
-                f"preset {arguments.preset} wants a CUDA GPU: run it where there is one, or --executor slurm."
-            )
-    if pending and run_snakemake(command, environment, folder, cluster=bool(arguments.executor)):
-        return 1
+            raise UsageError(f"preset {arguments.preset} wants a CUDA GPU: use another machine or --executor slurm.")
+    if pending:  # the notebooks print their progress, Snakemake writes its log
+        with open(folder / "logs/snakemake.log", "w") as log:
+            quiet = {"stdin": subprocess.DEVNULL, "stderr": None if arguments.executor else log}
+            process = subprocess.Popen(command, env=environment, start_new_session=True, **quiet)
+        try:
+            if process.wait():
+                return 1
+        except KeyboardInterrupt:
+            if arguments.executor:  # Snakemake withdraws its jobs from the cluster
+                process.send_signal(signal.SIGINT)
+                process.wait(timeout=60)
+            raise
     print_results(tasks, folder)
     return 0
 
 
+def find_pending(command: list[str], environment: dict) -> dict[str, str]:
+    """Names of the runs to do, with the reason for each."""
+    look = subprocess.run([*command, "--summary"], env=environment, capture_output=True, text=True)
+    if look.returncode:
+        raise UsageError(f"snakemake --summary failed: {look.stderr.strip()[-1000:]}")
+    rows = csv.DictReader(look.stdout.splitlines(), delimiter="\t")
+    pending = {Path(r["output_file"]).stem: r["status"] for r in rows if r["plan"] == "update pending"}
+    return {name: status.replace("ok", "an earlier notebook runs again") for name, status in pending.items()}
+
+
 def snakemake_command(arguments: argparse.Namespace, folder: Path) -> list[str]:
     options = (
-        "--rerun-triggers params input mtime --rerun-incomplete --keep-going --nocolor --scheduler greedy --nolock"
+        "--rerun-triggers params input mtime --rerun-incomplete --keep-going --nocolor --nolock --scheduler greedy"
     )
     words = [sys.executable, "-m", "snakemake", *options.split(), "--config", f"preset={arguments.preset}"]
     words += ["--snakefile", str(HERE / "Snakefile"), "--directory", str(folder), "--workflow-profile"]
@@ -136,20 +145,6 @@ def snakemake_command(arguments: argparse.Namespace, folder: Path) -> list[str]:
         return [*words, str(HERE / "profile" / arguments.executor), *jobs]
     cores = arguments.jobs or min(presets.load_preset(arguments.preset)["cores"], os.cpu_count())
     return [*words, "none", "--cores", str(cores), "--resources", "gpu=1"]  # one notebook at a time on a GPU
-
-
-def run_snakemake(command: list[str], environment: dict, folder: Path, *, cluster: bool) -> int:
-    """Run all that is pending, returns the exit code; the notebooks print their progress, Snakemake writes its log."""
-    with open(folder / "logs/snakemake.log", "w") as log:
-        quiet = {"stdin": subprocess.DEVNULL, "stderr": None if cluster else log, "start_new_session": True}
-        process = subprocess.Popen(command, env=environment, **quiet)
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        if cluster:  # Snakemake withdraws its jobs
-            process.send_signal(signal.SIGINT)
-            process.wait(timeout=60)
-        raise
 
 
 def print_results(tasks: dict, folder: Path) -> None:

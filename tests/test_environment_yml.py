@@ -121,10 +121,10 @@ def test_the_wheel_alone_denoises_outside_the_repository_to_the_same_bytes(check
     noisy = np.random.default_rng(0).normal(1000, 100, (61, 84)).clip(0, 65535).astype(np.uint16)
     tifffile.imwrite(elsewhere / "noisy.tif", noisy)
     options = ["denoise", "noisy.tif", "--model", "small"]
-    subprocess.run([python.with_name("mptpn"), *options, "--out", "wheel.tif"], cwd=elsewhere, env=isolated, check=True)
-    command = [sys.executable, "-m", "mptpn", *options, "--out", "repository.tif"]
+    subprocess.run([python.with_name("mptpn"), *options, "--out", "wheel"], cwd=elsewhere, env=isolated, check=True)
+    command = [sys.executable, "-m", "mptpn", *options, "--out", "repository"]
     subprocess.run(command, cwd=elsewhere, env=isolated | {"PYTHONPATH": str(ROOT)}, check=True)
-    images = [tifffile.imread(elsewhere / f"{name}.tif") for name in ("wheel", "repository")]
+    images = [tifffile.imread(elsewhere / name / "noisy.tif") for name in ("wheel", "repository")]
     assert np.array_equal(*images) and images[0].std() < noisy.std()
 
 

@@ -77,5 +77,5 @@ def test_a_reworded_docstring_another_format_and_what_is_not_used_do_not(reposit
 
 def test_every_public_name_leads_to_the_module_that_defines_it():
     package = importlib.import_module("mptpn")
-    behind = code_hash.modules_behind(code_hash.read("import mptpn\nmptpn.denoise", ""))
+    behind = code_hash.modules_behind("import mptpn\nmptpn.denoise")
     assert package.denoise.__module__ in behind and len(behind) > 10

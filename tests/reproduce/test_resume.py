@@ -18,7 +18,7 @@ def test_killed_run_goes_on_with_the_same_command(tmp_path, victim):
     kernels = processes_of(repository, "ipykernel")
     assert len(kernels) == 1
     (process if victim == "run.py" else processes_of(tmp_path, victim)[0]).kill()
-    process.communicate(timeout=120)
+    process.wait(timeout=120)  # its children may still hold its output
     assert process.returncode != 0 and not (repository / "runs/single/02_pair_synthesis/result.txt").exists()
     (repository / "wait").unlink()
     code, out, err = run(repository, "--preset", "single")

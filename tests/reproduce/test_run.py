@@ -1,6 +1,5 @@
 """The reproduction on stub notebooks that take a second each: bad input, staleness, failures."""
 
-import importlib
 import json
 import shutil
 from pathlib import Path
@@ -27,7 +26,7 @@ def finished(tmp_path_factory) -> Path:
     path = make_repository(tmp_path_factory.mktemp("finished") / "repository")
     code, out, err = run(path)
     assert code == 0, out + err
-    assert all(words in out for words in ("01_noise_estimation", "cell 4 of 4", "done", "executed notebooks:"))
+    assert all(words in out for words in ("01_noise_estimation", "cell 1 of 5", "done", "executed notebooks:"))
     return path
 
 
@@ -55,7 +54,7 @@ def would_run(repository: Path) -> list[str]:
         ("seed: 2", "sed: 2", ["'sed'", "'seed'", "dense"]),
         ("seed: 1", "seed: 1.5", ["1.5", "int"]),
         ("seed: 1", "seed: true", ["True", "int"]),
-        ("learning_rate: 1", "learning_rate: 1e-3", ["'1e-3'", "float", "dot"]),
+        ("learning_rate: 1", "learning_rate: 1e-3", ["'1e-3'", "float", "1.0e-3"]),
         ("02_pair_synthesis", "02_pairs_synthesis", ["'02_pair_synthesis'"]),
         ("variants:", "variant:", ["'variants'"]),
     ],
@@ -148,20 +147,6 @@ def test_a_notebook_runs_as_plain_python_to_the_same_results(repository):
     assert (repository / "runs/quick/03_profound_training/dense/result.txt").read_text() == "2"
     process = start(repository, "03_profound_training", "--variant", "sparse", script="plain.py")
     assert "has no run '03_profound_training-sparse'" in process.communicate(timeout=100)[1]
-
-
-@pytest.mark.parametrize(("words", "calls"), [("Kernel died before replying to kernel_info", 2), ("out of memory", 1)])
-def test_a_kernel_whose_port_was_taken_starts_again(monkeypatch, words, calls):
-    execute, seen = importlib.import_module("execute"), []
-
-    def fail(*arguments, **options):
-        seen.append(arguments)
-        raise RuntimeError(words)
-
-    monkeypatch.setattr(execute.papermill, "execute_notebook", fail)
-    with pytest.raises(RuntimeError, match=words):
-        execute.execute(Path("a"), Path("b"), {})
-    assert len(seen) == calls
 
 
 def test_parameters_are_those_that_papermill_sees():
