@@ -477,9 +477,7 @@ def test_a_folder_of_clipped_images_alone_trains_nothing(box, capsys):
     assert said.endswith("clipped: no image holds noise that can be measured, all are constant or clipped.")
 
 
-def test_a_first_network_refines_correlated_noise_and_a_stopped_training_goes_on_from_it(
-    box, capsys, monkeypatch
-):
+def test_a_first_network_refines_correlated_noise_and_a_stopped_training_goes_on_from_it(box, capsys, monkeypatch):
     """Means over three pixels of a row: a correlation of 2 / 3, a blind spot of 3 px or more; stopped after the first
     network.
     """
