@@ -144,7 +144,7 @@ def _failed(command: str, failures: dict[str, str]) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from mptpn import api
-    from mptpn.training.loop import launch
+    from mptpn.training import launch
 
     photos = api.read_folder(options.photos)[0] if options.photos else ()
     settings = {"fabric": launch(accelerator=options.accelerator), "photos": photos, "seed": options.seed}

@@ -17,16 +17,16 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from mptpn.atomic import write_atomically
-from mptpn.inference.assessment import Assessment, assess, together
-from mptpn.inference.denoiser import Network, NoisyImages, check_strength, load_network
-from mptpn.inference.quality_control import QualityControl
-from mptpn.io import photographs
-from mptpn.io.files import KNOWN, open_scans, read_image, spread_images
-from mptpn.io.image import Image, as_array, gray_array, image_from_array
+from mptpn.inference import Assessment, NoisyImages, QualityControl, assess, load_network
+from mptpn.inference.assessment import together
+from mptpn.inference.denoiser import Network, check_strength
+from mptpn.io import Image, gray_array, image_from_array, open_scans, photographs, read_image, spread_images
+from mptpn.io.files import KNOWN
+from mptpn.io.image import as_array
+from mptpn.networks import load_weights, save_weights
 from mptpn.networks.noise_level import SMALLEST
-from mptpn.networks.weights import load_weights, save_weights
-from mptpn.noise.estimate import NoiseEstimate, estimate_noise_model
-from mptpn.stages import pipeline
+from mptpn.noise import NoiseEstimate, estimate_noise_model
+from mptpn.stages import SetNoise, pipeline
 
 Picture = np.ndarray | Tensor | Image | str | Path
 NO_NOISE = "no part of it holds noise that can be measured: all is constant or clipped"
@@ -192,25 +192,18 @@ def train(
     clean = _training_photographs(photos, side=side)
     settings = {"seconds": 60 * minutes, "patch": side, "seed": seed, "out": out}
     learned = pipeline.three_stages(pixels, clean, noise=noise, fabric=fabric, **settings)
-    models = learned.noise.noise_models
-    if models[0].correlated:
-        print(
-            f"correlation refined from residuals: changed by up to {_farthest(noise, learned.noise):.2f}",
-            file=sys.stderr,
-        )
-    about = {
-        "noise": str(whole),
-        "sigma": [float(m.variance(x).mean().sqrt()) * unit[1] for m, x in zip(models, pixels, strict=True)],
-        "correlation": models[0].correlation if models[0].correlated else whole.correlation.tolist(),
-        "levels": noise.levels,
-        "blind_spot": [2 * half + 1 for half in whole.half_size],
-        "images": [image.name for image in images],
-        "left_out": left_out,
-        "minutes": minutes,
-        "steps": [network.history[-1]["step"] for network in (learned.blind, learned.student)],
-        "seconds": round(time.monotonic() - started, 1),
-        "seed": seed,
-    }
+    about = (
+        {"noise": str(whole)}
+        | _learned_noise(learned.noise, pixels, noise, span=unit[1])
+        | {
+            "images": [image.name for image in images],
+            "left_out": left_out,
+            "minutes": minutes,
+            "steps": [network.history[-1]["step"] for network in (learned.blind, learned.student)],
+            "seconds": round(time.monotonic() - started, 1),
+            "seed": seed,
+        }
+    )
     save_weights(out, learned.student, arguments=learned.student.arguments, note=about)
     save_weights(out.with_suffix(".stage1.safetensors"), learned.blind, arguments=learned.blind.arguments)
     write_atomically(out.with_suffix(".json"), lambda path: path.write_text(json.dumps(about, indent=1)))
@@ -219,15 +212,24 @@ def train(
     return about
 
 
-def _farthest(before: pipeline.SetNoise, after: pipeline.SetNoise) -> float:
-    """Largest difference between the correlations of two estimates of a set's noise."""
-    first, second = (torch.tensor(noise.noise_models[0].correlation) for noise in (before, after))
-    return float((first - second).abs().max())
+def _learned_noise(learned: SetNoise, pixels: Sequence[Tensor], before: SetNoise, *, span: float) -> dict:
+    """What the report says of the learned noise, in the images' own unit; how far it was refined is printed."""
+    models = learned.noise_models
+    if models[0].correlated:
+        first, second = (torch.tensor(noise.noise_models[0].correlation) for noise in (before, learned))
+        change = float((first - second).abs().max())
+        print(f"correlation refined from residuals: changed by up to {change:.2f}", file=sys.stderr)
+    return {
+        "sigma": [float(m.variance(x).mean().sqrt()) * span for m, x in zip(models, pixels, strict=True)],
+        "correlation": models[0].correlation if models[0].correlated else before.whole.correlation.tolist(),
+        "levels": before.levels,
+        "blind_spot": [2 * half + 1 for half in before.whole.half_size],
+    }
 
 
 def _measured_folder(
     folder: str | Path,
-) -> tuple[list[Image], list[Tensor], tuple[float, float], pipeline.SetNoise, dict[str, str]]:
+) -> tuple[list[Image], list[Tensor], tuple[float, float], SetNoise, dict[str, str]]:
     """Images of a folder that hold noise, their pixels their unit (zero, size), their noise, the files left out."""
     images, left_out = read_folder(folder)
     print(f"{len(images)} images; estimating their noise", file=sys.stderr)
@@ -314,8 +316,8 @@ def enlarge(image: np.ndarray, *, scale: int = 2, tile: int = 0) -> np.ndarray:
 
 def enlarge_image(image: Image, *, scale: int = 2, tile: int = 0) -> Image:
     """The same of an Image; arguments as in enlarge."""
-    from mptpn.super_resolution.inference import enlarge as enlarged
-    from mptpn.super_resolution.network import SuperResolutionNetwork
+    from mptpn.super_resolution import SuperResolutionNetwork
+    from mptpn.super_resolution import enlarge as enlarged
 
     if scale not in (2, 4):
         raise ValueError(f"scale {scale}: the pretrained networks enlarge by 2 or 4.")

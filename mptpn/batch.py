@@ -12,12 +12,11 @@ import numpy as np
 from tqdm import tqdm
 
 from mptpn.atomic import write_atomically
-from mptpn.inference.assessment import assess
-from mptpn.inference.denoiser import Denoiser, NoisyImages, load_network
+from mptpn.inference import Denoiser, NoisyImages, assess, load_network
 from mptpn.inference.masks import set_apart
 from mptpn.io import Scan, Slice, Writer, open_scans
+from mptpn.networks import save_weights, weights_path
 from mptpn.networks.noise_level import SMALLEST
-from mptpn.networks.weights import save_weights, weights_path
 from mptpn.tiling import squares
 
 # slices of a scan, and their pixels together, from which its noise is learned and by which it is judged; at least one

@@ -17,12 +17,10 @@ from torch import Tensor
 
 from mptpn import batch
 from mptpn.filters import gaussian_blur
-from mptpn.inference import quality_figure
-from mptpn.inference.assessment import Assessment, assess
-from mptpn.inference.denoiser import Denoiser, NoisyImages, Prediction, load_network
+from mptpn.inference import Assessment, Denoiser, NoisyImages, Prediction, assess, load_network, quality_figure
 from mptpn.inference.quality_figure import PANELS, View
 from mptpn.io import Scan, Writer, open_scan
-from mptpn.noise.models import NoiseModel, PoissonGaussian, Rician, Speckle
+from mptpn.noise import NoiseModel, PoissonGaussian, Rician, Speckle
 from mptpn.random import generator
 
 STAGE_1, MODEL, WIDTHS = "stage 1, trained on this scan", "model file", (0.7, 1.0, 2.0)

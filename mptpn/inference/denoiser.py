@@ -16,17 +16,13 @@ from mptpn.filters import robust_level
 from mptpn.inference.masks import MaskedImage, bounding_box, inpaint, masked_image, pieces, restored_pixels, select
 from mptpn.inference.predictor import BlindSpotPredictor, Predictor, StabilisedPredictor, TransformerPredictor
 from mptpn.inference.stabilise import VarianceStabilisingTransform, cut, whitening_noise
-from mptpn.io.image import gray_array
-from mptpn.networks.blind_spot import BlindSpotNetwork
+from mptpn.io import gray_array
+from mptpn.networks import BlindSpotNetwork, RetractableTransformer, load_weights
 from mptpn.networks.noise_level import SMALLEST
-from mptpn.networks.transformer import RetractableTransformer
-from mptpn.networks.weights import load_weights
-from mptpn.noise.bands import measure
-from mptpn.noise.estimate import NoiseEstimate, estimate_from
-from mptpn.noise.models import NoiseModel
+from mptpn.noise import NoiseEstimate, NoiseModel, estimate_from, measure
 from mptpn.random import generator
 from mptpn.stages import pipeline, preliminary
-from mptpn.training.loop import launch
+from mptpn.training import launch
 
 STEPS = 100_000  # more than any budget of time allows: the clock decides
 SIDE = 1024  # px, about the largest side of a tile

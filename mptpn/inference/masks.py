@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mptpn.filters import constant
 from mptpn.networks.noise_level import SMALLEST
-from mptpn.noise.models import NoiseModel
+from mptpn.noise import NoiseModel
 from mptpn.tiling import squares
 
 CORE = 49  # px that equal all their neighbours, connected: an area of at least 9 x 9 px of one value is padding

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mptpn.inference.stabilise import VarianceStabilisingTransform, cut, whitening_noise
-from mptpn.networks.blind_spot import BlindSpotNetwork
-from mptpn.noise.models import NoiseModel
+from mptpn.networks import BlindSpotNetwork
+from mptpn.noise import NoiseModel
 from mptpn.stages import preliminary, profound
 
 PROBES, STEP, WINDOW = 2, 0.05, 9  # noise fields that probe a Jacobian, their size in sigmas, side of the averages, px

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mptpn.noise import NoiseEstimate, NoiseModel
 from mptpn.noise.bands import MAX_LEVEL_ERROR
 from mptpn.noise.correlation import STRONG_CORRELATION
-from mptpn.noise.estimate import NoiseEstimate
-from mptpn.noise.models import NoiseModel
 
 BLOCK = 16  # px, side of the blocks that count as independent
 INDEPENDENT = 0.1  # correlation up to which a residual counts as independent from pixel to pixel

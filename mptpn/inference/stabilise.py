@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mptpn.noise.models import NoiseModel
+from mptpn.noise import NoiseModel
 from mptpn.random import generator
 
 POINTS, NODES = 4097, 257  # intensities at which the transform and its inverse are tabulated

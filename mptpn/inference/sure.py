@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mptpn.metrics import NORMAL_95, psnr_from_mse
-from mptpn.noise.models import CorrelatedGaussian, NoiseLevelFunction, PoissonGaussian
+from mptpn.noise import CorrelatedGaussian, NoiseLevelFunction, PoissonGaussian
 
 # px, side of the blocks whose errors are taken as independent: wider than noise correlates and than most denoisers mix
 # it

@@ -8,15 +8,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from mptpn.networks.noise_level import (
-    BANDS,
-    SMALLEST,
-    STRIDE,
-    NoiseLevelNetwork,
-    band_factors,
-    pretrained_noise_level,
-    stated_precision,
-)
+from mptpn.networks import NoiseLevelNetwork, pretrained_noise_level
+from mptpn.networks.noise_level import BANDS, SMALLEST, STRIDE, band_factors, stated_precision
 from mptpn.noise.models import NoiseModel
 
 TILE, MAX_TILES = 1024, 12  # px and number: of a larger image, tiles that are spread over it are measured

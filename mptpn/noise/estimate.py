@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mptpn.networks.noise_level import RADIUS, NoiseLevelNetwork, band_factors
+from mptpn.networks import NoiseLevelNetwork
+from mptpn.networks.noise_level import RADIUS, band_factors
 from mptpn.noise.bands import MAX_LEVEL_ERROR, Bands, Measurement, bands_of, measure, pretrained_network
 from mptpn.noise.correlation import (
     STRONG_CORRELATION,

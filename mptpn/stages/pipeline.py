@@ -11,16 +11,12 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from mptpn.filters import center_crop, has_noise
-from mptpn.networks.blind_spot import BlindSpotNetwork
-from mptpn.networks.transformer import RetractableTransformer
-from mptpn.networks.weights import load_weights
-from mptpn.noise.bands import Measurement, levels_by_place, measure
-from mptpn.noise.emccd import detect_emccd
-from mptpn.noise.estimate import NoiseEstimate, estimate_from
-from mptpn.noise.models import NoiseModel
+from mptpn.networks import BlindSpotNetwork, RetractableTransformer, load_weights
+from mptpn.noise import NoiseEstimate, NoiseModel, detect_emccd, estimate_from, measure
+from mptpn.noise.bands import Measurement, levels_by_place
 from mptpn.stages import preliminary, profound, refinement
 from mptpn.stages.synthesis import LEVELS, PairSynthesis, TargetStatistics, structure, target_statistics
-from mptpn.training.loop import fit
+from mptpn.training import fit
 
 # Arguments of BlindSpotNetwork and of RetractableTransformer: networks that learn in minutes on a CPU.
 BLIND = {"width": 16, "depth": 3, "local_means": (3, 5, 7, 11)}

@@ -9,10 +9,10 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from mptpn.filters import dihedral_crop, has_noise, mean_intensity
-from mptpn.networks.blind_spot import BlindSpotNetwork
-from mptpn.noise.models import NoiseModel
+from mptpn.networks import BlindSpotNetwork
+from mptpn.noise import NoiseModel
 from mptpn.random import generator
-from mptpn.training.loop import Batch, fit
+from mptpn.training import Batch, fit
 
 WARM, HEADS = 0.1, 0.15  # fractions of the training at which the warm start and the training of the spread alone end
 KNOTS = 65  # of the table that stands for a noise model inside a batch, evenly spaced over the image's intensities

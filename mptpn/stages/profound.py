@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from mptpn.filters import mean_intensity, robust_level
-from mptpn.training.loop import Batch
+from mptpn.training import Batch
 
 UNIT = 0.25  # the network sees noise of about this standard deviation at every level
 

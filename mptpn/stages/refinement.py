@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mptpn.filters import center_crop, has_noise
 from mptpn.networks.noise_level import RADIUS
-from mptpn.noise.models import CorrelatedGaussian, NoiseModel
+from mptpn.noise import CorrelatedGaussian, NoiseModel
 from mptpn.random import generator
 
 IMAGES, SIDE = 6, 512  # most images that are denoised, and the side of the center crop of each, px

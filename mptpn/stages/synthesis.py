@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from mptpn.filters import dihedral_crop, gaussian_blur, has_noise, mean_intensity, robust_level
-from mptpn.noise.models import NoiseModel
+from mptpn.noise import NoiseModel
 from mptpn.random import generator
-from mptpn.training.loop import Batch
+from mptpn.training import Batch
 
 BLURS = (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.3, 1.6, 2.0, 2.5, 3.2)  # px, widths tried to match a sharpness
 STEPS = (1, 2, 4, 8)  # px, lags of the structure function

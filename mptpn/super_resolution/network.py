@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mptpn.attention import HASHED_BACKENDS, hashed_attention, rotations_from_seed
-from mptpn.networks.weights import load_weights
+from mptpn.networks import load_weights
 from mptpn.super_resolution.bicubic import check_scale, resize
 
 SSFORMER = ("none", "balanced", "dual", "both")

@@ -11,7 +11,7 @@ import torch
 from skimage.restoration import denoise_nl_means
 from torch import Tensor
 
-from mptpn.noise.models import NoiseModel
+from mptpn.noise import NoiseModel
 
 
 def names() -> tuple[str, ...]:

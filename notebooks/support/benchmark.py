@@ -15,7 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mptpn.attention import DynamicPositionBias, retractable_attention, whole_image_attention
-from mptpn.networks.transformer import Block, RetractableTransformer
+from mptpn.networks import RetractableTransformer
+from mptpn.networks.transformer import Block
 from support import timing
 
 # a backend's second word, as in "triton graphs": how torch.compile treats it

@@ -14,8 +14,8 @@ import numpy as np
 import pooch
 from torch import Tensor
 
-from mptpn.io.files import open_scan
-from mptpn.io.image import Image, image_from_array, luminance
+from mptpn.io import Image, image_from_array, open_scan
+from mptpn.io.image import luminance
 from support.scores import fitted
 
 ADDRESS = "https://raw.githubusercontent.com"

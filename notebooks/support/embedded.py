@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mptpn.io.image import Image, image_from_array, luminance
+from mptpn.io import Image, image_from_array
+from mptpn.io.image import luminance
 from mptpn.io.photographs import SPLITS, _skimage, natural  # noqa: F401
 
 # overlap() from which two images are one picture: unrelated embedded images reach 0.53, copies at least 0.84

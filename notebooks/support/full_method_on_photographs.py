@@ -18,10 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from mptpn.atomic import write_atomically
-from mptpn.noise.models import PoissonGaussian
+from mptpn.noise import PoissonGaussian
 from mptpn.random import generator
-from mptpn.stages import pipeline, synthesis
-from mptpn.stages.synthesis import PairSynthesis
+from mptpn.stages import PairSynthesis, pipeline, synthesis
 from mptpn.training import loop
 from support import datasets
 from support.photographs import white_copies

@@ -18,7 +18,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mptpn.attention.hashed import attend, hashed_attention, rotations_from_seed, sorted_tokens
+from mptpn.attention import hashed_attention, rotations_from_seed
+from mptpn.attention.hashed import attend, sorted_tokens
 from mptpn.random import generator
 from support import timing
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mptpn.noise.models import PoissonGaussian
+from mptpn.noise import PoissonGaussian
 from mptpn.random import generator
 
 

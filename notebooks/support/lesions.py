@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mptpn.noise.models import PoissonGaussian
+from mptpn.noise import PoissonGaussian
 from mptpn.random import generator
 
 GAP, RING = 2.0, 4.0  # px from a lesion's edge to the inner and the outer edge of its annulus

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from mptpn import metrics
 from mptpn.atomic import write_atomically
-from mptpn.inference.denoiser import NoisyImages
-from mptpn.noise.models import NoiseModel
+from mptpn.inference import NoisyImages
+from mptpn.noise import NoiseModel
 from mptpn.stages import profound
 from support import baselines, datasets, scores
 

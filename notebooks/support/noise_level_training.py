@@ -6,9 +6,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mptpn.filters import autocorrelation, gaussian_blur, gaussian_taps
-from mptpn.networks.noise_level import BANDS, NoiseLevelNetwork, band_factors, stated_precision, window_sums
+from mptpn.networks import NoiseLevelNetwork
+from mptpn.networks.noise_level import BANDS, band_factors, stated_precision, window_sums
 from mptpn.random import generator
-from mptpn.training.loop import Batch, fit
+from mptpn.training import Batch, fit
 
 QUARTERS = 4  # parts of an image by intensity, each of which must get its own level right
 

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from mptpn.filters import robust_level
-from mptpn.noise.models import PoissonGaussian
+from mptpn.noise import PoissonGaussian
 from mptpn.random import generator
-from mptpn.training.loop import Batch
+from mptpn.training import Batch
 
 LEVELS = (2.5 / 255, 62.5 / 255)  # smallest and largest standard deviation, photographs span 0..1
 KNOTS = 9  # levels at which the robust level of every photograph is tabulated

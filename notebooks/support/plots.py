@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from scipy.stats import norm
 from torch import Tensor
 
-from mptpn.noise.estimate import NoiseEstimate
+from mptpn.noise import NoiseEstimate
 from support import figures
 from support.figures import COLOURS, SETS, WIDTH
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mptpn.metrics import psnr_db
-from mptpn.networks.transformer import RetractableTransformer
+from mptpn.networks import RetractableTransformer
 from mptpn.stages import profound
 
 

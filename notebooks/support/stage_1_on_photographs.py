@@ -17,10 +17,8 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from mptpn import metrics
-from mptpn.networks.blind_spot import BlindSpotNetwork
-from mptpn.networks.weights import save_weights
-from mptpn.noise import estimate_noise_model
-from mptpn.noise.models import PoissonGaussian
+from mptpn.networks import BlindSpotNetwork, save_weights
+from mptpn.noise import PoissonGaussian, estimate_noise_model
 from mptpn.random import generator
 from mptpn.stages import preliminary
 from mptpn.training import loop

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import pooch
 from torch import Tensor
 
-from mptpn.io.files import read_image
-from mptpn.super_resolution.bicubic import as_bytes, check_scale, crop_to_multiple, shrink
+from mptpn.io import read_image
+from mptpn.super_resolution import as_bytes, check_scale, crop_to_multiple, shrink
 from support import datasets
 
 TRAIN = ("DIV2K", "DIV2K_crops", "BSDS", "cell", "embedded")

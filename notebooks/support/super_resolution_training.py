@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from mptpn.filters import dihedral_crop
 from mptpn.random import generator
-from mptpn.super_resolution.bicubic import as_bytes, as_floats, check_scale, crop_to_multiple, shrink
+from mptpn.super_resolution import as_bytes, as_floats, check_scale, crop_to_multiple, shrink
 from mptpn.training import loop
 
 

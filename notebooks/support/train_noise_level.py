@@ -8,8 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mptpn.networks.noise_level import NoiseLevelNetwork
-from mptpn.networks.weights import save_weights
+from mptpn.networks import NoiseLevelNetwork, save_weights
 from mptpn.training import loop
 from support import datasets, noise_level_training
 

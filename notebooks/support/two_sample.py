@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from torch import Tensor
 
-from mptpn.noise.models import CorrelatedGaussian, NoiseModel, PoissonGaussian
+from mptpn.noise import CorrelatedGaussian, NoiseModel, PoissonGaussian
 from mptpn.noise.statistics import divergence, quantise_like
 from mptpn.random import generator
 
