@@ -46,7 +46,7 @@ def modules_of(full_name: str) -> set[str]:
     lazily, by a dict in __init__ of name -> module.
     """
     package, _, name = full_name.rpartition(".")
-    found = modules_of(package) if package else set()
+    found = set(modules_of(package)) if package else set()
     if module_path(full_name):
         found.add(full_name)
     elif package in found and (lazy := pairs(ast.parse(module_path(package).read_text())).get(name)):

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -54,6 +55,7 @@ class KernelOnFiles(AsyncKernelManager):
     """Talks to its kernel by sockets in files: a port that Jupyter chose could be taken before the kernel takes it."""
 
     transport = Unicode("ipc")
+    ip = Unicode(f"{tempfile.gettempdir()}/mptpn-{os.getpid()}")  # where: a path of this process alone
 
 
 class Progress(logging.Handler):

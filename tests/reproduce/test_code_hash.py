@@ -79,3 +79,10 @@ def test_every_public_name_leads_to_the_module_that_defines_it():
     package = importlib.import_module("mptpn")
     behind = code_hash.modules_behind("import mptpn\nmptpn.denoise")
     assert package.denoise.__module__ in behind and len(behind) > 10
+
+
+def test_it_does_not_depend_on_the_notebooks_that_were_hashed_before():
+    names = [path.stem for path in (presets.REPOSITORY / "notebooks").glob("*.ipynb")]
+    forth = {name: code_hash.code_hash(name) for name in names}
+    code_hash.modules_of.cache_clear()
+    assert {name: code_hash.code_hash(name) for name in reversed(names)} == forth
