@@ -1,7 +1,6 @@
 """What notebooks 01 to 04 need beside the method: scores, comparisons, the closing table, and the figures."""
 
 from collections.abc import Sequence
-from math import hypot
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -138,12 +137,19 @@ def panels(rows: Sequence[dict[str, Tensor]], names: Sequence[str]) -> Figure:
     titles = list(rows[0])
     size = WIDTH, 0.3 + len(rows) * WIDTH / len(titles)
     fig, axes = plt.subplots(len(rows), len(titles), figsize=size, layout="constrained", squeeze=False)
+    for title, ax in zip(titles, axes[0], strict=True):
+        ax.set_title(title)
     for line, row, name in zip(axes, rows, names, strict=True):
         low, high = (float(list(row.values())[-1].quantile(q)) for q in (0.005, 0.995))
         for ax, title in zip(line, titles, strict=True):
-            figures.show(ax, row[title], title=title if line is axes[0] else "", low=low, high=high)
+            figures.show(ax, row[title], title=ax.get_title(), low=low, high=high)
         line[0].text(-0.04, 0.5, name, transform=line[0].transAxes, rotation=90, ha="right", va="center")
     return fig
+
+
+def spread(chosen: Sequence, count: int) -> list:
+    """At most `count` of them, evenly spread; all for 0."""
+    return list(chosen)[:: -(-len(chosen) // count)] if count else list(chosen)
 
 
 def center(image: Tensor, side: int = 128) -> Tensor:
@@ -247,9 +253,3 @@ def correlation_map(value: float) -> Tensor:
     lags = torch.zeros(7, 7)
     lags[3, 2:5] = torch.tensor([value, 1.0, value])
     return lags
-
-
-def farthest(first: Tensor, second: Tensor) -> tuple[float, float]:
-    """Largest and root mean square difference of two maps."""
-    off = (first - second).abs()
-    return float(off.max()), hypot(*off.flatten().tolist()) / off.numel() ** 0.5
