@@ -12,7 +12,7 @@ TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def check_triton(**tensor: Tensor) -> None:
+def check_triton(tensor: Tensor, name: str) -> None:
     """Refuse backend="triton" for a named tensor on a machine that cannot run it.
 
     Raises:
@@ -20,9 +20,8 @@ def check_triton(**tensor: Tensor) -> None:
     """
     if not TRITON_INSTALLED:
         raise RuntimeError('backend="triton": the package triton is not installed (pip install "mptpn[kernels]")')
-    ((name, value),) = tensor.items()
-    if not (value.is_cuda or INTERPRETED):
-        needs = f'backend="triton" needs a GPU; {name} is on {value.device}'
+    if not (tensor.is_cuda or INTERPRETED):
+        needs = f'backend="triton" needs a GPU; {name} is on {tensor.device}'
         raise RuntimeError(f"{needs}, and TRITON_INTERPRET=1 was not set at the start")
 
 

@@ -103,7 +103,7 @@ def attend(match: Tensor, values: Tensor, order: Tensor, *, chunk_size: int = 14
         backend = "triton" if match.is_cuda and backends.TRITON_INSTALLED and fits else "chunked"
     chunk = min(chunk_size, match.shape[1])
     if backend == "triton":
-        backends.check_triton(match=match)
+        backends.check_triton(match, "match")
         if not fits or (dtype == torch.bfloat16 and not match.is_cuda):
             kinds, given = "float32, float16 and, except in the interpreter, bfloat16", f"{match.dtype}, {values.dtype}"
             widths = f"up to {WIDEST} features; got {given}, {match.shape[-1]} and {values.shape[-1]} features"

@@ -81,7 +81,7 @@ def _check(qkv: Tensor, bias: Tensor, interval: int, window: int, backend: str) 
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {BACKENDS}; got {backend!r}")
     if backend == "triton":
-        backends.check_triton(qkv=qkv)
+        backends.check_triton(qkv, "qkv")
         if qkv.dtype == torch.float64 or (qkv.dtype == torch.bfloat16 and not qkv.is_cuda):
             kinds = "float32, float16 and, except in the interpreter, bfloat16"
             raise ValueError(f'backend="triton" takes {kinds}; got {qkv.dtype}')
