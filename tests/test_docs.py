@@ -104,7 +104,7 @@ def test_numbers_of_the_readme_are_those_of_the_files():
         "BM3D, estimated noise": [methods[name, "BM3D, estimated"] for name in sets],
         "--model small": [methods[name, "small, estimated"] for name in sets],
         "the three stages of `mptpn train": [stages[name]["learned"] for name in sets],
-        "supervised, same budget": [stages[name]["ceiling"] for name in sets],
+        "supervised, same budget": [stages[name]["supervised upper bound"] for name in sets],
     }
     assert list(found) == list(wanted)
     for name, numbers in wanted.items():

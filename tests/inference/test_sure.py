@@ -321,7 +321,7 @@ def test_a_batch_has_the_mean_of_its_images(network):
     ids=lambda noise_model: type(noise_model).__name__,
 )
 def test_noise_that_is_not_gaussian_is_refused(noise_model):
-    with pytest.raises(ValueError, match=r"noise model (Speckle|Rician|Correlated).* must be PoissonGaussian"):
+    with pytest.raises(ValueError, match=r"noise model (Speckle|Rician|Correlated).* must be Gaussian of mean 0"):
         sure(lambda y: y, torch.rand(1, 1, 9, 11), noise_model=noise_model, generator=generator(20))
 
 
