@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -97,10 +98,17 @@ def restamp(presets: list[str], proof: str) -> list[str]:
         about = json.loads((REPOSITORY / f"figures/{name}.json").read_text())
         if about["parameters"] == task.parameters:
             restamped = {"from": about["commit"], "proof": proof}
-            stamp(name, about | {"code": code_hash(task.notebook), "restamped": restamped})
+            new = {"commit": commit(), "code": code_hash(task.notebook), "restamped": restamped}
+            stamp(name, about | new)
         else:
             wrong.append(f"{name}: not stamped, the parameters of {task.name} have changed: draw it again.")
     return wrong
+
+
+def commit() -> str:
+    """The commit whose code is stamped, with a + where the working tree differs."""
+    describe = ["git", "describe", "--always", "--abbrev=12", "--dirty=+"]
+    return subprocess.run(describe, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def stamp(name: str, about: dict) -> None:
