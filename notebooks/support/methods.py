@@ -41,8 +41,8 @@ class TestImage:
         test: name of the test; set: of datasets.comparable, which decides how the image is scored. image, subject:
             names.
         noisy, clean: [1, 1, H, W].
-        estimated: noise model that the image itself, or its set, shows; series: the images that show it.
-        seconds: processor time of the estimate, its share of one image.
+        estimated: noise model that the image itself shows; alone: the image with that estimate.
+        seconds: processor time of the estimate.
         drawn: noise model that drew the noise; None: unknown.
     """
 
@@ -53,7 +53,7 @@ class TestImage:
     noisy: Tensor
     clean: Tensor
     estimated: NoiseModel
-    series: NoisyImages | None = None
+    alone: NoisyImages | None = None
     seconds: float = 0.0
     drawn: NoiseModel | None = None
 
@@ -123,22 +123,21 @@ def denoise(
 
 
 def by_estimated_noise(network: nn.Module, image: TestImage) -> Tensor:
-    """A pretrained network by the noise that the image or its series shows, as `mptpn denoise` does, [1, 1, H, W]."""
+    """A pretrained network by the noise that the image shows, as `mptpn denoise` does, [1, 1, H, W]."""
     array = image.noisy[0, 0].numpy()
-    change = image.series.prepare(network).predict(array, uncertainty=False).at(1.0)[0]
+    change = image.alone.prepare(network).predict(array, uncertainty=False).at(1.0)[0]
     return torch.from_numpy(array + change)[None, None]
 
 
-def estimate_noise(noisy: list[Tensor]) -> tuple[NoisyImages, list[NoiseModel], float]:
-    """Noise of one image, or of several with a common correlation, [1, 1, H, W] each, as `mptpn denoise` finds it.
+def estimate_noise(noisy: Tensor) -> tuple[NoisyImages, NoiseModel, float]:
+    """Noise of one image [1, 1, H, W], as `mptpn denoise` finds it in a file of one image.
 
     Returns:
-        the images with their estimate, the noise model of each in its own unit, processor seconds an image.
+        the image with its estimate, its noise model in its own unit, processor seconds.
     """
     start = time.process_time()
-    series = NoisyImages.of([image[0, 0].numpy() for image in noisy])
-    models = [model.in_unit(series.unit) for model in series.noise_models]
-    return series, models, (time.process_time() - start) / len(noisy)
+    alone = NoisyImages.of([noisy[0, 0].numpy()])
+    return alone, alone.noise_models[0].in_unit(alone.unit), time.process_time() - start
 
 
 def denoise_known(

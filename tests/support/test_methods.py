@@ -36,9 +36,9 @@ def stub(tmp_path):
 
 def test_every_method_here_is_better_than_its_input_and_has_a_time():
     networks = {"small": mptpn.load("small"), "base": mptpn.load("base")}
-    series, (estimated,), _ = methods.estimate_noise([NOISY])
+    alone, estimated, _ = methods.estimate_noise(NOISY)
     assert float(estimated.variance(CLEAN).mean()) ** 0.5 == pytest.approx(25 / 255, rel=0.2)
-    scene = image(series=series, seconds=5.0, drawn=MODEL)
+    scene = image(alone=alone, seconds=5.0, drawn=MODEL)
     noisy = methods.score(scene, NOISY)["psnr_db"]
     assert noisy == metrics.psnr_db(NOISY, CLEAN)  # never cut
     for method in methods.METHODS[1:]:
