@@ -97,7 +97,8 @@ def restamp(presets: list[str], proof: str) -> list[str]:
     for name, (_, task) in ((n, figure) for n, figure in declared_figures().items() if figure[0] in presets):
         about = json.loads((REPOSITORY / f"figures/{name}.json").read_text())
         if about["parameters"] == task.parameters:
-            restamped = {"from": about["commit"], "proof": proof}
+            drawn = about.get("restamped", {}).get("from", about["commit"])
+            restamped = {"from": drawn, "proof": proof}
             new = {"commit": commit(), "code": code_hash(task.notebook), "restamped": restamped}
             stamp(name, about | new)
         else:

@@ -77,11 +77,15 @@ def test_a_figure_of_changed_code_or_parameters_is_stale(published):
     assert len(faults()) == 2 and "stale, the parameters" in faults()[1]
 
 
-def test_restamped_figures_are_fresh_and_carry_the_proof_and_those_of_other_parameters_stay_stale(published):
+def test_restamped_figures_are_fresh_and_carry_the_proof_and_those_of_other_parameters_stay_stale(
+    published, monkeypatch
+):
+    monkeypatch.setattr(publish, "commit", lambda: "89abcde")
     write_second_notebook(published, body="value = 1 * seed")
     assert publish.restamp(["single"], "the same bytes") == []
     assert publish.restamp(["single"], "the same bytes") == [] == faults()
     about = json.loads((published / "figures/levels.json").read_text())
+    assert about["commit"] == "89abcde"
     assert about["restamped"] == {"from": "0123abc", "proof": "the same bytes"}
     (published / "reproduce/presets/single.yaml").write_text(f"description: one\nnotebooks: {{{NAME}: {{seed: 4}}}}\n")
     assert "draw it again" in publish.restamp(["single"], "none")[0] and len(faults()) == 1
