@@ -93,13 +93,13 @@ def uncommitted(name: str, about: dict) -> list[str]:
 
 def restamp(presets: list[str], proof: str) -> list[str]:
     """Write the code hash as it is now, and the proof, into the figures; returns those to draw again."""
-    wrong = []
+    wrong, now = [], commit()
     for name, (_, task) in ((n, figure) for n, figure in declared_figures().items() if figure[0] in presets):
         about = json.loads((REPOSITORY / f"figures/{name}.json").read_text())
         if about["parameters"] == task.parameters:
             drawn = about.get("restamped", {}).get("from", about["commit"])
             restamped = {"from": drawn, "proof": proof}
-            new = {"commit": commit(), "code": code_hash(task.notebook), "restamped": restamped}
+            new = {"commit": now, "code": code_hash(task.notebook), "restamped": restamped}
             stamp(name, about | new)
         else:
             wrong.append(f"{name}: not stamped, the parameters of {task.name} have changed: draw it again.")
