@@ -1,5 +1,7 @@
 """The public functions, on arrays in their own unit and on folders: denoise, estimate_noise, train, enlarge."""
 
+from __future__ import annotations
+
 import json
 import math
 import sys
@@ -10,10 +12,10 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor
 
 from mptpn.atomic import write_atomically
@@ -27,6 +29,9 @@ from mptpn.networks import load_weights, save_weights
 from mptpn.networks.noise_level import SMALLEST
 from mptpn.noise import NoiseEstimate, estimate_noise_model
 from mptpn.stages import SetNoise, pipeline
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 Picture = np.ndarray | Tensor | Image | str | Path
 NO_NOISE = "no part of it holds noise that can be measured: all is constant or clipped"

@@ -178,6 +178,12 @@ def test_the_package_itself_offers_the_door():
     assert answer.stdout == "True False\n" and answer.returncode == 0, answer.stderr
 
 
+def test_what_only_training_needs_is_not_imported_by_the_commands():
+    code = "import sys, mptpn.api, mptpn.batch; print({'lightning', 'torch._dynamo', 'matplotlib'} & {*sys.modules})"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.stdout == "set()\n", answer.stderr
+
+
 GOOD = noisy(40, 41)
 WRONG = {
     "nan": (np.where(np.arange(40)[:, None] == 3, np.nan, GOOD), r"image 1: 41 of 1640 pixels are NaN or infinite"),

@@ -5,10 +5,10 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor
 
 from mptpn import tiling
@@ -23,6 +23,9 @@ from mptpn.noise import NoiseEstimate, NoiseModel, estimate_from, measure
 from mptpn.random import generator
 from mptpn.stages import pipeline, preliminary
 from mptpn.training import launch
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 STEPS = 100_000  # more than any budget of time allows: the clock decides
 SIDE = 1024  # px, about the largest side of a tile
@@ -201,7 +204,7 @@ class NoisyImages:
         self,
         *,
         minutes: float,
-        fabric: Fabric | None = None,
+        fabric: "Fabric | None" = None,
         seed: int = 0,
         checkpoint: str | Path | None = None,
         steps: int = STEPS,

@@ -5,9 +5,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor
 
 from mptpn.filters import center_crop, has_noise
@@ -17,6 +17,9 @@ from mptpn.noise.bands import Measurement, levels_by_place
 from mptpn.stages import preliminary, profound, refinement
 from mptpn.stages.synthesis import LEVELS, PairSynthesis, TargetStatistics, structure, target_statistics
 from mptpn.training import fit
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 # Arguments of BlindSpotNetwork and of RetractableTransformer: networks that learn in minutes on a CPU.
 BLIND = {"width": 16, "depth": 3, "local_means": (3, 5, 7, 11)}
@@ -128,7 +131,7 @@ def stage_1(
     *,
     noise: SetNoise,
     steps: int,
-    fabric: Fabric,
+    fabric: "Fabric",
     half_size: tuple[int, int] | None = None,
     network: dict = BLIND,
     batch: int = 4,
@@ -196,7 +199,7 @@ def stage_3(
     pairs: PairSynthesis,
     *,
     steps: int,
-    fabric: Fabric,
+    fabric: "Fabric",
     lr: float | None = None,
     ema: float = 0.98,
     network: dict | None = None,
@@ -248,7 +251,7 @@ def three_stages(
     photos: list[Tensor],
     *,
     noise: SetNoise,
-    fabric: Fabric,
+    fabric: "Fabric",
     steps: tuple[int, int, int] = (STEPS, STEPS, STEPS),
     seconds: float = math.inf,
     batch: int = 4,

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from mptpn.filters import dihedral_crop, has_noise, mean_intensity
@@ -13,6 +13,9 @@ from mptpn.networks import BlindSpotNetwork
 from mptpn.noise import NoiseModel
 from mptpn.random import generator
 from mptpn.training import Batch, fit
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 WARM, HEADS = 0.1, 0.15  # fractions of the training at which the warm start and the training of the spread alone end
 KNOTS = 65  # of the table that stands for a noise model inside a batch, evenly spaced over the image's intensities
@@ -25,7 +28,7 @@ def train(
     *,
     noise_models: Sequence[NoiseModel],
     steps: int,
-    fabric: Fabric,
+    fabric: "Fabric",
     batch: int = 8,
     patch: int = 96,
     lr: float = 1e-3,

@@ -8,15 +8,18 @@ from collections.abc import Callable
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from mptpn.atomic import write_atomically
 from mptpn.training.cuda_graph import Batch, ReplayedStep
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 PLAIN = (bool, int, float, str, tuple)  # types of a module's attributes that say how it was built
 FREE = ("training", "backend", "recompute")  # attributes that do not change what is learned
@@ -25,7 +28,7 @@ UNREAD = 10  # steps of a replayed CUDA graph between two reads of the loss: rea
 
 def launch(
     *, accelerator: str = "cpu", devices: int = 1, nodes: int = 1, precision: str = "32-true", threads: int = 0
-) -> Fabric:
+) -> "Fabric":
     """Start Fabric, which decides device, number of processes and arithmetic.
 
     Args:
@@ -43,6 +46,8 @@ def launch(
         torch.set_num_threads(threads)
     # stage 1 freezes its mean for a while: those weights have no gradient then, and processes must not wait for it
     strategy = "auto" if devices == nodes == 1 else "ddp_find_unused_parameters_true"
+    from lightning.fabric import Fabric  # slow to import, and only training needs it
+
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision, strategy=strategy)
     fabric.launch()
     return fabric
@@ -62,7 +67,7 @@ def fit(
     batches: Callable[[int], Batch],
     steps: int,
     lr: float,
-    fabric: Fabric,
+    fabric: "Fabric",
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 20.0,
     ema: float = 0.0,
@@ -105,7 +110,7 @@ def fit(
 class _Learner:
     """A module with its optimiser and its average; a call is one step."""
 
-    def __init__(self, module: nn.Module, *, loss, fabric: Fabric, lr: float, ema: float, clip: float, phases, title):
+    def __init__(self, module: nn.Module, *, loss, fabric: "Fabric", lr: float, ema: float, clip: float, phases, title):
         self.module, self.loss, self.fabric, self.lr = module, loss, fabric, lr
         self.clip, self.phases, self.title = clip, phases, title
         self.replays = fabric.device.type == "cuda" and fabric.world_size == 1
