@@ -235,7 +235,7 @@ def _learned_noise(learned: SetNoise, pixels: Sequence[Tensor], before: SetNoise
 def _measured_folder(
     folder: str | Path,
 ) -> tuple[list[Image], list[Tensor], tuple[float, float], SetNoise, dict[str, str]]:
-    """Images of a folder that hold noise, their pixels their unit (zero, size), their noise, the files left out."""
+    """Images of a folder that hold noise, their pixels, their unit (zero, size), their noise, the files left out."""
     images, left_out = read_folder(folder)
     print(f"{len(images)} images; estimating their noise", file=sys.stderr)
     low, high = min(image.value_range[0] for image in images), max(image.value_range[1] for image in images)

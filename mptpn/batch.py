@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +14,18 @@ from tqdm import tqdm
 
 from mptpn.atomic import write_atomically
 from mptpn.inference import Denoiser, NoisyImages, assess, load_network
+from mptpn.inference.denoiser import Network
 from mptpn.inference.masks import set_apart
 from mptpn.io import Scan, Slice, Writer, open_scans
 from mptpn.networks import save_weights, weights_path
 from mptpn.networks.noise_level import SMALLEST
-from mptpn.tiling import squares
+from mptpn.tiling import spread, squares
 
 # slices of a scan, and their pixels together, from which its noise is learned and by which it is judged; at least one
 SAMPLES, PIXELS = 8, 2**22
 PIECE, PIECES = 256, 48  # px and number: squares of a larger slice from which its noise is learned
 MIDDLE = 512  # px, side of the middle of a large slice that is judged
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"  # slices, the tiles of a large one as parts
-REPORTS = (".trust.png", ".uncertainty.npy")  # what lies beside a result, with .trust.json
 
 Channel = tuple[np.ndarray, np.ndarray]  # image in the scan's unit and mask, [H, W] both
 
@@ -51,7 +52,12 @@ class Settings:
     uncertainty: bool = False
     seed: int = 0
 
-    @property
+    @cached_property
+    def network(self) -> Network:
+        """The model, read once for all scans."""
+        return load_network(self.model)
+
+    @cached_property
     def note(self) -> str:
         """All that decides the pixels: an interrupted result is gone on with only under the same note."""
         if self.model:
@@ -127,14 +133,17 @@ def pieces(slice: Slice) -> list[list[Channel]]:
     cuts = [...]
     if slice.valid.size > PIXELS:
         cuts = squares(slice.valid.shape, side=PIECE)
-        cuts = cuts[:: -(-len(cuts) // PIECES)]
+        cuts = spread(cuts, PIECES)
     return [found for cut in cuts if (found := channels(slice, cut))]
 
 
 def whole_slices(scan: Scan, chosen: list[int]) -> list[np.ndarray]:
     """These slices in the scan's unit, each channel by itself, [H, W]; what is masked is set apart for the estimate."""
-    found = [channel for index in chosen for piece in pieces(scan.read(index)) for channel in piece]
-    return [set_apart(own, valid, valid) for own, valid in found]
+    return [set_apart(own, valid, valid) for own, valid in _sampled(scan, chosen)]
+
+
+def _sampled(scan: Scan, chosen: list[int]) -> list[Channel]:
+    return [channel for index in chosen for piece in pieces(scan.read(index)) for channel in piece]
 
 
 def channels(slice: Slice, cut=...) -> list[Channel]:
@@ -149,21 +158,23 @@ def channels(slice: Slice, cut=...) -> list[Channel]:
 
 def _denoisers(scan: Scan, chosen: list[int], settings: Settings, writer: Writer) -> list[Denoiser]:
     """One for each channel, of one network: the model, what an interrupted call left, or newly learned and kept."""
-    found = [channel for index in chosen for piece in pieces(scan.read(index)) for channel in piece]
+    found = _sampled(scan, chosen)
     if not found:
         raise ValueError(
             f"{scan.path}: no slice of at least {SMALLEST} x {SMALLEST} px holds noise; there is nothing to denoise."
         )
     pixels, valid = (list(x) for x in zip(*found, strict=True))
-    images, kept = NoisyImages.of(pixels, valid=valid), _kept_network(writer.target)
-    if settings.model or (writer.done and kept.is_file()):
-        network = load_network(settings.model or kept)
+    count, kept = 3 if scan.shape[2:] else 1, _kept_network(writer.target)
+    own = [NoisyImages.of(pixels[i::count], valid=valid[i::count]) for i in range(count)]
+    if settings.model:
+        network = settings.network
+    elif writer.done and kept.is_file():
+        network = load_network(kept)
     else:
-        network = images.fit(minutes=settings.minutes, seed=settings.seed)
+        together = own[0] if count == 1 else NoisyImages.of(pixels, valid=valid)
+        network = together.fit(minutes=settings.minutes, seed=settings.seed)
         save_weights(kept, network, arguments=network.arguments)
-    if not scan.shape[2:]:
-        return [images.prepare(network)]
-    return [NoisyImages.of(pixels[i::3], valid=valid[i::3]).prepare(network) for i in range(3)]
+    return [images.prepare(network) for images in own]
 
 
 def _kept_network(target: Path) -> Path:
@@ -240,11 +251,10 @@ def report(scan: Scan, target: Path, denoisers: list[Denoiser], chosen: list[int
 def _draw(target: Path, own: np.ndarray, valid: np.ndarray, prediction, *, words: str, unit: str) -> None:
     from mptpn.inference import quality_figure  # here, so that the command starts without what draws
 
-    change, sigma = prediction.at(1.0)
-    result, noise = own + change.astype(np.float64), prediction.noise.sqrt()[0, 0].numpy() * prediction.unit
+    result, sigma = prediction.applied(own)
     window = tuple(map(float, np.quantile(result[valid], [0.002, 0.998])))
     region = tuple(slice(0, side) for side in own.shape)
     shown = {"window": window, "region": region, "row": len(own) // 2, "unit": unit}
-    view = quality_figure.View(own, valid, **shown, denoised=result, uncertainty=sigma, sigma=noise)
+    view = quality_figure.View(own, valid, **shown, denoised=result, uncertainty=sigma, sigma=prediction.noise_sigma)
     png = quality_figure.sheet(view, words=words)
     write_atomically(target.with_name(f"{target.name}.trust.png"), lambda path: path.write_bytes(png))

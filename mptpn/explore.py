@@ -98,12 +98,11 @@ class Result:
     @property
     def sigma(self) -> np.ndarray:
         """Standard deviation of the noise at each pixel, [H, W]."""
-        return self.prediction.noise.sqrt()[0, 0].numpy() * self.prediction.unit
+        return self.prediction.noise_sigma
 
     def at(self, strength: float) -> tuple[np.ndarray, np.ndarray]:
         """Denoised image and standard deviation of its error at a strength, 0 (the input) to 1; nothing runs again."""
-        change, sigma = self.prediction.at(strength)
-        return self.noisy + change.astype(np.float64), sigma
+        return self.prediction.applied(self.noisy, strength)
 
     @property
     def report(self) -> str:
@@ -295,11 +294,11 @@ def explore(
     """Open a scan in the explorer; without a live kernel what it shows stays as a still picture.
 
     Args:
-        scan: from mptpn.files, or one file's path, or an array [H, W] or [N, H, W].
+        scan: from mptpn.io, or one file's path, or an array [H, W] or [N, H, W].
         minutes: budget of each training of stage 1 on the scan itself. model: .safetensors or a network of the package,
             one more method; empty: none.
         method: with which it opens; None: the model, or else stage 1.
-        baselines: name -> filter (noisy, noise model=) -> denoised: further methods.
+        baselines: name -> filter (noisy, noise_model=) -> denoised: further methods.
         folder: first text of the field that says where to save.
     Raises:
         ValueError: the scan holds no noise, or there is no such method.

@@ -29,8 +29,13 @@ def gaussian_blur(image: Tensor, *, sigma: float) -> Tensor:
 
 def dihedral_crop(pixels: Tensor, *, top: int, left: int, side: int, turn: int) -> Tensor:
     """The square of [B, C, H, W] at (top, left) in orientation turn, 0 to 7, of the square; [B, C, side, side]."""
-    cut = pixels[:, :, top : top + side, left : left + side].rot90(turn % 4, (2, 3))
-    return (cut.flip(3) if turn > 3 else cut).contiguous()
+    return turned(pixels[:, :, top : top + side, left : left + side], turn).contiguous()
+
+
+def turned(image: Tensor, turn: int) -> Tensor:
+    """[B, C, H, W] in one of the eight orientations, 0 to 7, of the square."""
+    image = image.rot90(turn % 4, (2, 3))
+    return image.flip(3) if turn > 3 else image
 
 
 def center_crop(image: Tensor, *, side: int) -> Tensor:

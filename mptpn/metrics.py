@@ -2,7 +2,6 @@
 
 import math
 
-from skimage.metrics import structural_similarity
 from torch import Tensor
 
 NORMAL_95 = 1.96  # standard errors on either side of a normal estimate that hold 95 %
@@ -27,6 +26,8 @@ def ssim(image: Tensor, clean: Tensor, *, peak: float = 1.0) -> float:
 
     Images are [1, C, H, W], H, W >= 11. Raises ValueError for shapes that differ.
     """
+    from skimage.metrics import structural_similarity  # slow to import, and mptpn denoise needs none
+
     _check_same_size(image, clean)
     first, second = (x[0].double().numpy() for x in (image, clean))
     window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}

@@ -20,7 +20,6 @@ STREAMS = {
     "whitening": 512,
     "two-sample copies": 601,
     "white noise": 601,
-    "folds": 602,
     "exposures": 602,
     "Stein": 603,
     "Stein noise": 604,

@@ -80,6 +80,11 @@ def squares(shape: tuple[int, int], *, side: int) -> list[tuple[slice, slice]]:
     return [(slice(top, top + side), slice(left, left + side)) for top in tops for left in lefts]
 
 
+def spread(items: list, most: int) -> list:
+    """At most `most` of them, evenly spread."""
+    return items[:: max(1, -(-len(items) // most))]
+
+
 def _spans(start: int, length: int, tile: int, halo: int) -> tuple[slice, slice, slice]:
     """Along one axis: the tile with its halo in the image, the kept centre in the tile, and that in the image."""
     first, stop = max(0, start - halo), min(length, start + tile)

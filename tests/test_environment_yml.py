@@ -146,7 +146,7 @@ def test_lower_bounds_install_and_work(checkout):
     subprocess.run([python, "-c", IMPORT_ALL], cwd=checkout / "notebooks", check=True)
     quick = ["tests/io", "tests/noise", "tests/test_metrics.py", "tests/reproduce/test_code_hash.py"]
     subprocess.run([python, "-m", "pytest", "-q", "-x", "-m", "not slow", *quick], cwd=checkout, check=True)
-    resume = "tests/training/test_resume.py::test_killed_run_goes_on_with_the_same_command[ipykernel]"
+    resume = "tests/reproduce/test_resume.py::test_killed_run_goes_on_with_the_same_command[ipykernel]"
     subprocess.run([python, "-m", "pytest", "-q", resume], cwd=checkout, check=True)
 
 

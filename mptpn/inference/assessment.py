@@ -14,7 +14,7 @@ from mptpn.inference.quality_control import QualityControl, check_residual
 from mptpn.inference.sure import estimated_psnr
 from mptpn.metrics import NORMAL_95, psnr_from_mse
 from mptpn.random import generator
-from mptpn.tiling import squares
+from mptpn.tiling import spread, squares
 
 BLOCK, BLOCKS = 256, 16  # px and number: a larger image is judged on squares spread over it
 FREE = 64  # px, side of the squares that hold measured pixels alone, where the gain is estimated if some are not
@@ -112,4 +112,4 @@ def _places(measured: Tensor, *, side: int = BLOCK) -> list[tuple]:
     height, width = measured.shape[2:]
     places = [(..., *place) for place in squares((height - height % side, width - width % side), side=side)]
     places = [place for place in places if float(measured[place].float().mean()) > 0.5] or places
-    return places[:: max(1, -(-len(places) // BLOCKS))]
+    return spread(places, BLOCKS)

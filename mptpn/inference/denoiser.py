@@ -2,8 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,6 @@ from mptpn.training import launch
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-STEPS = 100_000  # more than any budget of time allows: the clock decides
 SIDE = 1024  # px, about the largest side of a tile
 ARRAYS = 20  # bytes per pixel that a call holds beside its tiles: image, result, uncertainty, noise, mask
 SLACK = 64 * 2**20  # bytes that the allocator may not give back between tiles
@@ -62,6 +61,16 @@ class Prediction:
         sigma = torch.where(self.restored, self.noise, left).sqrt() * self.unit
         change = torch.where(self.restored, 0.0, (self.denoised - self.noisy) * (strength * self.unit))
         return change[0, 0].numpy(), sigma[0, 0].numpy()
+
+    def applied(self, image: np.ndarray, strength: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+        """The image [H, W] denoised at a strength, float64, and the standard deviation of the error, as at()."""
+        change, sigma = self.at(strength)
+        return image + change.astype(np.float64), sigma
+
+    @property
+    def noise_sigma(self) -> np.ndarray:
+        """Standard deviation of the noise at each pixel, [H, W] float32 in the own unit."""
+        return self.noise.sqrt()[0, 0].numpy() * self.unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,15 +117,9 @@ class Denoiser:
             yield place, Prediction(*kept[:3], noise, kept[3], self.unit)
 
     def predict(
-        self,
-        image: np.ndarray,
-        valid: np.ndarray | None = None,
-        *,
-        memory: int | None = None,
-        uncertainty: bool = True,
-        progress: Callable[[float], None] | None = None,
+        self, image: np.ndarray, valid: np.ndarray | None = None, *, memory: int | None = None, uncertainty: bool = True
     ) -> Prediction:
-        """The tiles of an image put together; arguments as in tiles(), progress: called with the share done."""
+        """The tiles of an image put together; arguments as in tiles()."""
         names, whole = ("noisy", "denoised", "variance", "noise", "restored"), None
         for (rows, columns), part in self.tiles(image, valid, memory=memory, uncertainty=uncertainty):
             if part.noisy.shape[2:] == image.shape:
@@ -125,8 +128,6 @@ class Denoiser:
                 whole = {name: getattr(part, name).new_empty(1, 1, *image.shape) for name in names}
             for name in names:
                 whole[name][..., rows, columns] = getattr(part, name)
-            if progress:
-                progress(rows.stop * columns.stop / image.size)
         return Prediction(**whole, unit=self.unit)
 
     def mean(self, noisy: Tensor, *, memory: int | None = None) -> Tensor:
@@ -194,10 +195,7 @@ class NoisyImages:
         whole = estimate_from([one for many in measured for one in many], from_zero=from_zero)
         if len(images) == 1:
             return cls(images, unit, whole, (whole.noise_model,))
-        correlated = whole.noise_model.correlated  # as pipeline.estimate_set: the set decides
-        each = [estimate_from(many, from_zero=from_zero, correlated=correlated).noise_model for many in measured]
-        if correlated:
-            each = [replace(whole.noise_model, noise_model=model.pointwise) for model in each]
+        each = (pipeline.noise_model_in_set(many, whole, from_zero=from_zero) for many in measured)
         return cls(images, unit, whole, tuple(each))
 
     def fit(
@@ -207,7 +205,7 @@ class NoisyImages:
         fabric: "Fabric | None" = None,
         seed: int = 0,
         checkpoint: str | Path | None = None,
-        steps: int = STEPS,
+        steps: int = pipeline.STEPS,
     ) -> BlindSpotNetwork:
         """Stage 1 on the images themselves: a blind-spot network for this noise, from nothing else.
 

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
 from mptpn.filters import constant
 from mptpn.networks.noise_level import SMALLEST
 from mptpn.noise import NoiseModel
-from mptpn.tiling import squares
+from mptpn.tiling import spread, squares
 
 CORE = 49  # px that equal all their neighbours, connected: an area of at least 9 x 9 px of one value is padding
 HELD = 8  # px at the smallest or largest value from which it clips, as in the noise-level network
@@ -80,6 +79,8 @@ def constant_areas(pixels: Tensor) -> Tensor:
     core = torch.cat([part[:, :, :PIECE] for part in parts], 2)[0, 0].numpy()
     if core.sum() < CORE:
         return torch.zeros_like(pixels, dtype=torch.bool)
+    from scipy import ndimage  # slow to import, and most images need none
+
     number, _ = ndimage.label(core, structure=np.ones((3, 3)))
     large = np.bincount(number.ravel()) >= CORE
     large[0] = False
@@ -112,6 +113,8 @@ def set_apart(pixels: np.ndarray, measured: np.ndarray, valid: np.ndarray) -> np
     """
     if measured.all():
         return pixels
+    from scipy import ndimage  # as in constant_areas
+
     inside, scattered = pixels[measured], ~valid & ~ndimage.binary_opening(~valid, np.ones((3, 3)))
     out = np.where(measured, pixels, inside.min() - 0.05 * (inside.max() - inside.min()))
     if scattered.any():
@@ -130,7 +133,7 @@ def pieces(measured: Tensor) -> list[Cut]:
         return [(..., slice(0, height), slice(0, width))]
     cuts = [(..., *square) for square in squares((height, width), side=PIECE)]
     good = [cut for cut in cuts if int(measured[cut].sum()) >= 0.25 * measured[cut].numel()] or cuts
-    return good[:: -(-len(good) // PIECES)]
+    return spread(good, PIECES)
 
 
 def inpaint(

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mptpn.filters import lagged
+from mptpn.networks.noise_level import LAGS
 from mptpn.noise import NoiseEstimate, NoiseModel
 from mptpn.noise.bands import MAX_LEVEL_ERROR
 from mptpn.noise.correlation import STRONG_CORRELATION
@@ -28,7 +30,6 @@ NOTHING = 0.05  # sigmas, residual below which nothing was removed
 # sigma^2 - error^2
 HALF = 0.5
 LOST = 0.1  # of the noise's variance, excess of the residual's energy at edges
-LAGS = [(row, col) for row in range(4) for col in range(-3, 4) if row > 0 or col > 0]
 
 
 @dataclass(frozen=True)
@@ -190,14 +191,13 @@ def _whiteness(residual: Tensor, valid: Tensor, noise_model: NoiseModel) -> Chec
     correlated = noise_model.correlated
     worst = (-1.0, 0.0, 0.0, (0, 0))
     for row, col in lags:
-        near, far = (slice(None, width - abs(col)), slice(abs(col), None))[:: 1 if col >= 0 else -1]
-        first, second = (..., slice(None, height - row), near), (..., slice(row, None), far)
-        both = valid[first] & valid[second]
-        power = float(((residual[first] ** 2 + residual[second] ** 2) / 2)[both].sum())
+        first, second = lagged(residual, row, col)
+        both = torch.logical_and(*lagged(valid, row, col))
+        power = float(((first**2 + second**2) / 2)[both].sum())
         if power == 0:
             continue
-        found = float((residual[first] * residual[second])[both].sum()) / power
-        deviation = residual[first] * residual[second] - found * (residual[first] ** 2 + residual[second] ** 2) / 2
+        found = float((first * second)[both].sum()) / power
+        deviation = first * second - found * (first**2 + second**2) / 2
         error = _error_of_sum(torch.where(both, deviation, 0.0)) / power
         value = found - _correlation(noise_model, row, col)
         limit = (STRONG_CORRELATION if correlated else INDEPENDENT) + _errors_allowed(len(lags)) * error

@@ -1,5 +1,6 @@
-"""Quality without truth: how far a denoised image is from the clean one, told by the noisy image and its noise noise
-model alone (Stein's unbiased risk estimate).
+"""Quality without truth: how far a denoised image is from the clean one, by Stein's unbiased risk estimate.
+
+It takes the noisy image and its noise model alone.
 """
 
 import math
@@ -12,8 +13,7 @@ from torch.nn import functional as F
 from mptpn.metrics import NORMAL_95, psnr_from_mse
 from mptpn.noise import CorrelatedGaussian, NoiseLevelFunction, PoissonGaussian
 
-# px, side of the blocks whose errors are taken as independent: wider than noise correlates and than most denoisers mix
-# it
+# px, side of the blocks whose errors are taken as independent: noise and most denoisers reach less far
 BLOCK = 16
 # of the noise that a denoiser lets through on its own result: true errors were at most 9 % below it (7 images, 3 noise
 # models, 3 levels, 5 denoisers)
@@ -35,15 +35,15 @@ def sure(
     """Estimate of the mean squared error, (|f(y) - y|^2 - tr S + 2 tr(S J)) / pixels (Stein 1981; Eldar 2009 for any
     covariance S), J the Jacobian of f at y.
 
-    tr(S J) = E n'^T (f(y + step n') - f(y)) / step (Ramani, Blu and Unser 2008); ours draws n' from the noise noise
-    model at the denoised image, so that white, signal-dependent and correlated noise are one case. With white noise a
+    tr(S J) = E n'^T (f(y + step n') - f(y)) / step (Ramani, Blu and Unser 2008); ours draws n' from the noise model
+    at the denoised image, so that white, signal-dependent and correlated noise are one case. With white noise a
     finite step tells tr(S J) exactly, but for noise sqrt(1 + step^2) times as strong, so f may have kinks and jumps.
     All this holds for Gaussian noise: speckle and Rician noise are refused.
 
     Args:
         denoise: f, any function of an image that gives the same result for the same image.
         noisy: y, [B, C, H, W].
-        noise model: of the noise, in the image's unit.
+        noise_model: of the noise, in the image's unit.
         draws: fields n'. step: their size in units of the noise.
     Returns:
         intensity squared; unbiased, hence negative now and then where the error is small beside sqrt(2 / pixels) of the
@@ -76,7 +76,7 @@ def estimated_psnr(
     zeroed, interpolated).
 
     Args:
-        noise model: as estimated. level_error: relative standard error of its standard deviation (0.03 is 3 %), 0 for a
+        noise_model: as estimated. level_error: relative standard error of its standard deviation (0.03 is 3 %), 0 for a
             known noise model.
         peak: as in metrics.psnr_db. The other arguments: see sure.
     """

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 RINGS = (1, 2)  # px by which the masked kernel of each branch passes the blind spot: 3 and 5 px around one pixel
-SPREAD = (
-    0.09  # variance of mu per unit of softplus: a new network states a standard deviation of 0.25, as its input has
-)
+# variance of mu per unit of softplus: a new network states a standard deviation of 0.25, as its input has
+SPREAD = 0.09
 HalfSize = tuple[int, int]  # half height and half width of the blind spot, px; (0, 0) is the pixel alone
 
 # Peak resident bytes per pixel and feature without gradient: growth of ru_maxrss in a process of its own from a call on

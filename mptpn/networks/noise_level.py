@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mptpn.filters import SECOND_DIFFERENCE, autocorrelation, has_noise, robust_level
+from mptpn.filters import SECOND_DIFFERENCE, autocorrelation, has_noise, lagged, robust_level
 from mptpn.networks.weights import load_weights
 
 SMALLEST = 16  # px; below that, the window statistics are all border
@@ -91,15 +91,13 @@ def valid_masks(noisy: Tensor) -> tuple[Tensor, Tensor]:
 
 def band_squares(noisy: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Squares of the bands at each pixel, and whether all pixels that they take are valid, each [B, bands, H, W]."""
-    height, width = noisy.shape[2:]
     kernel = SECOND_DIFFERENCE.to(noisy)[None, None]
     all_valid = (F.conv2d(valid, torch.ones_like(kernel)) > 8.5).to(noisy)
     squares, counts = [F.pad(F.conv2d(noisy, kernel).square() * all_valid, (1,) * 4)], [F.pad(all_valid, (1,) * 4)]
     for row, col in LAGS + FAR:
+        half = torch.sub(*lagged(noisy, row, col)).square() / 2
+        both = torch.mul(*lagged(valid, row, col))
         aside = abs(col)
-        near, far = (slice(None, width - aside), slice(aside, None))[:: 1 if col >= 0 else -1]
-        half = (noisy[:, :, : height - row, near] - noisy[:, :, row:, far]).square() / 2
-        both = valid[:, :, : height - row, near] * valid[:, :, row:, far]
         margins = (aside // 2, aside - aside // 2, row // 2, row - row // 2)
         squares.append(F.pad(half * both, margins))
         counts.append(F.pad(both, margins))

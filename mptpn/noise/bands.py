@@ -11,6 +11,7 @@ from torch import Tensor
 from mptpn.networks import NoiseLevelNetwork, pretrained_noise_level
 from mptpn.networks.noise_level import BANDS, SMALLEST, STRIDE, band_factors, stated_precision
 from mptpn.noise.models import NoiseModel
+from mptpn.tiling import spread
 
 TILE, MAX_TILES = 1024, 12  # px and number: of a larger image, tiles that are spread over it are measured
 MIN_BIN_SHARE = 0.01  # of the windows in an intensity bin
@@ -190,7 +191,7 @@ def _tiles(channel: Tensor) -> Iterator[Tensor]:
         for top in range(0, max(1, height - TILE // 2), TILE)
         for left in range(0, max(1, width - TILE // 2), TILE)
     ]
-    for top, left in corners[:: -(-len(corners) // MAX_TILES)]:
+    for top, left in spread(corners, MAX_TILES):
         bottom, right = (
             side if side - start <= 1.5 * TILE else start + TILE for side, start in ((height, top), (width, left))
         )

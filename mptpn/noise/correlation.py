@@ -14,9 +14,8 @@ WEAK_CORRELATION = 0.05  # smallest correlation of near pixels that is told from
 RIM = [i for i, (row, col) in enumerate(LAGS) if max(row, abs(col)) == RADIUS]
 NEAR = torch.tensor([max(row, abs(col)) < RADIUS for row, col in LAGS])
 MIN_SUBJECTS = 6  # from which the subjects of a set are compared one by one
-TEXTURE_CORRELATION = (
-    0.025  # largest correlation that the texture of eight photographs shows in the mean under white noise
-)
+# largest correlation that the texture of eight photographs shows in the mean under white noise
+TEXTURE_CORRELATION = 0.025
 
 
 def correlation_map(bands: Bands) -> tuple[Tensor, Tensor]:

@@ -87,7 +87,7 @@ def estimate_set(
         numbered = enumerate(zip(noisy, subjects, strict=True))
         measured = [measure(image, number=i, subject=subject) for i, (image, subject) in numbered]
     whole = estimate_from(measured)
-    models = [_noise_model_in_set(one, whole) for one in measured]
+    models = [noise_model_in_set([one], whole) for one in measured]
     places = zip(*[levels_by_place(one, model) for one, model in zip(measured, models, strict=True)], strict=True)
     models = (detect_emccd(image, noise_model=model) for image, model in zip(noisy, models, strict=True))
     return SetNoise(whole, tuple(models), level_range(*map(torch.cat, places)))
@@ -117,12 +117,13 @@ def level_range(places: Tensor, errors: Tensor) -> tuple[float, float]:
 
 def noise_model_of(noisy: Tensor, *, whole: NoiseEstimate) -> NoiseModel:
     """Noise model of one image, with the correlation of its set, or without any where the set has none."""
-    return _noise_model_in_set(measure(noisy), whole)
+    return noise_model_in_set([measure(noisy)], whole)
 
 
-def _noise_model_in_set(own: Measurement, whole: NoiseEstimate) -> NoiseModel:
+def noise_model_in_set(own: Sequence[Measurement], whole: NoiseEstimate, *, from_zero: bool = False) -> NoiseModel:
+    """noise_model_of an image that is measured, in one piece or several; from_zero: see noise.estimate_noise_model."""
     correlated = whole.noise_model.correlated
-    plain = estimate_from([own], correlated=correlated).noise_model.pointwise
+    plain = estimate_from(own, from_zero=from_zero, correlated=correlated).noise_model.pointwise
     return replace(whole.noise_model, noise_model=plain) if correlated else plain
 
 

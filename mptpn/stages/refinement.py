@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mptpn.filters import center_crop, has_noise
+from mptpn.filters import autocovariance, center_crop, has_noise
 from mptpn.networks.noise_level import RADIUS
 from mptpn.noise import CorrelatedGaussian, NoiseModel
 from mptpn.random import generator
+from mptpn.tiling import spread
 
 IMAGES, SIDE = 6, 512  # most images that are denoised, and the side of the center crop of each, px
 ROUNDS = 3  # steps towards equal residuals
@@ -42,7 +43,7 @@ def refine(
     varied = [i for i, image in enumerate(crops) if image.amin() < image.amax()]
     if not varied or not all(noise_model.correlated for noise_model in noise_models):
         return tuple(noise_models)
-    chosen = varied[:: -(-len(varied) // IMAGES)]
+    chosen = spread(varied, IMAGES)
     images = [crops[i] for i in chosen]
     valid, contents = [has_noise(image) for image in images], [denoise(image) for image in images]
     residuals = [image - content for image, content in zip(images, contents, strict=True)]
@@ -51,37 +52,16 @@ def refine(
         for i, content, mask in zip(chosen, contents, valid, strict=True)
     ]
     first = torch.cat(variances).mean() * torch.tensor(noise_models[0].correlation, dtype=torch.float64)
-    wanted, covariance = autocovariance(residuals, valid), first
+    wanted, covariance = autocovariance(residuals, radius=RADIUS, valid=valid), first
     for turn in range(ROUNDS):
         now = _with_covariance(noise_models, first, covariance)
         if now is None:
             return tuple(noise_models)
         draws = [generator(seed, "refinement", turn, i) for i in chosen]
         copies = [now[i].sample(x, generator=draw) for i, x, draw in zip(chosen, contents, draws, strict=True)]
-        covariance = covariance + GAIN * (wanted - autocovariance([copy - denoise(copy) for copy in copies], valid))
+        found = autocovariance([copy - denoise(copy) for copy in copies], radius=RADIUS, valid=valid)
+        covariance = covariance + GAIN * (wanted - found)
     return _with_covariance(noise_models, first, covariance) or tuple(noise_models)
-
-
-def autocovariance(residuals: Sequence[Tensor], valid: Sequence[Tensor], *, radius: int = RADIUS) -> Tensor:
-    """Mean product of pixels at lags -radius..radius of rows and columns over all images.
-
-    Args:
-        residuals: [1, 1, H, W] each.
-        valid: which of their pixels to take, bool, the same shapes; every lag must have a pair of them.
-    Returns:
-        [2 radius + 1, 2 radius + 1], float64, intensity squared.
-    """
-    products = pairs = 0
-    for residual, mask in zip(residuals, valid, strict=True):
-        masked = (residual * mask)[0, 0].double()
-        products, pairs = products + _correlated(masked, radius), pairs + _correlated(mask[0, 0].double(), radius)
-    return products / pairs
-
-
-def _correlated(image: Tensor, radius: int) -> Tensor:
-    size = tuple(side + radius for side in image.shape)  # lags meet no other around the torus
-    products = torch.fft.irfft2(torch.fft.rfft2(image, s=size).abs().square(), s=size)
-    return products.roll((radius, radius), (0, 1))[: 2 * radius + 1, : 2 * radius + 1]
 
 
 def _with_covariance(

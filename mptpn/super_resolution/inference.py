@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from mptpn.filters import turned
 from mptpn.tiling import tiled
 
 
@@ -27,7 +28,7 @@ def enlarge(network: nn.Module, low: Tensor, *, tile: int = 0, halo: int = 16, s
     colour, side = low.to(network.mean).expand(-1, wanted, -1, -1), tile or max(low.shape[2:])
     total, turns = 0, range(8 if self_ensemble else 1)
     for turn in turns:
-        result = tiled(network, _turned(colour, turn), tile=side, halo=halo, scale=network.scale)
+        result = tiled(network, turned(colour, turn), tile=side, halo=halo, scale=network.scale)
         total = total + _turned_back(result, turn)
     total = total / len(turns)
     return (total if low.shape[1] == wanted else total.mean(1, keepdim=True)).clamp(0, 1).to(low)
@@ -44,12 +45,6 @@ def _check(network: nn.Module, low: Tensor, wanted: int, tile: int, halo: int) -
     if network.training or tile < 0 or halo < 0:
         eval_first = f"call network.eval() first (training={network.training})"
         raise ValueError(f"{eval_first}; tile {tile} and halo {halo} start at 0.")
-
-
-def _turned(image: Tensor, turn: int) -> Tensor:
-    """One of the eight orientations, 0 to 7."""
-    image = image.rot90(turn % 4, (2, 3))
-    return image.flip(3) if turn > 3 else image
 
 
 def _turned_back(image: Tensor, turn: int) -> Tensor:

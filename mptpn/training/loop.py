@@ -100,8 +100,11 @@ def fit(
         FloatingPointError: the loss became NaN or infinite; the last good checkpoint stays.
     """
     module.to(fabric.device)
-    settings = steps, lr, ema, clip, fabric.world_size, title, _sampled(rate, steps)
-    kept = _Checkpoint(checkpoint, _identity(module, batches, settings), seconds=checkpoint_seconds)
+    identity = ""
+    if checkpoint:
+        settings = steps, lr, ema, clip, fabric.world_size, title, _sampled(rate, steps)
+        identity = _identity(module, batches, settings)
+    kept = _Checkpoint(checkpoint, identity, seconds=checkpoint_seconds)
     learner = _Learner(module, loss=loss, fabric=fabric, lr=lr, ema=ema, clip=clip, phases=phases, title=title)
     run = _Run(learner, batches, kept, steps=steps, seconds=seconds, rate=rate or partial(learning_rate, peak=lr))
     return run.finish(watch, seconds=watch_seconds)

@@ -5,9 +5,10 @@ import torch
 from test_pipeline import scene
 from torch.nn import functional as F
 
+from mptpn.filters import autocovariance
 from mptpn.noise.models import CorrelatedGaussian, PoissonGaussian
 from mptpn.random import generator
-from mptpn.stages.refinement import autocovariance, refine
+from mptpn.stages.refinement import refine
 
 SIGMA = 0.05
 TRUE = F.pad(torch.tensor([[0.1, 0.25, 0.1], [0.4, 1.0, 0.4], [0.1, 0.25, 0.1]]), (2,) * 4)  # at lags -3..3
@@ -42,7 +43,8 @@ def test_autocovariance_is_that_of_the_noise():
     """92000 px; a correlation of them is known to about 0.005."""
     noise_model = CorrelatedGaussian(PoissonGaussian(SIGMA), TRUE)
     residuals = [y - smooth(160, 144) for y in noisy_set(noise_model)]
-    found = autocovariance(residuals, [torch.ones_like(r, dtype=torch.bool) for r in residuals], radius=3) / SIGMA**2
+    valid = [torch.ones_like(r, dtype=torch.bool) for r in residuals]
+    found = autocovariance(residuals, radius=3, valid=valid) / SIGMA**2
     torch.testing.assert_close(found[2:5, 2:5], TRUE[2:5, 2:5].double(), atol=0.02, rtol=0)
     torch.testing.assert_close(found, TRUE.double(), atol=0.03, rtol=0)
     assert torch.allclose(found, found.flip(0, 1))
@@ -53,7 +55,7 @@ def test_autocovariance_leaves_out_what_is_not_valid():
     residual = torch.randn(1, 1, 23, 31, generator=generator(3))
     count = torch.rand(1, 1, 23, 31, generator=generator(4)) > 0.3
     spoilt = residual.where(count, 1e6)
-    found = autocovariance([spoilt], [count], radius=2)
+    found = autocovariance([spoilt], radius=2, valid=[count])
     x, c = (residual * count)[0, 0].double(), count[0, 0].double()
     for row, col in ((0, 0), (0, 1), (1, 0), (2, 2), (1, 2)):
         near, far = (slice(None, 23 - row), slice(None, 31 - col)), (slice(row, None), slice(col, None))
