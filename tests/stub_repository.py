@@ -4,6 +4,7 @@ a second each.
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -91,6 +92,7 @@ def make_repository(path: Path) -> Path:
 def start(repository: Path, *options: str, script: str = "run.py") -> subprocess.Popen:
     command = [sys.executable, str(repository / "reproduce" / script), *options]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it
     return subprocess.Popen(command, cwd=repository, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, **pipes)
 
 
