@@ -16,7 +16,6 @@ STREAMS = {
     "uncertainty": 303,
     "risk": 304,
     "added noise": 501,
-    "transform": 511,
     "whitening": 512,
     "two-sample copies": 601,
     "white noise": 601,

@@ -259,7 +259,8 @@ def predictor_of(network: Network, noise_model: NoiseModel, images: Sequence[Mas
     if isinstance(network, BlindSpotNetwork):
         return BlindSpotPredictor(network, noise_model, _offset(known), preliminary.tabulated(noise_model, ends))
     places = [(image, piece) for image in images for piece in pieces(image.measured)]
-    seen = [inpaint(image.pixels[piece], image.measured[piece]) for image, piece in places]
+    noise = {"noise_model": noise_model, "generator": generator(0, "inpainting")}  # else the level would be too low
+    seen = [inpaint(image.pixels[piece], image.measured[piece], **noise) for image, piece in places]
     if not network.for_white_noise:
         return TransformerPredictor(network, noise_model, _offset(known), _level(seen))
     low, high = ends.tolist()

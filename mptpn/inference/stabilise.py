@@ -10,10 +10,10 @@ from torch import Tensor
 from mptpn.noise import NoiseModel
 from mptpn.random import generator
 
-POINTS, NODES = 4097, 257  # intensities at which the transform and its inverse are tabulated
-SAMPLES = 4096  # noisy values drawn for each node of the inverse
-BEYOND = 6.0  # standard deviations by which the table passes the image's ends
-SMALLEST = 1e-3  # standard deviation, of the largest: noise that vanishes in the dark would have an endless slope there
+NODES, BEND = 257, 0.02  # least number of tabulated intensities, and most that log sigma changes between two of them
+BEYOND = 6.0  # standard deviations by which the clean intensities pass the image's ends
+FURTHER = 10.0  # standard deviations by which the noisy ones pass these
+SMALLEST = 1e-4  # standard deviation, of the largest: noise that vanishes in the dark would have an endless slope there
 # white noise over the largest power of the correlated noise: a measured correlation is not exact, and weak correlation
 # is what small lags leave
 HEIGHT = 2.0
@@ -27,8 +27,8 @@ class VarianceStabilisingTransform:
 
     f is the integral of 1 / sigma over the expected noisy intensity (Bartlett 1947; of Poisson-Gaussian noise it is
     Anscombe's root): exact where sigma hardly bends within the noise. A denoiser finds E f(y) in f(y), not f(E y); the
-    exact unbiased inverse (Makitalo and Foi 2013; Foi 2011 for Rice) takes it back to the clean intensity. Ours draws
-    the expectation from the noise model, whatever its skew, and tabulates it.
+    exact unbiased inverse (Makitalo and Foi 2013; Foi 2011 for Rice) takes it back to the clean intensity. Ours
+    computes the expectation by quadrature of the noise model, whatever its skew, and tabulates it where sigma bends.
 
     Attributes:
         noisy, stable: f at rising noisy intensities.
@@ -45,17 +45,17 @@ class VarianceStabilisingTransform:
         """For noisy intensities from low to high, in the image's unit; of a correlated model that of single pixels."""
         model = noise_model.pointwise
         ends = torch.tensor([low, high], dtype=torch.float64)
-        first, last = (ends + BEYOND * model.variance(ends).sqrt() * torch.tensor([-1.0, 1.0])).tolist()
-        noisy, clean = np.linspace(first, last, POINTS), torch.linspace(first, last, NODES, dtype=torch.float64)
-        sigma, mean = model.variance(clean).sqrt(), model.mean(clean).numpy()
-        copies = clean.view(1, 1, -1, 1).expand(1, 1, -1, SAMPLES)
-        drawn = model.sample(copies, generator=generator(0, "transform"))[0, 0].numpy()
-        # expected noisy intensities rise; where Rice's noise is dark many clean ones expect nearly the same
-        at, place = np.unique(mean, return_index=True)
-        slope = 1 / np.interp(noisy, at, sigma.clamp_min(SMALLEST * float(sigma.max())).numpy()[place])
+        sigma = model.variance(ends).sqrt() * torch.tensor([-1.0, 1.0])
+        clean = _where_sigma_bends(model, *(ends + BEYOND * sigma).tolist())
+        clean = torch.cat([clean.new_tensor([model.least]), clean]) if clean[0] < model.least else clean
+        clean = clean[clean >= model.least]
+        mean, sigma = model.mean(clean).numpy(), model.variance(clean).sqrt()
+        first, last = (ends + (BEYOND + FURTHER) * (sigma[[0, -1]] * torch.tensor([-1.0, 1.0]))).tolist()
+        noisy = np.unique(np.concatenate([np.linspace(first, last, NODES), mean]))
+        slope = 1 / np.interp(noisy, mean, sigma.clamp_min(SMALLEST * float(sigma.max())).numpy())
         stable = np.concatenate([[0.0], np.cumsum((slope[1:] + slope[:-1]) / 2 * np.diff(noisy))])
-        # a straight f has no bias: what the drawn means are off by is taken out along its slope
-        expected = np.interp(drawn, noisy, stable).mean(1) - np.interp(mean, noisy, slope) * (drawn.mean(1) - mean)
+        values, weight = (x.numpy() for x in model.quadrature(clean))
+        expected = (np.interp(values, noisy, stable) * weight).sum(1) / weight.sum(1)
         return cls(noisy, stable, clean.numpy(), np.maximum.accumulate(expected))
 
     def __call__(self, noisy: Tensor) -> Tensor:
@@ -65,6 +65,19 @@ class VarianceStabilisingTransform:
     def inverse(self, denoised: Tensor) -> Tensor:
         """The clean intensity whose noisy values have this expectation of f, for every pixel."""
         return _interpolated(denoised, self.expected, self.clean)
+
+
+def _where_sigma_bends(model: NoiseModel, low: float, high: float) -> Tensor:
+    """Intensities from low to high, denser where the noise's level changes, rising, float64."""
+    at = torch.linspace(low, high, NODES, dtype=torch.float64)
+    for _ in range(60):  # halves an interval at most to the last digit
+        variance = model.variance(at)
+        steep = variance.clamp_min(SMALLEST**2 * float(variance.max())).log().diff().abs() > 2 * BEND
+        middle = ((at[1:] + at[:-1]) / 2)[steep]
+        if not len(middle):
+            break
+        at = torch.cat([at, middle]).unique()
+    return at
 
 
 def _interpolated(x: Tensor, at: np.ndarray, values: np.ndarray) -> Tensor:

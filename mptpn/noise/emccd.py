@@ -15,6 +15,7 @@ READ_SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)  # shares of the dark va
 CONTENT_BLUR = 1.5  # px, width of the blur whose result stands for the content
 MAX_DIVERGENCE = 0.5  # of an accepted EMCCD model, relative to that of the Gaussian noise model
 RING = (torch.ones(5, 5) - F.pad(torch.ones(1, 1), (2,) * 4))[None, None] / 24
+SAMPLES = 4096  # noisy intensities of a quadrature, drawn
 SIDE = 512  # px, of the center crop that is examined
 
 
@@ -51,6 +52,14 @@ class EMCCD(PoissonGaussian):
         electrons = torch._standard_gamma(count.clamp_min(1e-9), generator=generator).where(count > 0, 0.0)
         white = torch.randn(clean.shape, generator=generator, dtype=clean.dtype, device=clean.device)
         return clean + (self.gain / 2 * (electrons - rate)).to(clean) + self.sigma * self.read**0.5 * white
+
+    def quadrature(self, clean: Tensor) -> tuple[Tensor, Tensor]:
+        """Equal weights at drawn intensities, moved and stretched to the exact mean and variance."""
+        copies = clean.double().view(1, 1, -1, 1).expand(-1, -1, -1, SAMPLES)
+        drawn = self.sample(copies, generator=generator(0, "quadrature"))[0, 0]
+        drawn = (drawn - drawn.mean(1, keepdim=True)) / drawn.std(1, keepdim=True).clamp_min(1e-12)
+        noisy = clean[:, None] + self.variance(clean).sqrt()[:, None] * drawn
+        return noisy, torch.ones_like(noisy)
 
 
 def detect_emccd(noisy: Tensor, *, noise_model: NoiseModel, seed: int = 0) -> NoiseModel:

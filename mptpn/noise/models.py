@@ -8,10 +8,13 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
+from scipy import special
 from torch import Tensor
 
 SERIES_FROM = 50.0  # clean / sigma from which Rice's variance is taken from its series; both are right to 1e-10 there
+TAILS, NODES = 8.0, 257  # of a quadrature: standard deviations to either side, and number of noisy intensities
 MIN_POWER = 1e-3  # of a correlated field, white noise has 1; rounding to 8 bits adds as much at sigma_255 = 9
 
 
@@ -22,11 +25,13 @@ class NoiseModel(ABC):
         label: the model's name in messages.
         correlation: of the noise at lags -r..r of rows and columns, [2r + 1, 2r + 1]; ((1.0,),) for independent pixels.
         zero_mean_gaussian: whether Stein's estimate may take the noise as Gaussian of mean 0.
+        least: the smallest clean intensity there can be, in the image's unit.
     """
 
     label = "noise"
     correlation = ((1.0,),)
     zero_mean_gaussian = True
+    least = -math.inf
 
     @abstractmethod
     def variance(self, clean: Tensor) -> Tensor:
@@ -47,6 +52,15 @@ class NoiseModel(ABC):
     def sample(self, clean: Tensor, *, generator: torch.Generator) -> Tensor:
         """A noisy copy of clean, same shape, float, never clipped."""
         return clean + self.variance(clean).sqrt() * _randn(clean.shape, clean, generator)
+
+    def quadrature(self, clean: Tensor) -> tuple[Tensor, Tensor]:
+        """Noisy intensities and their weights, [N, K] each, float64, at clean intensities [N] of independent pixels.
+
+        The expectation of any function of a noisy pixel is its weighted mean.
+        """
+        step = torch.linspace(-TAILS, TAILS, NODES, dtype=torch.float64)
+        noisy = self.mean(clean)[:, None] + self.variance(clean).sqrt()[:, None] * step
+        return noisy, (-(step**2) / 2).exp().expand_as(noisy)
 
     def gaussian(self) -> "NoiseModel":
         """A noise model with mean clean and about this variance, as a correlated field needs it."""
@@ -155,6 +169,7 @@ class Rician(NoiseModel):
     sigma: float
     label = "Rician noise"
     zero_mean_gaussian = False
+    least = 0.0
 
     def __post_init__(self):
         _positive("sigma", self.sigma)
@@ -176,6 +191,13 @@ class Rician(NoiseModel):
     def sample(self, clean: Tensor, *, generator: torch.Generator) -> Tensor:
         real, imaginary = self.sigma * _randn((2, *clean.shape), clean, generator)
         return torch.hypot(clean.clamp_min(0) + real, imaginary)
+
+    def quadrature(self, clean: Tensor) -> tuple[Tensor, Tensor]:
+        """By the density of Rice, y exp(-(y**2 + clean**2) / (2 sigma**2)) I0(y clean / sigma**2) / sigma**2."""
+        noisy = super().quadrature(clean)[0].clamp_min(0)
+        clean = clean.clamp_min(0)[:, None]
+        bessel = torch.special.i0e(noisy * clean / self.sigma**2)
+        return noisy, noisy / self.sigma * (-(((noisy - clean) / self.sigma) ** 2) / 2).exp() * bessel
 
     def gaussian(self) -> PoissonGaussian:
         """White Gaussian noise of the same sigma, which Rician noise approaches far from the dark."""
@@ -201,6 +223,7 @@ class Speckle(NoiseModel):
     looks: float
     label = "speckle noise"
     zero_mean_gaussian = False
+    least = 0.0
 
     def __post_init__(self):
         _positive("looks", self.looks)
@@ -215,6 +238,12 @@ class Speckle(NoiseModel):
         # torch.distributions.Gamma calls the same function, but takes no generator
         drawn = torch._standard_gamma(torch.full_like(clean, self.looks), generator=generator)
         return clean.clamp_min(0) * drawn / self.looks
+
+    def quadrature(self, clean: Tensor) -> tuple[Tensor, Tensor]:
+        """Equal weights at the quantiles of the Gamma distribution, which has no smooth density at 0."""
+        quantiles = special.gammaincinv(self.looks, (np.arange(4 * NODES) + 0.5) / (4 * NODES)) / self.looks
+        noisy = clean.clamp_min(0)[:, None] * torch.from_numpy(quantiles / quantiles.mean())
+        return noisy, torch.ones_like(noisy)
 
     def scaled(self, factor: float) -> "Speckle":
         return replace(self, looks=self.looks / _positive("factor", factor) ** 2)

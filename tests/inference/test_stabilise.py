@@ -43,6 +43,40 @@ def test_stabilised_noise_has_standard_deviation_1_and_its_mean_comes_back(name,
     assert float(transform.inverse(stable.mean().view(1))) == pytest.approx(level, abs=0.02 * sigma)
 
 
+@pytest.mark.parametrize("highest", [40.0, 1000.0, 4095.0, 65535.0])
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_one_bright_pixel_moves_no_dark_intensity(highest, unit):
+    model = PoissonGaussian(0.1, gain=1.0).in_unit(unit)
+    transform = stabilise.VarianceStabilisingTransform.of(model, low=0.0, high=highest * unit)
+    for level in (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 35.0):
+        clean = torch.full((1, 1, 400, 500), level * unit, dtype=torch.float64)
+        stable = transform(model.sample(clean, generator=generator(7)))
+        sigma = float(model.variance(clean).mean().sqrt())
+        assert float(transform.inverse(stable.mean().view(1))) == pytest.approx(level * unit, abs=0.02 * sigma)
+
+
+@pytest.mark.parametrize("name", ["Rice", "speckle"])
+@pytest.mark.parametrize("highest", [1.3, 4095.0])
+def test_no_magnitude_becomes_negative(name, highest):
+    model = MODELS[name]
+    transform = stabilise.VarianceStabilisingTransform.of(model, low=0.0, high=highest)
+    dark = transform.inverse(transform(torch.zeros(1)) - torch.tensor([0.0, 1.0, 10.0, 1000.0]))
+    assert dark.tolist() == [0.0] * 4
+    values = transform.inverse(transform(torch.linspace(0, highest, 1001)))
+    assert float(values.min()) >= 0 and (values.diff() >= 0).all()
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_level_of_a_masked_image_is_that_of_its_noise(share):
+    noisy = PoissonGaussian(0.08).sample(torch.full((1, 1, 192, 192), 0.5), generator=generator(8))
+    inside = (
+        torch.hypot(*torch.meshgrid(*[torch.arange(192.0) - 96] * 2, indexing="ij")) < 192 * ((1 - share) / 3.14) ** 0.5
+    )
+    masked = masked_image(torch.where(inside, noisy, 0.0)[0, 0].numpy(), None, 1.0)
+    predictor = predictor_of(mptpn.load("small"), PoissonGaussian(0.08), [masked])
+    assert float(predictor.scale) == pytest.approx(1, rel=0.05)
+
+
 def test_bias_of_rice_in_the_dark_is_taken_off():
     noisy = Rician(0.1).sample(torch.full((1, 1, 200, 200), 0.05), generator=generator(2))
     assert float(noisy.mean()) == pytest.approx(0.132, abs=0.002)
