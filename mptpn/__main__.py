@@ -102,7 +102,7 @@ def _bytes(text: str) -> int:
 
 def _noise(options: argparse.Namespace) -> int:
     from mptpn.api import estimate_noise
-    from mptpn.batch import message, samples, whole_slices
+    from mptpn.batch import message, sampled, samples
     from mptpn.io import open_scans
 
     scans, failures = open_scans(options.images)
@@ -110,11 +110,12 @@ def _noise(options: argparse.Namespace) -> int:
     for group in [scans] if options.together and scans else [[scan] for scan in scans]:
         name = f"{group[0].path}{f' and {len(group) - 1} more' if len(group) > 1 else ''}"
         try:
-            of_scans = [whole_slices(scan, samples(scan)) for scan in group]
-            images, subjects = sum(of_scans, []), [n for n, images in enumerate(of_scans) for _ in images]
-            if not images:
+            of_scans = [sampled(scan, samples(scan)) for scan in group]
+            found, subjects = sum(of_scans, []), [n for n, images in enumerate(of_scans) for _ in images]
+            if not found:
                 raise ValueError(f"{name}: no slice of at least 16 x 16 px holds noise.")
-            found = estimate_noise(images, subjects=subjects)
+            images, valid = (list(x) for x in zip(*found, strict=True))
+            found = estimate_noise(images, valid=valid, subjects=subjects)
         except (ValueError, OSError) as error:
             failures[name] = message(name, error)
             continue

@@ -27,7 +27,7 @@ from mptpn.io.files import KNOWN
 from mptpn.io.image import as_array
 from mptpn.networks import load_weights, save_weights
 from mptpn.networks.noise_level import SMALLEST
-from mptpn.noise import NoiseEstimate, estimate_noise_model
+from mptpn.noise import NoiseEstimate
 from mptpn.stages import SetNoise, pipeline
 
 if TYPE_CHECKING:
@@ -125,7 +125,10 @@ def changed(array: np.ndarray, change: np.ndarray) -> np.ndarray:
 
 
 def estimate_noise(
-    image_or_images: Picture | Sequence[Picture], *, subjects: Sequence[Hashable] | None = None
+    image_or_images: Picture | Sequence[Picture],
+    *,
+    valid: np.ndarray | Sequence[np.ndarray | None] | None = None,
+    subjects: Sequence[Hashable] | None = None,
 ) -> NoiseEstimate:
     """The noise of one image, or of images that share one noise model, from the images alone, in their own unit.
 
@@ -134,6 +137,7 @@ def estimate_noise(
     Args:
         image_or_images: arrays or tensors [H, W], [H, W, 3] or [H, W, 4] (alpha is dropped), Image objects or paths (of
             several slices the middle one), or a list of these. Colour is turned into luminance.
+        valid: [H, W] bool, or one for each image of a list; as in denoise(), which finds the same noise.
         subjects: of whom each image of a list is, for images of one subject show the same things; None: each of its
             own.
     Returns:
@@ -144,20 +148,20 @@ def estimate_noise(
     """
     several = isinstance(image_or_images, Sequence) and not isinstance(image_or_images, Picture)
     pictures = image_or_images if several else [image_or_images]
-    arrays = [_gray(picture, number) for number, picture in enumerate(pictures)]
-    lowest, highest = min((x.min() for x in arrays), default=0.0), max((x.max() for x in arrays), default=1.0)
-    scale = float(max(abs(lowest), abs(highest))) or 1.0
-    found = estimate_noise_model([_tensor(array / scale) for array in arrays], subjects=subjects, from_zero=lowest >= 0)
-    return found.in_unit(scale)
+    masks = valid if several and valid is not None else [valid] * len(pictures)
+    arrays = [_gray(x, number, mask) for number, (x, mask) in enumerate(zip(pictures, masks, strict=True))]
+    subjects = range(len(arrays)) if subjects is None else subjects
+    images = NoisyImages.of(arrays, valid=masks, subjects=subjects)
+    return images.noise.in_unit(images.unit)
 
 
-def _gray(picture: Picture, number: int) -> np.ndarray:
+def _gray(picture: Picture, number: int, valid: np.ndarray | None = None) -> np.ndarray:
     """[H, W], float64, in the picture's own unit; refuses what carries no noise."""
     name = str(picture) if isinstance(picture, str | Path) else f"image {number}"
     if isinstance(picture, str | Path):
         picture = read_image(picture)
     array = picture.array if isinstance(picture, Image) else picture
-    return gray_array(array, name=name, smallest=SMALLEST, colour="luminance").astype(np.float64)
+    return gray_array(array, name=name, valid=valid, smallest=SMALLEST, colour="luminance").astype(np.float64)
 
 
 def _tensor(gray: np.ndarray) -> Tensor:

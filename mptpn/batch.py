@@ -15,7 +15,6 @@ from tqdm import tqdm
 from mptpn.atomic import write_atomically
 from mptpn.inference import Denoiser, NoisyImages, assess, load_network
 from mptpn.inference.denoiser import Network
-from mptpn.inference.masks import set_apart
 from mptpn.io import Scan, Slice, Writer, open_scans
 from mptpn.networks import save_weights, weights_path
 from mptpn.networks.noise_level import SMALLEST
@@ -137,12 +136,8 @@ def pieces(slice: Slice) -> list[list[Channel]]:
     return [found for cut in cuts if (found := channels(slice, cut))]
 
 
-def whole_slices(scan: Scan, chosen: list[int]) -> list[np.ndarray]:
-    """These slices in the scan's unit, each channel by itself, [H, W]; what is masked is set apart for the estimate."""
-    return [set_apart(own, valid, valid) for own, valid in _sampled(scan, chosen)]
-
-
-def _sampled(scan: Scan, chosen: list[int]) -> list[Channel]:
+def sampled(scan: Scan, chosen: list[int]) -> list[Channel]:
+    """What the noise of a scan is estimated from: these slices, or pieces of them, each channel by itself."""
     return [channel for index in chosen for piece in pieces(scan.read(index)) for channel in piece]
 
 
@@ -158,7 +153,7 @@ def channels(slice: Slice, cut=...) -> list[Channel]:
 
 def _denoisers(scan: Scan, chosen: list[int], settings: Settings, writer: Writer) -> list[Denoiser]:
     """One for each channel, of one network: the model, what an interrupted call left, or newly learned and kept."""
-    found = _sampled(scan, chosen)
+    found = sampled(scan, chosen)
     if not found:
         raise ValueError(
             f"{scan.path}: no slice of at least {SMALLEST} x {SMALLEST} px holds noise; there is nothing to denoise."

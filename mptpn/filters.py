@@ -74,15 +74,19 @@ def autocorrelation(kernel: Tensor) -> Tensor:
     return F.conv2d(F.pad(kernel, (len(kernel) - 1,) * 4)[None, None], kernel[None, None])[0, 0]
 
 
-def robust_level(noisy: Tensor) -> Tensor:
+def robust_level(noisy: Tensor, valid: Tensor | None = None) -> Tensor:
     """A first guess of the level of white noise, median |second difference| / 0.6745 (Donoho and Johnstone 1994).
 
     Too high on texture. The median is over the channels of [B, C, H, W], without constant surroundings (background,
-    padding, saturation). Returns [B, 1, 1, 1], at least 1e-6.
+    padding, saturation) and without differences that take an invalid pixel; valid: [B, C, H, W] bool, None: all.
+    Returns [B, 1, 1, 1], at least 1e-6.
     """
     padded = F.pad(noisy, (1, 1, 1, 1), mode="replicate").flatten(0, 1)[:, None]
     response = F.conv2d(padded, SECOND_DIFFERENCE.to(noisy)[None, None]).abs().view_as(noisy)
-    response = response.masked_fill(constant(noisy), math.nan).flatten(1)
+    response = response.masked_fill(constant(noisy), math.nan)
+    if valid is not None:
+        response = response.masked_fill(F.max_pool2d((~valid).to(noisy), 3, 1, 1) > 0, math.nan)
+    response = response.flatten(1)
     return (response.nanmedian(dim=1).values / 0.6745).nan_to_num(0.0).clamp_min(1e-6).view(-1, 1, 1, 1)
 
 

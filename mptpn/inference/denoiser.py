@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -173,8 +173,18 @@ class NoisyImages:
     noise_models: tuple[NoiseModel, ...]
 
     @classmethod
-    def of(cls, arrays: Sequence[np.ndarray], *, valid: Sequence[np.ndarray | None] | None = None) -> "NoisyImages":
-        """Estimate the noise of arrays [H, W] in one unit, each with a mask or None."""
+    def of(
+        cls,
+        arrays: Sequence[np.ndarray],
+        *,
+        valid: Sequence[np.ndarray | None] | None = None,
+        subjects: Sequence[Hashable] | None = None,
+    ) -> "NoisyImages":
+        """Estimate the noise of arrays [H, W] in one unit, each with a mask or None.
+
+        subjects: of whom each array is; None: all of one.
+        """
+        subjects = [0] * len(arrays) if subjects is None else subjects
         masks = [None] * len(arrays) if valid is None else list(valid)
         if not arrays or len(masks) != len(arrays):
             raise ValueError(
@@ -188,8 +198,11 @@ class NoisyImages:
         unit = max(max(abs(float(x.min())), abs(float(x.max()))) for x in inside) or 1.0
         images = tuple(masked_image(x, mask, unit) for x, mask in zip(arrays, masks, strict=True))
         measured = [
-            [measure(image.for_estimate(piece), number=i, subject=0) for piece in pieces(image.measured)]
-            for i, image in enumerate(images)
+            [
+                measure(image.pixels[piece], valid=~image.restored[piece], number=i, subject=subject)
+                for piece in pieces(image.measured)
+            ]
+            for i, (image, subject) in enumerate(zip(images, subjects, strict=True))
         ]
         from_zero = min(float(select(image.pixels, ~image.restored).min()) for image in images) >= 0
         whole = estimate_from([one for many in measured for one in many], from_zero=from_zero)

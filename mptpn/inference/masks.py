@@ -36,11 +36,6 @@ class MaskedImage:
     measured: Tensor
     ends: tuple[float, float]
 
-    def for_estimate(self, piece: Cut) -> Tensor:
-        """A piece as the noise-level network wants it: what is not measured looks clipped or constant there."""
-        parts = (x[piece][0, 0].numpy() for x in (self.pixels, self.measured, ~self.restored))
-        return torch.from_numpy(set_apart(*parts))[None, None]
-
 
 def masked_image(array: np.ndarray, valid: np.ndarray | None, unit: float) -> MaskedImage:
     """The image [H, W] divided by `unit`, and its masks; valid: [H, W] bool or None.
@@ -99,28 +94,6 @@ def clipped(pixels: Tensor, valid: Tensor) -> tuple[Tensor, tuple[float, float]]
 def select(pixels: Tensor, mask: Tensor) -> np.ndarray:
     """The pixels of a mask in a row; PyTorch's own indexing would first list their places, 32 bytes a pixel."""
     return pixels.numpy()[mask.numpy()]
-
-
-def set_apart(pixels: np.ndarray, measured: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Put what is not measured at one value below all others, so that it is taken for clipped or constant there.
-
-    Invalid pixels that lie scattered, where no square of 3 x 3 px is invalid, take the value of the nearest valid one:
-    no window of the estimate would be without one of them, and each edge around them would pass for noise (5 % of such
-    pixels: a level 1.7 times too high).
-
-    Args:
-        pixels, measured, valid: [H, W], measured within valid; some pixel is measured.
-    """
-    if measured.all():
-        return pixels
-    from scipy import ndimage  # as in constant_areas
-
-    inside, scattered = pixels[measured], ~valid & ~ndimage.binary_opening(~valid, np.ones((3, 3)))
-    out = np.where(measured, pixels, inside.min() - 0.05 * (inside.max() - inside.min()))
-    if scattered.any():
-        nearest = ndimage.distance_transform_edt(~valid, return_distances=False, return_indices=True)
-        out[scattered] = out[tuple(nearest[:, scattered])]
-    return out
 
 
 def pieces(measured: Tensor) -> list[Cut]:

@@ -28,9 +28,10 @@ class NoiseLevelNetwork(nn.Module):
     sees the local energies of all bands relative to a robust level, and their low quantiles over the image; it states
     the precision of each energy, learned from its own errors.
 
-    forward(noisy [B, 1, H, W], H, W >= 16) -> log precision [B, bands, h, w], energy [B, bands, h, w] (intensity
-    squared), mean intensity [B, 1, h, w]; h = ceil(H / 4). The energy of band 0 is the variance of white noise; that of
-    lag k is variance (1 - correlation at k). Gain and offset of the image scale the energies and change no precision.
+    forward(noisy [B, 1, H, W], valid), H, W >= 16, valid of the same shape, bool, None: every pixel counts
+    -> log precision [B, bands, h, w], energy [B, bands, h, w] (intensity squared), mean intensity [B, 1, h, w];
+    h = ceil(H / 4). The energy of band 0 is the variance of white noise; that of lag k is variance (1 - correlation at
+    k). Gain and offset of the image scale the energies and change no precision.
     """
 
     def __init__(self, *, width: int = 48):
@@ -47,14 +48,15 @@ class NoiseLevelNetwork(nn.Module):
         # stated errors that hold 95 % of the true ones, set by calibrate
         self.register_buffer("tail", torch.tensor(1.96))
 
-    def forward(self, noisy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, noisy: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         if noisy.ndim != 4 or noisy.shape[1] != 1 or min(noisy.shape[2:]) < SMALLEST:
             raise ValueError(
                 f"shape {tuple(noisy.shape)}: give gray images [B, 1, H, W] of at least {SMALLEST} x {SMALLEST} px."
             )
-        valid, whole = valid_masks(noisy)
+        robust = robust_level(noisy, valid)
+        valid, whole = valid_masks(noisy, valid)
         squares, counts = (window_sums(x) for x in band_squares(noisy, valid))
-        energy, robust = squares / counts.clamp_min(1e-6), robust_level(noisy)
+        energy = squares / counts.clamp_min(1e-6)
         known = (counts > 0.3 * window_sums(torch.ones_like(valid))) & whole
         logs = (energy / robust**2 + 1e-3).log()
         masked = logs.masked_fill(~known, math.nan).flatten(2)
@@ -66,8 +68,8 @@ class NoiseLevelNetwork(nn.Module):
         return precision.masked_fill(~known, -30.0), energy * (-2 * self.log_bias).exp()[:, None, None], mean
 
 
-def valid_masks(noisy: Tensor) -> tuple[Tensor, Tensor]:
-    """Which pixels, and which windows, hold the noise as it is.
+def valid_masks(noisy: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Which of the valid pixels, and which windows, hold the noise as it is.
 
     Not pixels in constant surroundings (zeroed background, padding), nor a window of which more than 5 % are clipped
     (the smallest or largest value where at least 8 pixels hold it): its variance is cut short. A few clipped pixels are
@@ -76,14 +78,16 @@ def valid_masks(noisy: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         pixels [B, 1, H, W], 1 or 0, and windows [B, 1, h, w] bool.
     """
-    inside = has_noise(noisy)
-    flat = noisy.flatten(1)
-    ends = torch.stack([flat.amin(1), flat.amax(1)], 1)
+    inside, low, high = has_noise(noisy), noisy, noisy
+    if valid is not None:
+        inside = inside & valid
+        low, high = noisy.masked_fill(~valid, math.inf), noisy.masked_fill(~valid, -math.inf)
+    ends = torch.stack([low.flatten(1).amin(1), high.flatten(1).amax(1)], 1)
     held = [(noisy == end.view(-1, 1, 1, 1)) & inside for end in ends.unbind(1)]
     clipped = sum(at & (at.flatten(1).sum(1) >= 8).view(-1, 1, 1, 1) for at in held) > 0
-    valid = inside.to(noisy)
-    nothing = (valid.flatten(1).sum(1) < 64).view(-1, 1, 1, 1)
-    valid = valid.masked_fill(nothing, 1.0)
+    every = torch.ones_like(noisy) if valid is None else valid.to(noisy)
+    nothing = (inside.flatten(1).sum(1) < 64).view(-1, 1, 1, 1)
+    valid = torch.where(nothing, every, inside.to(noisy))
     share = window_sums(clipped.to(noisy)) / window_sums(torch.ones_like(noisy))
     whole = share <= CLIPPED
     return valid, whole | ~whole.flatten(1).any(1).view(-1, 1, 1, 1) | nothing

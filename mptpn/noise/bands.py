@@ -85,12 +85,18 @@ class Bands:
 
 @torch.no_grad()
 def measure(
-    image: Tensor, *, number: int = 0, subject: Hashable = None, network: NoiseLevelNetwork | None = None
+    image: Tensor,
+    *,
+    valid: Tensor | None = None,
+    number: int = 0,
+    subject: Hashable = None,
+    network: NoiseLevelNetwork | None = None,
 ) -> Measurement:
     """Measure the band energies of an image, which is nearly all the time that an estimate takes.
 
     Args:
         image: [1, C, H, W] with H, W >= 16; the channels count as further parts.
+        valid: same shape, bool; False: pixels that no band takes. None: every pixel counts.
         number: names the image in messages, and among the images of a set. subject: see Measurement; None: its own.
         network: trained and calibrated; None: the pretrained one.
     Raises:
@@ -102,11 +108,16 @@ def measure(
         )
     if not torch.isfinite(image).all():
         raise ValueError(f"image {number} holds NaN or infinite pixels; replace or crop them first.")
-    tiles = [tile for channel in image.flatten(0, 1) for tile in _tiles(channel) if tile.amin() < tile.amax()]
+    tiles = [
+        (tile, None if valid is None else valid.flatten(0, 1)[i][place])
+        for i, channel in enumerate(image.flatten(0, 1))
+        for place in _tiles(channel.shape)
+        if (tile := channel[place]).amin() < tile.amax()
+    ]
     if not tiles:
         raise ValueError(f"image {number} is constant, {float(image.amin()):g} everywhere; it holds no noise.")
     network = network or pretrained_network()
-    parts = [network(tile[None, None]) for tile in tiles]
+    parts = [network(tile[None, None], None if valid is None else valid[None, None]) for tile, valid in tiles]
     squares, places = 0, []
     for _, _, mean in parts:
         down, across = (torch.arange(side) * STRIDE // SQUARE for side in mean.shape[2:])
@@ -184,8 +195,8 @@ def pretrained_network() -> NoiseLevelNetwork:
     return pretrained_noise_level()
 
 
-def _tiles(channel: Tensor) -> Iterator[Tensor]:
-    height, width = channel.shape
+def _tiles(shape: Sequence[int]) -> Iterator[tuple[slice, slice]]:
+    height, width = shape
     corners = [
         (top, left)
         for top in range(0, max(1, height - TILE // 2), TILE)
@@ -195,7 +206,7 @@ def _tiles(channel: Tensor) -> Iterator[Tensor]:
         bottom, right = (
             side if side - start <= 1.5 * TILE else start + TILE for side, start in ((height, top), (width, left))
         )
-        yield channel[top:bottom, left:right]
+        yield slice(top, bottom), slice(left, right)
 
 
 def _bins(mean: Tensor) -> Tensor:
