@@ -19,7 +19,7 @@ from mptpn.inference.stabilise import VarianceStabilisingTransform, cut, whiteni
 from mptpn.io import gray_array
 from mptpn.networks import BlindSpotNetwork, RetractableTransformer, load_weights
 from mptpn.networks.noise_level import SMALLEST
-from mptpn.noise import EMCCD, NoiseEstimate, NoiseModel, detect_emccd, estimate_from, measure
+from mptpn.noise import EMCCD, NoiseEstimate, NoiseModel, Poisson, PoissonGaussian, detect_skew, estimate_from, measure
 from mptpn.random import generator
 from mptpn.stages import pipeline, preliminary
 from mptpn.tiling import spread
@@ -103,7 +103,8 @@ class Denoiser:
             ValueError: too little memory; the message says how much it takes.
         """
         for around, inside, place in self._cuts(image.shape, memory):
-            pixels, restored = restored_pixels(image[around], None if valid is None else valid[around], self.unit)
+            mask, counted = None if valid is None else valid[around], self.predictor.noise_model.counted
+            pixels, restored = restored_pixels(image[around], mask, self.unit, counts=counted)
             seed = pixels.numel()
             pixels = inpaint(
                 pixels, ~restored, noise_model=self.predictor.noise_model, generator=generator(seed, "inpainting")
@@ -201,7 +202,9 @@ class NoisyImages:
         images = tuple(masked_image(x, mask, unit) for x, mask in zip(arrays, masks, strict=True))
         measured = [
             [
-                measure(image.pixels[piece], valid=~image.restored[piece], number=i, subject=subject)
+                measure(
+                    image.pixels[piece], valid=~image.restored[piece], counts=image.counts, number=i, subject=subject
+                )
                 for piece in pieces(image.measured)
             ]
             for i, (image, subject) in enumerate(zip(images, subjects, strict=True))
@@ -264,18 +267,20 @@ class NoisyImages:
         return seen.around(predictor_of(network, seen.noise.noise_model, self.images))
 
     def with_skew(self) -> "NoisyImages":
-        """The same with an EMCCD noise model where most images show its skew, which the inverse transform must know."""
+        """The same with the skewed noise model that most images show, if they do: the inverse transform needs it."""
         model, boxes = self.noise.noise_model, [(image, bounding_box(image.measured)) for image in self.images]
+        if type(model) is not PoissonGaussian or not model.gain:
+            return self
         found = []
         for i, (image, box) in enumerate(spread(boxes, SKEW_IMAGES)):
             pixels, measured = image.pixels[..., *box], image.measured[..., *box]
             pixels = inpaint(pixels, measured, noise_model=model, generator=generator(i, "inpainting"))
-            found.append(detect_emccd(pixels, noise_model=model))
-        skewed = [one for one in found if isinstance(one, EMCCD)]
+            found.append(detect_skew(pixels, noise_model=model, families=(Poisson, EMCCD)))
+        skewed = [one for one in found if isinstance(one, Poisson)]
         if 2 * len(skewed) <= len(found):
             return self
-        read = sorted(one.read for one in skewed)[len(skewed) // 2]
-        return replace(self, noise=replace(self.noise, noise_model=replace(skewed[0], read=read)))
+        chosen = sorted(skewed, key=lambda one: (one.excess, one.read))[len(skewed) // 2]
+        return replace(self, noise=replace(self.noise, noise_model=chosen))
 
     def around(self, predictor: Predictor) -> Denoiser:
         """The denoiser of these images by a predictor of their noise model, in the unit inside the package."""

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mptpn.filters import constant
 from mptpn.networks.noise_level import SMALLEST
-from mptpn.noise import NoiseModel
+from mptpn.noise import NoiseModel, count_step
 from mptpn.tiling import spread, squares
 
 CORE = 49  # px that equal all their neighbours, connected: an area of at least 9 x 9 px of one value is padding
@@ -29,12 +29,14 @@ class MaskedImage:
         measured: True where noise is measured: neither restored nor clipped. A clipped pixel is denoised all the same:
             the dark of a clipped image would keep its zeros as pepper.
         ends: smallest and largest value that clip, infinite where nothing clips.
+        counts: what one photon adds to an image of counted photons, whose zeros are counts like others; else 0.
     """
 
     pixels: Tensor
     restored: Tensor
     measured: Tensor
     ends: tuple[float, float]
+    counts: float = 0.0
 
 
 def masked_image(array: np.ndarray, valid: np.ndarray | None, unit: float) -> MaskedImage:
@@ -44,27 +46,36 @@ def masked_image(array: np.ndarray, valid: np.ndarray | None, unit: float) -> Ma
         ValueError: fewer than 256 pixels are left to measure.
     """
     pixels, restored = restored_pixels(array, valid, unit)
+    every = torch.ones_like(restored) if valid is None else torch.from_numpy(np.array(valid))[None, None]
+    counts = count_step(pixels, every)
+    if counts:
+        restored = restored & ~(every & (pixels == 0))
     left = int((~restored).sum())
     if left < SMALLEST**2:
         raise ValueError(
             f"only {left} pixels are neither masked nor part of a constant area; too few to tell their noise."
         )
-    clips, ends = clipped(pixels, ~restored)
+    clips, ends = clipped(pixels, ~restored, counts=counts > 0)
     measured = ~restored & ~clips
     if int(measured.sum()) < SMALLEST**2:
-        return MaskedImage(pixels, restored, ~restored, (-math.inf, math.inf))
-    return MaskedImage(pixels, restored, measured, ends)
+        return MaskedImage(pixels, restored, ~restored, (-math.inf, math.inf), counts)
+    return MaskedImage(pixels, restored, measured, ends, counts)
 
 
-def restored_pixels(array: np.ndarray, valid: np.ndarray | None, unit: float) -> tuple[Tensor, Tensor]:
-    """Pixels in the unit inside, float32, and where they stay as they are, both [1, 1, H, W]."""
+def restored_pixels(
+    array: np.ndarray, valid: np.ndarray | None, unit: float, *, counts: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Pixels in the unit inside, float32, and where they stay as they are, both [1, 1, H, W].
+
+    counts: whether 0 is a number of photons, so that areas of zeros do not stay.
+    """
     kind = np.float32 if array.itemsize < 4 else None
     pixels = torch.from_numpy(np.divide(array, unit, dtype=kind).astype(np.float32, copy=False))[None, None]
     if valid is None:
-        return pixels, constant_areas(pixels)
+        return pixels, constant_areas(pixels) & ~(counts & (pixels == 0))
     masked = ~torch.from_numpy(np.array(valid))[None, None]
     pixels = pixels.masked_fill_(masked, 0.0)  # NaN may stand there
-    return pixels, masked | constant_areas(pixels)
+    return pixels, masked | constant_areas(pixels) & ~(counts & (pixels == 0))
 
 
 def constant_areas(pixels: Tensor) -> Tensor:
@@ -83,11 +94,14 @@ def constant_areas(pixels: Tensor) -> Tensor:
     return torch.from_numpy(ndimage.binary_dilation(large[number], structure=np.ones((3, 3))))[None, None]
 
 
-def clipped(pixels: Tensor, valid: Tensor) -> tuple[Tensor, tuple[float, float]]:
-    """Valid pixels at an end of the range that at least 8 hold, [1, 1, H, W] bool, and these ends, else infinite."""
+def clipped(pixels: Tensor, valid: Tensor, *, counts: bool = False) -> tuple[Tensor, tuple[float, float]]:
+    """Valid pixels at an end of the range that at least 8 hold, [1, 1, H, W] bool, and these ends, else infinite.
+
+    counts: whether the low end is a number of photons.
+    """
     inside = select(pixels, valid)
     low, high = (float(end) if int((inside == end).sum()) >= HELD else None for end in (inside.min(), inside.max()))
-    low, high = -np.inf if low is None else low, np.inf if high is None else high
+    low, high = -np.inf if low is None or counts else low, np.inf if high is None else high
     return valid & ((pixels <= low) | (pixels >= high)), (low, high)
 
 

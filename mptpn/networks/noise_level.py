@@ -28,7 +28,8 @@ class NoiseLevelNetwork(nn.Module):
     sees the local energies of all bands relative to a robust level, and their low quantiles over the image; it states
     the precision of each energy, learned from its own errors.
 
-    forward(noisy [B, 1, H, W], valid), H, W >= 16, valid of the same shape, bool, None: every pixel counts
+    forward(noisy [B, 1, H, W], valid, counts), H, W >= 16; valid: same shape, bool, None: every pixel; counts: whether
+    0 is a number of photons and no sign of clipping or background
     -> log precision [B, bands, h, w], energy [B, bands, h, w] (intensity squared), mean intensity [B, 1, h, w];
     h = ceil(H / 4). The energy of band 0 is the variance of white noise; that of lag k is variance (1 - correlation at
     k). Gain and offset of the image scale the energies and change no precision.
@@ -48,16 +49,18 @@ class NoiseLevelNetwork(nn.Module):
         # stated errors that hold 95 % of the true ones, set by calibrate
         self.register_buffer("tail", torch.tensor(1.96))
 
-    def forward(self, noisy: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, noisy: Tensor, valid: Tensor | None = None, *, counts: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
         if noisy.ndim != 4 or noisy.shape[1] != 1 or min(noisy.shape[2:]) < SMALLEST:
             raise ValueError(
                 f"shape {tuple(noisy.shape)}: give gray images [B, 1, H, W] of at least {SMALLEST} x {SMALLEST} px."
             )
         robust = robust_level(noisy, valid)
-        valid, whole = valid_masks(noisy, valid)
-        squares, counts = (window_sums(x) for x in band_squares(noisy, valid))
-        energy = squares / counts.clamp_min(1e-6)
-        known = (counts > 0.3 * window_sums(torch.ones_like(valid))) & whole
+        valid, whole = valid_masks(noisy, valid, counts=counts)
+        squares, numbers = (window_sums(x) for x in band_squares(noisy, valid))
+        energy = squares / numbers.clamp_min(1e-6)
+        known = (numbers > 0.3 * window_sums(torch.ones_like(valid))) & whole
         logs = (energy / robust**2 + 1e-3).log()
         masked = logs.masked_fill(~known, math.nan).flatten(2)
         quantiles = torch.stack([masked.nanquantile(q, dim=2) for q in (0.1, 0.5)], 1).nan_to_num().flatten(1)
@@ -68,7 +71,7 @@ class NoiseLevelNetwork(nn.Module):
         return precision.masked_fill(~known, -30.0), energy * (-2 * self.log_bias).exp()[:, None, None], mean
 
 
-def valid_masks(noisy: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def valid_masks(noisy: Tensor, valid: Tensor | None = None, *, counts: bool = False) -> tuple[Tensor, Tensor]:
     """Which of the valid pixels, and which windows, hold the noise as it is.
 
     Not pixels in constant surroundings (zeroed background, padding), nor a window of which more than 5 % are clipped
@@ -78,12 +81,12 @@ def valid_masks(noisy: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Ten
     Returns:
         pixels [B, 1, H, W], 1 or 0, and windows [B, 1, h, w] bool.
     """
-    inside, low, high = has_noise(noisy), noisy, noisy
+    inside, low, high = has_noise(noisy) | (counts & (noisy == 0)), noisy, noisy
     if valid is not None:
         inside = inside & valid
         low, high = noisy.masked_fill(~valid, math.inf), noisy.masked_fill(~valid, -math.inf)
     ends = torch.stack([low.flatten(1).amin(1), high.flatten(1).amax(1)], 1)
-    held = [(noisy == end.view(-1, 1, 1, 1)) & inside for end in ends.unbind(1)]
+    held = [(noisy == end.view(-1, 1, 1, 1)) & inside for end in ends.unbind(1)[int(counts) :]]
     clipped = sum(at & (at.flatten(1).sum(1) >= 8).view(-1, 1, 1, 1) for at in held) > 0
     every = torch.ones_like(noisy) if valid is None else valid.to(noisy)
     nothing = (inside.flatten(1).sum(1) < 64).view(-1, 1, 1, 1)

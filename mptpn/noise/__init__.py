@@ -1,9 +1,9 @@
 """Noise models, and their estimation from noisy images alone."""
 
 from mptpn.noise.bands import measure
-from mptpn.noise.emccd import EMCCD, detect_emccd
 from mptpn.noise.estimate import NoiseEstimate, estimate_from, estimate_noise_model
 from mptpn.noise.models import CorrelatedGaussian, NoiseLevelFunction, NoiseModel, PoissonGaussian, Rician, Speckle
+from mptpn.noise.photons import EMCCD, Poisson, count_step, detect_skew
 
 __all__ = [
     "EMCCD",
@@ -11,10 +11,12 @@ __all__ = [
     "NoiseEstimate",
     "NoiseLevelFunction",
     "NoiseModel",
+    "Poisson",
     "PoissonGaussian",
     "Rician",
     "Speckle",
-    "detect_emccd",
+    "count_step",
+    "detect_skew",
     "estimate_from",
     "estimate_noise_model",
     "measure",

@@ -11,6 +11,7 @@ from torch import Tensor
 from mptpn.networks import NoiseLevelNetwork, pretrained_noise_level
 from mptpn.networks.noise_level import BANDS, SMALLEST, STRIDE, band_factors, stated_precision
 from mptpn.noise.models import NoiseModel
+from mptpn.noise.photons import count_step
 from mptpn.tiling import spread
 
 TILE, MAX_TILES = 1024, 12  # px and number: of a larger image, tiles that are spread over it are measured
@@ -28,6 +29,7 @@ class Measurement:
     Attributes:
         precision, energy: log precision and energy of each band, [bands, windows]. mean: intensity, [windows].
         place: number of the square of 64 px that holds the window's center, [windows], int64.
+        counts: what one photon adds to an image of counted photons, in its unit; 0 of any other image.
         number: of the image; parts of one image share it. subject: whom the image is of; images of one subject show the
             same things.
     """
@@ -38,6 +40,7 @@ class Measurement:
     place: Tensor
     number: int = 0
     subject: Hashable = 0
+    counts: float = 0.0
 
     @property
     def valid(self) -> Tensor:
@@ -46,7 +49,8 @@ class Measurement:
 
     def in_unit(self, scale: float, *, zero: float = 0.0) -> "Measurement":
         """The measurement of the image times scale plus zero, which the network does not depend on."""
-        return replace(self, energy=self.energy * scale**2, mean=self.mean * scale + zero)
+        moved = {"energy": self.energy * scale**2, "mean": self.mean * scale + zero, "counts": self.counts * scale}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ def measure(
     image: Tensor,
     *,
     valid: Tensor | None = None,
+    counts: float | None = None,
     number: int = 0,
     subject: Hashable = None,
     network: NoiseLevelNetwork | None = None,
@@ -97,6 +102,7 @@ def measure(
     Args:
         image: [1, C, H, W] with H, W >= 16; the channels count as further parts.
         valid: same shape, bool; False: pixels that no band takes. None: every pixel counts.
+        counts: see Measurement; None: as the image shows.
         number: names the image in messages, and among the images of a set. subject: see Measurement; None: its own.
         network: trained and calibrated; None: the pretrained one.
     Raises:
@@ -117,7 +123,13 @@ def measure(
     if not tiles:
         raise ValueError(f"image {number} is constant, {float(image.amin()):g} everywhere; it holds no noise.")
     network = network or pretrained_network()
-    parts = [network(tile[None, None], None if valid is None else valid[None, None]) for tile, valid in tiles]
+    if counts is None:
+        every = torch.ones_like(image[:, :1], dtype=torch.bool) if valid is None else valid[:, :1]
+        counts = count_step(image, every) if image.shape[1] == 1 else 0.0
+    parts = [
+        network(tile[None, None], None if valid is None else valid[None, None], counts=counts > 0)
+        for tile, valid in tiles
+    ]
     squares, places = 0, []
     for _, _, mean in parts:
         down, across = (torch.arange(side) * STRIDE // SQUARE for side in mean.shape[2:])
@@ -126,7 +138,8 @@ def measure(
     precision, energy, mean = (
         torch.cat([x.double().flatten(2)[0] for x in column], 1) for column in zip(*parts, strict=True)
     )
-    return Measurement(precision, energy, mean[0], torch.cat(places), number, number if subject is None else subject)
+    subject = number if subject is None else subject
+    return Measurement(precision, energy, mean[0], torch.cat(places), number, subject, counts)
 
 
 @torch.no_grad()

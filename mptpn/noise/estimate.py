@@ -157,7 +157,11 @@ def estimate_from(
             reliable and neighbours_correlate(bands, subjects=_by_subject(measured, network))
         )
     intensity, variance, error, unknown = _noise_level_function(bands, correlation if correlated else None)
-    kind, noise_model, parameters, misfit = fit_noise_model(intensity, variance, error, from_zero=from_zero)
+    steps = [one.counts for one in measured]
+    step = steps[0] if max(steps) - min(steps) <= 1e-3 * min(steps) else 0.0
+    kind, noise_model, parameters, misfit = fit_noise_model(
+        intensity, variance, error, from_zero=from_zero, step=0.0 if correlated else step
+    )
     sigma = math.sqrt(float(noise_model.variance(torch.tensor(bands.mean, dtype=torch.float64))))
     width = float(network.tail) * float(np.average(error, weights=1 / error**2))
     width *= max(1.0, min(misfit, MAX_MISFIT)) ** 0.5

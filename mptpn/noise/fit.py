@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mptpn.noise.models import NoiseLevelFunction, NoiseModel, PoissonGaussian, Rician, Speckle
+from mptpn.noise.photons import Poisson
 
 MAX_MISFIT = 4.0  # mean squared deviation from the bins, in standard errors, from which a noise model does not fit
 # for the information criterion; far from the dark Rician noise is Gaussian: it must do better, not as well
@@ -16,16 +17,22 @@ Fit = tuple[NoiseModel, dict[str, tuple[float, float]]]  # with parameters, name
 
 
 def fit_noise_model(
-    intensity: np.ndarray, variance: np.ndarray, error: np.ndarray, *, from_zero: bool = False
+    intensity: np.ndarray, variance: np.ndarray, error: np.ndarray, *, from_zero: bool = False, step: float = 0.0
 ) -> tuple[str, NoiseModel, dict[str, tuple[float, float]], float]:
     """The noise model with the smallest Bayesian information criterion over the bins of a noise-level function.
 
     Args:
         intensity, variance: of the bins. error: relative standard error of the level, half that of the variance.
         from_zero: intensity 0 means no signal, so that noise may be multiplicative or Rician.
+        step: what one photon adds to an image of counted photons, whose noise has no other part; 0: any other image.
     Returns:
         kind, noise model, parameters with standard errors, and the misfit: mean squared deviation in standard errors.
     """
+    if step:
+        counted = Poisson(0.0, step)
+        misfit = _misfit(counted, intensity, variance, error)
+        if misfit <= MAX_MISFIT:
+            return "poisson_gaussian", counted, {"gain": (step, 0.0)}, misfit
     fits = {
         "gaussian": _fit_linear(intensity, variance, error, powers=(0,)),
         "poisson_gaussian": _fit_linear(intensity, variance, error, powers=(0, 1)),

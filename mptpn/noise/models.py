@@ -26,12 +26,14 @@ class NoiseModel(ABC):
         correlation: of the noise at lags -r..r of rows and columns, [2r + 1, 2r + 1]; ((1.0,),) for independent pixels.
         zero_mean_gaussian: whether Stein's estimate may take the noise as Gaussian of mean 0.
         least: the smallest clean intensity there can be, in the image's unit.
+        counted: whether the image holds numbers of photons and nothing else, so that 0 is no sign of a background.
     """
 
     label = "noise"
     correlation = ((1.0,),)
     zero_mean_gaussian = True
     least = -math.inf
+    counted = False
 
     @abstractmethod
     def variance(self, clean: Tensor) -> Tensor:
@@ -61,6 +63,10 @@ class NoiseModel(ABC):
         step = torch.linspace(-TAILS, TAILS, NODES, dtype=torch.float64)
         noisy = self.mean(clean)[:, None] + self.variance(clean).sqrt()[:, None] * step
         return noisy, (-(step**2) / 2).exp().expand_as(noisy)
+
+    def root_variance(self, noisy: Tensor) -> Tensor:
+        """The variance whose inverse square root is the slope of the stabilising transform, same shape as noisy."""
+        return self.variance(noisy)
 
     def gaussian(self) -> "NoiseModel":
         """A noise model with mean clean and about this variance, as a correlated field needs it."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mptpn.filters import center_crop, has_noise
 from mptpn.networks import BlindSpotNetwork, RetractableTransformer, load_weights
-from mptpn.noise import NoiseEstimate, NoiseModel, detect_emccd, estimate_from, measure
+from mptpn.noise import NoiseEstimate, NoiseModel, detect_skew, estimate_from, measure
 from mptpn.noise.bands import Measurement, levels_by_place
 from mptpn.stages import preliminary, profound, refinement
 from mptpn.stages.synthesis import LEVELS, PairSynthesis, TargetStatistics, structure, target_statistics
@@ -89,7 +89,7 @@ def estimate_set(
     whole = estimate_from(measured)
     models = [noise_model_in_set([one], whole) for one in measured]
     places = zip(*[levels_by_place(one, model) for one, model in zip(measured, models, strict=True)], strict=True)
-    models = (detect_emccd(image, noise_model=model) for image, model in zip(noisy, models, strict=True))
+    models = (detect_skew(image, noise_model=model) for image, model in zip(noisy, models, strict=True))
     return SetNoise(whole, tuple(models), level_range(*map(torch.cat, places)))
 
 

@@ -8,8 +8,8 @@ import torch
 from scipy import signal, stats
 
 from mptpn.filters import lagged
-from mptpn.noise.emccd import EMCCD
 from mptpn.noise.models import MIN_POWER, CorrelatedGaussian, NoiseLevelFunction, PoissonGaussian, Rician, Speckle
+from mptpn.noise.photons import EMCCD
 from mptpn.random import generator
 
 NAN, INF = float("nan"), float("inf")

@@ -8,8 +8,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from mptpn.noise.emccd import EMCCD
 from mptpn.noise.models import CorrelatedGaussian, PoissonGaussian, Rician, Speckle
+from mptpn.noise.photons import EMCCD
 from mptpn.random import generator
 from mptpn.stages.pipeline import estimate_set
 from support import two_sample

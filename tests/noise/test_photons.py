@@ -8,9 +8,9 @@ import pytest
 import torch
 from scipy.stats import ks_2samp
 
-from mptpn.noise.emccd import EMCCD, detect_emccd
 from mptpn.noise.estimate import estimate_noise_model
 from mptpn.noise.models import CorrelatedGaussian, NoiseLevelFunction, PoissonGaussian
+from mptpn.noise.photons import EMCCD, detect_skew
 from mptpn.random import generator
 from support.two_sample import draw
 
@@ -66,7 +66,7 @@ def test_the_share_of_read_noise_is_found_from_a_noisy_image(read, bits):
     noise_model = EMCCD(0.02, gain=0.03, black=0.05, read=read)
     noisy = draw([content(key=1)], noise_models=[noise_model], seed=1)[0]
     noisy = noisy if bits is None else (noisy * bits).round().clamp(0, bits) / bits
-    found = detect_emccd(noisy, noise_model=LINE)
+    found = detect_skew(noisy, noise_model=LINE)
     assert isinstance(found, EMCCD) and found.read == pytest.approx(read, abs=0.101)
     assert (found.sigma, found.gain, found.black) == (LINE.sigma, LINE.gain, LINE.black)
 
@@ -74,8 +74,8 @@ def test_the_share_of_read_noise_is_found_from_a_noisy_image(read, bits):
 @pytest.mark.parametrize("key", range(3))
 def test_gaussian_noise_of_the_same_variance_stays_gaussian(key):
     noisy = draw([content(key=key)], noise_models=[LINE], seed=key)[0]
-    assert detect_emccd(noisy, noise_model=LINE) is LINE
-    assert detect_emccd((noisy * 255).round().clamp(0, 255) / 255, noise_model=LINE) is LINE
+    assert detect_skew(noisy, noise_model=LINE) is LINE
+    assert detect_skew((noisy * 255).round().clamp(0, 255) / 255, noise_model=LINE) is LINE
 
 
 def test_models_without_gain_or_with_correlation_are_left_alone():
@@ -86,7 +86,7 @@ def test_models_without_gain_or_with_correlation_are_left_alone():
         CorrelatedGaussian(LINE, ((0.1, 0.2, 0.1), (0.2, 1.0, 0.2), (0.1, 0.2, 0.1))),
         EMCCD(0.02, gain=0.03),
     ):
-        assert detect_emccd(noisy, noise_model=noise_model) is noise_model
+        assert detect_skew(noisy, noise_model=noise_model) is noise_model
 
 
 @pytest.mark.parametrize("numbers", [{"read": 0.0}, {"read": 1.2}, {"gain": 0.0}, {"sigma": 0.0}])
