@@ -328,3 +328,29 @@ def test_level_beside_saturation_is_right_and_the_same_in_both_calls(sigma, belo
     images = NoisyImages.of([image])
     found, own = estimate_noise(image), images.noise.in_unit(images.unit)
     assert found.sigma == own.sigma == pytest.approx(sigma, rel=0.1)
+
+
+@pytest.mark.parametrize("hot", [None, 4095, 65535])
+def test_means_of_counted_photons_are_kept_whatever_one_hot_pixel_says(hot):
+    clean = np.kron(np.array([[2.0, 5.0], [10.0, 20.0]]), np.ones((64, 64)))
+    image = np.random.default_rng(11).poisson(clean).astype(np.float32)
+    if hot:
+        image[70, 20] = hot
+    result = denoise(image, model="small")
+    assert result.noise.kind == "poisson_gaussian" and result.image.min() >= 0
+    for rows, cols in ((0, 0), (0, 64), (64, 0), (64, 64)):
+        inside = (slice(rows + 10, rows + 54), slice(cols + 10, cols + 54))
+        keep = image[inside] != hot
+        level = clean[rows, cols]
+        assert result.image[inside][keep].mean() == pytest.approx(image[inside][keep].mean(), abs=0.1 * level**0.5)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.1, 0.2])
+def test_dark_background_of_a_magnitude_image_is_not_below_zero(sigma):
+    y, x = np.mgrid[:160, :160]
+    radius, random = np.hypot(y - 80, x - 80), np.random.default_rng(12)
+    clean = np.select([radius < 25, radius < 50], [1.0, 0.6], 0.0)
+    image = np.hypot(*(sigma * random.normal(size=(2, 160, 160)) + np.stack([clean, 0 * clean]))).astype(np.float32)
+    result = denoise(image, model="small")
+    assert result.noise.kind == "rician" and result.image.min() >= -1e-6  # the last digit of float32
+    assert rms(result.image[radius > 58]) < 0.7 * rms(image[radius > 58])

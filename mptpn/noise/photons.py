@@ -44,7 +44,7 @@ class Poisson(PoissonGaussian):
     def __post_init__(self):
         super().__post_init__()
         if not (0 <= self.read <= 1 and self.gain > 0):
-            raise ValueError(f"read {self.read} must be from 0 to 1 and gain {self.gain} above 0.")
+            raise ValueError(f"gain {self.gain} must be above 0, and read {self.read} from 0 to 1.")
 
     @property
     def step(self) -> float:
@@ -139,7 +139,7 @@ def count_step(noisy: Tensor, valid: Tensor) -> float:
         noisy: [1, 1, H, W]. valid: same shape, bool.
     """
     values = noisy[valid].unique()
-    if len(values) < 2 or len(values) > MAX_LEVELS or float(values[0]) != 0 or min(noisy.shape[2:]) < COUNT_WINDOW:
+    if len(values) < 3 or len(values) > MAX_LEVELS or float(values[0]) != 0 or min(noisy.shape[2:]) < COUNT_WINDOW:
         return 0.0
     step = float(values.diff().min())
     counts = noisy.double() / step

@@ -200,7 +200,7 @@ def test_a_saturated_region_does_not_move_the_level(network, monkeypatch):
     monkeypatch.setattr(
         noise_level,
         "valid_masks",
-        lambda x, valid: (torch.ones_like(x), torch.ones_like(noise_level.window_sums(x), dtype=torch.bool)),
+        lambda x, valid, counts: (torch.ones_like(x), torch.ones_like(noise_level.window_sums(x), dtype=torch.bool)),
     )
     assert level(network, clipped) < 0.9 * wanted  # the planted fault: the saturated region counts
 

@@ -1,4 +1,4 @@
-"""EMCCD noise: its moments and distribution, and its detection, which leaves Gaussian noise Gaussian."""
+"""Counted photons and EMCCD noise: moments, distribution, and detection, which leaves Gaussian noise Gaussian."""
 
 import math
 from dataclasses import replace
@@ -10,7 +10,7 @@ from scipy.stats import ks_2samp
 
 from mptpn.noise.estimate import estimate_noise_model
 from mptpn.noise.models import CorrelatedGaussian, NoiseLevelFunction, PoissonGaussian
-from mptpn.noise.photons import EMCCD, detect_skew
+from mptpn.noise.photons import EMCCD, Poisson, count_step, detect_skew
 from mptpn.random import generator
 from support.two_sample import draw
 
@@ -93,3 +93,50 @@ def test_models_without_gain_or_with_correlation_are_left_alone():
 def test_impossible_numbers_are_refused(numbers):
     with pytest.raises(ValueError, match="must be above 0"):
         EMCCD(**({"sigma": 0.1, "gain": 0.1, "read": 0.5} | numbers))
+
+
+def cells(peak: float, *, background: float, key: int) -> torch.Tensor:
+    return peak * (background + (1 - background) * (content(key=key) - 0.06) / 0.5)
+
+
+@pytest.mark.parametrize("step", [1.0, 3 / 7, 257.0])
+@pytest.mark.parametrize("peak", [1.0, 5.0, 50.0])
+def test_counted_photons_are_told_by_their_values(peak, step):
+    for key, clean in enumerate((cells(peak, background=0.02, key=1), torch.full((1, 1, 100, 90), peak))):
+        counts = torch.poisson(clean.double(), generator=generator(10 + key))
+        if (counts == 0).any():
+            found = count_step((step * counts).float(), torch.ones_like(counts, dtype=torch.bool))
+            assert found == pytest.approx(step, rel=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.7, 1.0, 3.0, 10.0])
+@pytest.mark.parametrize("peak", [5.0, 50.0, 250.0])
+def test_zeros_of_an_image_that_is_cut_off_are_no_counts(peak, sigma):
+    clean = cells(peak, background=0.0, key=2)
+    noisy = (clean + sigma * torch.randn(clean.shape, generator=generator(12))).round().clamp(0, 255)
+    assert (noisy == 0).sum() > 100 and count_step(noisy, torch.ones_like(noisy, dtype=torch.bool)) == 0
+
+
+@pytest.mark.parametrize("peak", [0.3, 1.0, 2.0, 10.0, 100.0])
+def test_noise_of_counts_is_the_root_of_their_mean(peak):
+    clean = torch.full((1, 1, 200, 220), peak) if peak < 5 else cells(peak, background=0.02, key=3)
+    found = estimate_noise_model([torch.poisson(clean, generator=generator(13))])
+    assert found.kind == "poisson_gaussian" and isinstance(found.noise_model, Poisson)
+    assert found.noise_model.counted and found.noise_model.gain == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("numbers", [(0.0, 0.5, 0.1, 0.0), (0.3, 0.5, 0.1, 0.4), (1.0, 2.0, -3.0, 0.9)])
+@pytest.mark.parametrize("over", [0.01, 0.4, 30.0, 500.0])
+def test_poisson_quadrature_and_draws_have_the_stated_moments(numbers, over):
+    model = Poisson(*numbers)
+    clean = torch.tensor([model.black + over], dtype=torch.float64)
+    values, weight = model.quadrature(clean)
+    mean = float((values * weight).sum() / weight.sum())
+    variance = float(((values - mean) ** 2 * weight).sum() / weight.sum())
+    wanted = float(model.variance(clean))
+    assert mean == pytest.approx(float(clean), abs=2e-3 * wanted**0.5) and variance == pytest.approx(wanted, rel=5e-3)
+    drawn = model.sample(clean.expand(1, 1, 600, 700), generator=generator(14)) - clean
+    third = model.gain * (wanted - model.read * model.sigma**2)
+    assert float(drawn.mean()) == pytest.approx(0, abs=5 * wanted**0.5 / 648)
+    assert float(drawn.square().mean()) == pytest.approx(wanted, rel=0.05)
+    assert float((drawn**3).mean()) == pytest.approx(third, rel=0.15, abs=0.03 * wanted**1.5)
