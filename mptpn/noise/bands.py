@@ -130,16 +130,22 @@ def measure(
         network(tile[None, None], None if valid is None else valid[None, None], counts=counts > 0)
         for tile, valid in tiles
     ]
-    squares, places = 0, []
-    for _, _, mean in parts:
-        down, across = (torch.arange(side) * STRIDE // SQUARE for side in mean.shape[2:])
-        places.append((squares + down[:, None] * (across[-1] + 1) + across).flatten())
-        squares = int(places[-1][-1]) + 1
+    places = _places([mean.shape[2:] for _, _, mean in parts])
     precision, energy, mean = (
         torch.cat([x.double().flatten(2)[0] for x in column], 1) for column in zip(*parts, strict=True)
     )
     subject = number if subject is None else subject
     return Measurement(precision, energy, mean[0], torch.cat(places), number, subject, counts)
+
+
+def _places(grids: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Number of the square of 64 px of each window of the tiles, whose windows stand in grids of these shapes."""
+    squares, places = 0, []
+    for grid in grids:
+        down, across = (torch.arange(side) * STRIDE // SQUARE for side in grid)
+        places.append((squares + down[:, None] * (across[-1] + 1) + across).flatten())
+        squares = int(places[-1][-1]) + 1
+    return places
 
 
 @torch.no_grad()

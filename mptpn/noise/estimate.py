@@ -157,11 +157,8 @@ def estimate_from(
             reliable and neighbours_correlate(bands, subjects=_by_subject(measured, network))
         )
     intensity, variance, error, unknown = _noise_level_function(bands, correlation if correlated else None)
-    steps = [one.counts for one in measured]
-    step = steps[0] if max(steps) - min(steps) <= 1e-3 * min(steps) else 0.0
-    kind, noise_model, parameters, misfit = fit_noise_model(
-        intensity, variance, error, from_zero=from_zero, step=0.0 if correlated else step
-    )
+    known = {"from_zero": from_zero, "step": 0.0 if correlated else _common_step(measured)}
+    kind, noise_model, parameters, misfit = fit_noise_model(intensity, variance, error, **known)
     sigma = math.sqrt(float(noise_model.variance(torch.tensor(bands.mean, dtype=torch.float64))))
     width = float(network.tail) * float(np.average(error, weights=1 / error**2))
     width *= max(1.0, min(misfit, MAX_MISFIT)) ** 0.5
@@ -169,10 +166,8 @@ def estimate_from(
         width = max(width, 2 * abs(log_ratio))
     width = min(MAX_LOG_INTERVAL, width)
     half_size = blind_spot_half_size(correlation) if correlated else (0, 0)
-    findings = (
-        *(_correlation_findings(correlation, half_size) if correlated else ()),
-        *_findings(bands, error, reliable=reliable, misfit=misfit if kind == "free" else None, unknown=unknown),
-    )
+    found = _correlation_findings(correlation, half_size) if correlated else []
+    found += _findings(bands, error, reliable=reliable, misfit=misfit if kind == "free" else None, unknown=unknown)
     if correlated:
         noise_model, kind = CorrelatedGaussian(noise_model.gaussian(), correlation), f"correlated {kind}"
     return NoiseEstimate(
@@ -187,8 +182,14 @@ def estimate_from(
         error=tuple(error.tolist()),
         correlation=correlation.float(),
         half_size=half_size,
-        findings=findings,
+        findings=tuple(found),
     )
+
+
+def _common_step(measured: Sequence[Measurement]) -> float:
+    """What one photon adds to images of counted photons, all alike; 0 for any others."""
+    steps = [one.counts for one in measured]
+    return steps[0] if max(steps) - min(steps) <= 1e-3 * min(steps) else 0.0
 
 
 def _noise_level_function(bands: Bands, correlation: Tensor | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
