@@ -132,7 +132,7 @@ def test_the_type_comes_back_and_strength_0_changes_nothing(kind, model, tmp_pat
 
 def test_the_result_is_a_better_image_when_a_network_learns_from_the_scan_itself(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "mptpn.inference.denoiser.NoisyImages.fit", partialmethod(NoisyImages.fit, steps=80)
+        "mptpn.inference.noisy_images.NoisyImages.fit", partialmethod(NoisyImages.fit, steps=80)
     )  # and not the clock's
     clean = noisy(level=0.0)
     np.save(tmp_path / "a.npy", noisy().astype("f4"))
@@ -310,7 +310,7 @@ def test_a_series_does_not_flicker(tmp_path, monkeypatch):
     """Six slices of one scene under fresh noise: their means, and their distances from the scene, stay alike. A noise
     model for each slice alone would move them.
     """
-    monkeypatch.setattr("mptpn.inference.denoiser.NoisyImages.fit", partialmethod(NoisyImages.fit, steps=40))
+    monkeypatch.setattr("mptpn.inference.noisy_images.NoisyImages.fit", partialmethod(NoisyImages.fit, steps=40))
     volume = np.stack([noisy(seed=i) for i in range(6)])
     np.save(tmp_path / "v.npy", volume.astype("f4"))
     (path,), _ = denoise_files([tmp_path / "v.npy"], Settings(tmp_path / "out", minutes=9.0))

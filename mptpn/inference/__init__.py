@@ -1,8 +1,9 @@
 """Denoising of images in their own unit: masks, predictors, tiles, and the assessment of the result."""
 
 from mptpn.inference.assessment import Assessment, assess
-from mptpn.inference.denoiser import Denoiser, NoisyImages, Prediction, load_network, predictor_of
+from mptpn.inference.denoiser import Denoiser, Prediction, load_network
 from mptpn.inference.masks import masked_image
+from mptpn.inference.noisy_images import NoisyImages, predictor_of
 from mptpn.inference.predictor import Predictor
 from mptpn.inference.quality_control import QualityControl, check_residual
 from mptpn.inference.stabilise import VarianceStabilisingTransform

@@ -9,12 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mptpn.filters import constant
-from mptpn.networks.noise_level import SMALLEST
+from mptpn.networks.noise_level import HELD, SMALLEST
 from mptpn.noise import NoiseModel, count_step
 from mptpn.tiling import spread, squares
 
 CORE = 49  # px that equal all their neighbours, connected: an area of at least 9 x 9 px of one value is padding
-HELD = 8  # px at the smallest or largest value from which it clips, as in the noise-level network
 PIECE, PIECES = 512, 16  # px and number: of a larger image the noise is estimated in pieces spread over it
 Cut = tuple  # of [1, 1, H, W]: (..., rows, columns)
 
@@ -45,11 +44,9 @@ def masked_image(array: np.ndarray, valid: np.ndarray | None, unit: float) -> Ma
     Raises:
         ValueError: fewer than 256 pixels are left to measure.
     """
-    pixels, restored = restored_pixels(array, valid, unit)
-    every = torch.ones_like(restored) if valid is None else torch.from_numpy(np.array(valid))[None, None]
-    counts = count_step(pixels, every)
-    if counts:
-        restored = restored & ~(every & (pixels == 0))
+    pixels, masked = unit_pixels(array, valid, unit)
+    counts = count_step(pixels, ~masked)
+    restored = masked | constant_areas(pixels, counts=counts > 0)
     left = int((~restored).sum())
     if left < SMALLEST**2:
         raise ValueError(
@@ -62,24 +59,21 @@ def masked_image(array: np.ndarray, valid: np.ndarray | None, unit: float) -> Ma
     return MaskedImage(pixels, restored, measured, ends, counts)
 
 
-def restored_pixels(
-    array: np.ndarray, valid: np.ndarray | None, unit: float, *, counts: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Pixels in the unit inside, float32, and where they stay as they are, both [1, 1, H, W].
-
-    counts: whether 0 is a number of photons, so that areas of zeros do not stay.
-    """
+def unit_pixels(array: np.ndarray, valid: np.ndarray | None, unit: float) -> tuple[Tensor, Tensor]:
+    """Pixels in the unit inside, float32, and which are masked, both [1, 1, H, W]; masked pixels become 0."""
     kind = np.float32 if array.itemsize < 4 else None
     pixels = torch.from_numpy(np.divide(array, unit, dtype=kind).astype(np.float32, copy=False))[None, None]
     if valid is None:
-        return pixels, constant_areas(pixels) & ~(counts & (pixels == 0))
+        return pixels, torch.zeros_like(pixels, dtype=torch.bool)
     masked = ~torch.from_numpy(np.array(valid))[None, None]
-    pixels = pixels.masked_fill_(masked, 0.0)  # NaN may stand there
-    return pixels, masked | constant_areas(pixels) & ~(counts & (pixels == 0))
+    return pixels.masked_fill_(masked, 0.0), masked  # NaN may stand there
 
 
-def constant_areas(pixels: Tensor) -> Tensor:
-    """Areas of at least 9 x 9 px of one value (background, padding, saturation), [1, 1, H, W] bool."""
+def constant_areas(pixels: Tensor, *, counts: bool = False) -> Tensor:
+    """Areas of at least 9 x 9 px of one value (background, padding, saturation), [1, 1, H, W] bool.
+
+    counts: whether 0 is a number of photons, so that an area of zeros is none of them.
+    """
     strips = range(0, pixels.shape[2], PIECE)  # a few rows at a time take little memory; a row more on either side
     parts = [constant(pixels[:, :, max(0, top - 1) : top + PIECE + 1])[:, :, min(top, 1) :] for top in strips]
     core = torch.cat([part[:, :, :PIECE] for part in parts], 2)[0, 0].numpy()
@@ -91,7 +85,8 @@ def constant_areas(pixels: Tensor) -> Tensor:
     large = np.bincount(number.ravel()) >= CORE
     large[0] = False
     # neighbours of its core have its value too
-    return torch.from_numpy(ndimage.binary_dilation(large[number], structure=np.ones((3, 3))))[None, None]
+    areas = torch.from_numpy(ndimage.binary_dilation(large[number], structure=np.ones((3, 3))))[None, None]
+    return areas & (pixels != 0) if counts else areas
 
 
 def clipped(pixels: Tensor, valid: Tensor, *, counts: bool = False) -> tuple[Tensor, tuple[float, float]]:

@@ -18,6 +18,7 @@ LAGS = [(row, col) for row in range(RADIUS + 1) for col in range(-RADIUS, RADIUS
 # lags at which noise is taken to be independent, so that half the squared difference is its variance
 FAR = [(0, 6), (6, 0)]
 BANDS = 1 + len(LAGS) + len(FAR)  # the second difference, then half the squared difference at each lag
+HELD = 8  # px at the smallest or largest value from which it clips
 CLIPPED = 0.05  # share of clipped pixels from which a window's variance is cut short
 
 
@@ -28,11 +29,11 @@ class NoiseLevelNetwork(nn.Module):
     sees the local energies of all bands relative to a robust level, and their low quantiles over the image; it states
     the precision of each energy, learned from its own errors.
 
-    forward(noisy [B, 1, H, W], valid, counts), H, W >= 16; valid: same shape, bool, None: every pixel; counts: whether
-    0 is a number of photons and no sign of clipping or background
-    -> log precision [B, bands, h, w], energy [B, bands, h, w] (intensity squared), mean intensity [B, 1, h, w];
-    h = ceil(H / 4). The energy of band 0 is the variance of white noise; that of lag k is variance (1 - correlation at
-    k). Gain and offset of the image scale the energies and change no precision.
+    forward(noisy [B, 1, H, W], valid, counts) -> log precision [B, bands, h, w], energy [B, bands, h, w] (intensity
+    squared), mean intensity [B, 1, h, w]; H, W >= 16, h = ceil(H / 4). valid: same shape as noisy, bool; None: every
+    pixel. counts: whether 0 is a number of photons, and no sign of clipping or background. The energy of band 0 is the
+    variance of white noise; that of lag k is variance (1 - correlation at k). Gain and offset of the image scale the
+    energies and change no precision.
     """
 
     def __init__(self, *, width: int = 48):
@@ -75,8 +76,8 @@ def valid_masks(noisy: Tensor, valid: Tensor | None = None, *, counts: bool = Fa
     """Which of the valid pixels, and which windows, hold the noise as it is.
 
     Not pixels in constant surroundings (zeroed background, padding), nor a window of which more than 5 % are clipped
-    (the smallest or largest value where at least 8 pixels hold it): its variance is cut short. A few clipped pixels are
-    valid: without its tail noise would seem weaker still. Where nothing would be left, everything is valid.
+    (the smallest or largest value where HELD pixels or more hold it): its variance is cut short. A few clipped pixels
+    are valid: without its tail noise would seem weaker still. Where nothing would be left, everything is valid.
 
     Returns:
         pixels [B, 1, H, W], 1 or 0, and windows [B, 1, h, w] bool.
@@ -87,7 +88,7 @@ def valid_masks(noisy: Tensor, valid: Tensor | None = None, *, counts: bool = Fa
         low, high = noisy.masked_fill(~valid, math.inf), noisy.masked_fill(~valid, -math.inf)
     ends = torch.stack([low.flatten(1).amin(1), high.flatten(1).amax(1)], 1)
     held = [(noisy == end.view(-1, 1, 1, 1)) & inside for end in ends.unbind(1)[int(counts) :]]
-    clipped = sum(at & (at.flatten(1).sum(1) >= 8).view(-1, 1, 1, 1) for at in held) > 0
+    clipped = sum(at & (at.flatten(1).sum(1) >= HELD).view(-1, 1, 1, 1) for at in held) > 0
     every = torch.ones_like(noisy) if valid is None else valid.to(noisy)
     nothing = (inside.flatten(1).sum(1) < 64).view(-1, 1, 1, 1)
     valid = torch.where(nothing, every, inside.to(noisy))

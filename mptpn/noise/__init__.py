@@ -3,7 +3,7 @@
 from mptpn.noise.bands import measure
 from mptpn.noise.estimate import NoiseEstimate, estimate_from, estimate_noise_model
 from mptpn.noise.models import CorrelatedGaussian, NoiseLevelFunction, NoiseModel, PoissonGaussian, Rician, Speckle
-from mptpn.noise.photons import EMCCD, Poisson, count_step, detect_skew
+from mptpn.noise.photons import EMCCD, Poisson, count_step, detect_skew, may_be_skewed
 
 __all__ = [
     "EMCCD",
@@ -19,5 +19,6 @@ __all__ = [
     "detect_skew",
     "estimate_from",
     "estimate_noise_model",
+    "may_be_skewed",
     "measure",
 ]

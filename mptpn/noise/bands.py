@@ -124,8 +124,7 @@ def measure(
         raise ValueError(f"image {number} is constant, {float(image.amin()):g} everywhere; it holds no noise.")
     network = network or pretrained_network()
     if counts is None:
-        every = torch.ones_like(image[:, :1], dtype=torch.bool) if valid is None else valid[:, :1]
-        counts = count_step(image, every) if image.shape[1] == 1 else 0.0
+        counts = count_step(image, valid) if image.shape[1] == 1 else 0.0
     parts = [
         network(tile[None, None], None if valid is None else valid[None, None], counts=counts > 0)
         for tile, valid in tiles

@@ -40,6 +40,7 @@ class Poisson(PoissonGaussian):
     read: float = 0.0
     label = "Poisson noise"
     excess = 1.0  # excess noise factor: variance over that of the number of electrons
+    root_shift = 0.375  # electrons that Anscombe's root counts more
 
     def __post_init__(self):
         super().__post_init__()
@@ -57,7 +58,7 @@ class Poisson(PoissonGaussian):
 
     def root_variance(self, noisy: Tensor) -> Tensor:
         """Of Anscombe's root, which counts 3 / 8 of an electron more (Makitalo and Foi 2013, Eq. 3)."""
-        return self.variance(noisy) + 0.375 * self.gain * self.step
+        return self.variance(noisy) + self.root_shift * self.gain * self.step
 
     def electrons(self, count: Tensor, *, generator: torch.Generator) -> Tensor:
         """What a number of electrons is recorded as, in electrons."""
@@ -114,21 +115,19 @@ class EMCCD(Poisson):
     read: float = 0.5
     label = "EMCCD noise"
     excess = 2.0
+    root_shift = 0.0  # Anscombe's is for Poisson numbers alone
 
     def __post_init__(self):
         super().__post_init__()
         if not (self.read > 0 and self.sigma > 0):
             raise ValueError(f"read {self.read} and sigma {self.sigma} must be above 0.")
 
-    def root_variance(self, noisy: Tensor) -> Tensor:
-        return self.variance(noisy)
-
     def electrons(self, count: Tensor, *, generator: torch.Generator) -> Tensor:
         amplified = torch._standard_gamma(count.clamp_min(1e-9), generator=generator)
         return amplified.where(count > 0, 0.0)
 
 
-def count_step(noisy: Tensor, valid: Tensor) -> float:
+def count_step(noisy: Tensor, valid: Tensor | None = None) -> float:
     """What one photon adds to an image of counted photons, whose zeros are counts like others; 0 for any other image.
 
     The values are multiples of one step from 0. In windows the variance is at least about the mean, as of Poisson
@@ -136,8 +135,9 @@ def count_step(noisy: Tensor, valid: Tensor) -> float:
     of an image that was cut off at 0 are too many, or its noise too weak in the light.
 
     Args:
-        noisy: [1, 1, H, W]. valid: same shape, bool.
+        noisy: [1, 1, H, W]. valid: same shape, bool; None: every pixel.
     """
+    valid = torch.ones_like(noisy, dtype=torch.bool) if valid is None else valid
     values = noisy[valid].unique()
     if len(values) < 3 or len(values) > MAX_LEVELS or float(values[0]) != 0 or min(noisy.shape[2:]) < COUNT_WINDOW:
         return 0.0
@@ -147,7 +147,7 @@ def count_step(noisy: Tensor, valid: Tensor) -> float:
         return 0.0
     side = COUNT_WINDOW
     share, zeros, mean = (
-        F.avg_pool2d(F.pad(x * valid, (1,) * 4)[..., 1:-1, 1:-1], side, side // 2).flatten()
+        F.avg_pool2d(x * valid, side, side // 2).flatten()
         for x in (torch.ones_like(counts), (counts == 0).double(), counts)
     )
     energy = F.conv2d(counts, SECOND_DIFFERENCE.to(counts)[None, None]).square()
@@ -167,6 +167,11 @@ def count_step(noisy: Tensor, valid: Tensor) -> float:
     return last / round(last / step) if few and like else 0.0
 
 
+def may_be_skewed(noise_model: NoiseModel) -> bool:
+    """Whether detect_skew looks for more than the noise model itself."""
+    return type(noise_model) is PoissonGaussian and noise_model.gain > 0 and noise_model.sigma > 0
+
+
 def detect_skew(
     noisy: Tensor, *, noise_model: NoiseModel, seed: int = 0, families: Sequence[type[Poisson]] = (EMCCD,)
 ) -> NoiseModel:
@@ -178,10 +183,10 @@ def detect_skew(
 
     Args:
         noisy: [1, 1, H, W], H, W >= 3.
-        noise_model: of its pixels, in its unit; one that is not PoissonGaussian with gain is returned as it is.
+        noise_model: of its pixels, in its unit; returned as it is unless may_be_skewed.
         families: the classes of models that are tried.
     """
-    if type(noise_model) is not PoissonGaussian or not (noise_model.gain > 0 and noise_model.sigma > 0):
+    if not may_be_skewed(noise_model):
         return noise_model
     noisy = center_crop(noisy, side=SIDE)
     content = gaussian_blur(noisy, sigma=CONTENT_BLUR)

@@ -102,11 +102,10 @@ def cells(peak: float, *, background: float, key: int) -> torch.Tensor:
 @pytest.mark.parametrize("step", [1.0, 3 / 7, 257.0])
 @pytest.mark.parametrize("peak", [1.0, 5.0, 50.0])
 def test_counted_photons_are_told_by_their_values(peak, step):
-    for key, clean in enumerate((cells(peak, background=0.02, key=1), torch.full((1, 1, 100, 90), peak))):
+    flat = [torch.full((1, 1, 100, 90), peak)] if peak < 10 else []  # with more photons no pixel has none
+    for key, clean in enumerate([cells(peak, background=0.02, key=1), *flat]):
         counts = torch.poisson(clean.double(), generator=generator(10 + key))
-        if (counts == 0).any():
-            found = count_step((step * counts).float(), torch.ones_like(counts, dtype=torch.bool))
-            assert found == pytest.approx(step, rel=1e-5)
+        assert (counts == 0).any() and count_step((step * counts).float()) == pytest.approx(step, rel=1e-5)
 
 
 @pytest.mark.parametrize("sigma", [0.7, 1.0, 3.0, 10.0])
@@ -114,7 +113,7 @@ def test_counted_photons_are_told_by_their_values(peak, step):
 def test_zeros_of_an_image_that_is_cut_off_are_no_counts(peak, sigma):
     clean = cells(peak, background=0.0, key=2)
     noisy = (clean + sigma * torch.randn(clean.shape, generator=generator(12))).round().clamp(0, 255)
-    assert (noisy == 0).sum() > 100 and count_step(noisy, torch.ones_like(noisy, dtype=torch.bool)) == 0
+    assert (noisy == 0).sum() > 100 and count_step(noisy) == 0
 
 
 @pytest.mark.parametrize("peak", [0.3, 1.0, 2.0, 10.0, 100.0])

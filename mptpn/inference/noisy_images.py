@@ -1,0 +1,191 @@
+"""Images of one series and their noise: estimated once, for training on them and for the denoiser of them all."""
+
+import math
+import warnings
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mptpn.filters import robust_level
+from mptpn.inference.denoiser import Denoiser, Network
+from mptpn.inference.masks import MaskedImage, bounding_box, inpaint, masked_image, pieces, select
+from mptpn.inference.predictor import BlindSpotPredictor, Predictor, StabilisedPredictor, TransformerPredictor
+from mptpn.inference.stabilise import VarianceStabilisingTransform, cut, whitening_noise
+from mptpn.io import gray_array
+from mptpn.networks import BlindSpotNetwork
+from mptpn.networks.noise_level import SMALLEST
+from mptpn.noise import EMCCD, NoiseEstimate, NoiseModel, Poisson, detect_skew, estimate_from, may_be_skewed, measure
+from mptpn.random import generator
+from mptpn.stages import pipeline, preliminary
+from mptpn.tiling import spread
+from mptpn.training import launch
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+SKEW_IMAGES = 4  # of a series, whose noise is examined for skew
+
+
+@dataclass(frozen=True, eq=False)
+class NoisyImages:
+    """Images of one series as they are inside the package, and their noise.
+
+    Attributes:
+        images: pixels over `unit`, and their masks.
+        unit: what 1 stands for inside, in the own unit.
+        noise: of all images together, inside. noise_models: of each image.
+    """
+
+    images: tuple[MaskedImage, ...]
+    unit: float
+    noise: NoiseEstimate
+    noise_models: tuple[NoiseModel, ...]
+
+    @classmethod
+    def of(
+        cls,
+        arrays: Sequence[np.ndarray],
+        *,
+        valid: Sequence[np.ndarray | None] | None = None,
+        subjects: Sequence[Hashable] | None = None,
+    ) -> "NoisyImages":
+        """Estimate the noise of arrays [H, W] in one unit, each with a mask or None.
+
+        subjects: of whom each array is; None: all of one.
+        """
+        subjects = [0] * len(arrays) if subjects is None else subjects
+        masks = [None] * len(arrays) if valid is None else list(valid)
+        if not arrays or len(masks) != len(arrays):
+            raise ValueError(
+                f"{len(arrays)} images and {len(masks)} masks; give at least one image, and a mask or None for each."
+            )
+        arrays = [
+            gray_array(x, name=f"image {i}", valid=mask, smallest=SMALLEST, remedy="replace, crop or mask")
+            for i, (x, mask) in enumerate(zip(arrays, masks, strict=True))
+        ]
+        inside = [x if mask is None else x[np.asarray(mask)] for x, mask in zip(arrays, masks, strict=True)]
+        unit = max(max(abs(float(x.min())), abs(float(x.max()))) for x in inside) or 1.0
+        images = tuple(masked_image(x, mask, unit) for x, mask in zip(arrays, masks, strict=True))
+        measured = [
+            [
+                measure(
+                    image.pixels[piece], valid=~image.restored[piece], counts=image.counts, number=i, subject=subject
+                )
+                for piece in pieces(image.measured)
+            ]
+            for i, (image, subject) in enumerate(zip(images, subjects, strict=True))
+        ]
+        from_zero = min(float(select(image.pixels, ~image.restored).min()) for image in images) >= 0
+        whole = estimate_from([one for many in measured for one in many], from_zero=from_zero)
+        if len(images) == 1:
+            return cls(images, unit, whole, (whole.noise_model,))
+        each = (pipeline.noise_model_in_set(many, whole, from_zero=from_zero) for many in measured)
+        return cls(images, unit, whole, tuple(each))
+
+    def fit(
+        self,
+        *,
+        minutes: float,
+        fabric: "Fabric | None" = None,
+        seed: int = 0,
+        checkpoint: str | Path | None = None,
+        steps: int = pipeline.STEPS,
+    ) -> BlindSpotNetwork:
+        """Stage 1 on the images themselves: a blind-spot network for this noise, from nothing else.
+
+        Each image is cut to the box around its measured pixels, and what is masked in there is inpainted.
+
+        Args:
+            minutes: wall-clock budget. fabric: from training.launch; None: this CPU.
+            checkpoint, steps: as in training.fit.
+        """
+        if not 0 < minutes < math.inf:
+            raise ValueError(f"minutes {minutes}: give a finite budget above 0.")
+        noisy, noise_models = [], []
+        for i, (image, model) in enumerate(zip(self.images, self.noise_models, strict=True)):
+            random = generator(seed, "padding", i)
+            inpainted = inpaint(image.pixels, image.measured, noise_model=model, generator=random)
+            inpainted = inpainted[..., *bounding_box(image.measured)]
+            if min(inpainted.shape[2:]) >= SMALLEST:
+                noisy.append(inpainted)
+                noise_models.append(model)
+        patch = min(64, *(min(x.shape[2:]) for x in noisy))
+        noise = pipeline.SetNoise(self.noise, tuple(noise_models))
+        budget = {"steps": steps, "seconds": 60 * minutes, "checkpoint": checkpoint}
+        return pipeline.stage_1(noisy, noise=noise, fabric=fabric or launch(), patch=patch, seed=seed, **budget)
+
+    def prepare(self, network: Network) -> Denoiser:
+        """The denoiser of these images by a trained network; warns where the network does not know this noise."""
+        wanted, known = self.noise.half_size, getattr(network, "half_size", self.noise.half_size)
+        if any(own < most for own, most in zip(known, wanted, strict=True)):
+            warnings.warn(
+                "this noise correlates farther than the network's blind spot covers "
+                f"(half sizes {wanted}, it has {known})",
+                stacklevel=3,
+            )
+        if network.for_white_noise and wanted != (0, 0):
+            warnings.warn(
+                "the network is for white noise, and this noise is correlated: noise is added that makes it white, "
+                "and a network that learns it may do better (mptpn train)",
+                stacklevel=3,
+            )
+        seen = self.with_skew() if network.for_white_noise else self
+        return seen.around(predictor_of(network, seen.noise.noise_model, self.images))
+
+    def with_skew(self) -> "NoisyImages":
+        """The same with the skewed noise model that most images show, if they do: the inverse transform needs it."""
+        model, found = self.noise.noise_model, []
+        if not may_be_skewed(model):
+            return self
+        for i, image in enumerate(spread(self.images, SKEW_IMAGES)):
+            box = bounding_box(image.measured)
+            pixels, measured = image.pixels[..., *box], image.measured[..., *box]
+            pixels = inpaint(pixels, measured, noise_model=model, generator=generator(i, "inpainting"))
+            found.append(detect_skew(pixels, noise_model=model, families=(Poisson, EMCCD)))
+        skewed = [one for one in found if isinstance(one, Poisson)]
+        if 2 * len(skewed) <= len(found):
+            return self
+        chosen = sorted(skewed, key=lambda one: (one.excess, one.read))[len(skewed) // 2]
+        return replace(self, noise=replace(self.noise, noise_model=chosen))
+
+    def around(self, predictor: Predictor) -> Denoiser:
+        """The denoiser of these images by a predictor of their noise model, in the unit inside the package."""
+        return Denoiser(predictor, self.noise.in_unit(self.unit), self.unit)
+
+
+def predictor_of(network: Network, noise_model: NoiseModel, images: Sequence[MaskedImage]) -> Predictor:
+    """The predictor of images of one noise model, both in the unit inside the package, by a trained network."""
+    known = [select(image.pixels, image.measured) for image in images]
+    ends = torch.tensor([min(x.min() for x in known), max(x.max() for x in known)])
+    if isinstance(network, BlindSpotNetwork):
+        return BlindSpotPredictor(network, noise_model, _offset(known), preliminary.tabulated(noise_model, ends))
+    places = [(image, piece) for image in images for piece in pieces(image.measured)]
+    noise = {"noise_model": noise_model, "generator": generator(0, "inpainting")}  # else the level would be too low
+    seen = [inpaint(image.pixels[piece], image.measured[piece], **noise) for image, piece in places]
+    if not network.for_white_noise:
+        return TransformerPredictor(network, noise_model, _offset(known), _level(seen))
+    low, high = ends.tolist()
+    transform = VarianceStabilisingTransform.of(noise_model, low=low, high=high)
+    known = [transform(torch.from_numpy(x)).numpy() for x in known]
+    field = whitening_noise(noise_model)[:1]
+    seen = [
+        transform(x) + cut(field, (piece[1].start, piece[2].start), x.shape[2:])
+        for x, (_, piece) in zip(seen, places, strict=True)
+    ]
+    return StabilisedPredictor(network, noise_model, _offset(known), _level(seen), transform)
+
+
+def _offset(known: Sequence[np.ndarray]) -> Tensor:
+    """Mean over images of their mean intensity, [1, 1, 1, 1]."""
+    means = torch.tensor([x.mean(dtype=np.float64) for x in known], dtype=torch.float32)
+    return means.mean().view(1, 1, 1, 1)
+
+
+def _level(seen: Sequence[Tensor]) -> Tensor:
+    """Median over pieces of their robust noise level, [1, 1, 1, 1]."""
+    return torch.cat([robust_level(x) for x in seen]).median().view(1, 1, 1, 1)
