@@ -3,9 +3,11 @@
 import argparse
 import json
 import sys
+import warnings
 from pathlib import Path
 
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+DOUBTED = 3  # exit code of --strict
 FAULTS = (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError)  # become a sentence
 
 
@@ -52,18 +54,21 @@ def _parser() -> argparse.ArgumentParser:
 def _add_denoise_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder of the results")
-    how = parser.add_mutually_exclusive_group()
-    itself = "train on each scan itself and on nothing else (the default)"
-    how.add_argument("--self", action="store_true", dest="on_itself", help=itself)
-    known = "small or base, pretrained, or weights from mptpn train, .safetensors"
-    how.add_argument("--model", type=Path, help=known)
+    known = (
+        "auto (the default): the pretrained network for the noise of each scan; small, correlated or base: this one; "
+    )
+    known += "self: train on each scan and on nothing else; or weights from mptpn train, .safetensors"
+    add("--model", default="auto", help=known)
     add("--strength", type=_strength, default=1.0, help="0 (the input) to 1, default %(default)g")
-    minutes = "wall-clock budget of training on each scan, default %(default)g; the report tells if it was too short"
+    minutes = "of --model self: wall-clock budget on each scan, default %(default)g"
     add("--minutes", type=float, default=3.0, help=minutes)
     memory = "bytes that the process may hold in all, such as 1G; default: half of what is free more than now"
     add("--memory", type=_bytes, help=memory)
     error = "write NAME.uncertainty.npy too: the error's standard deviation at each pixel"
     add("--uncertainty", action="store_true", help=error)
+    kinds = "none; short (the default), a verdict, its numbers and three pictures; full, with the uncertainty too"
+    add("--report", default="short", choices=("none", "short", "full"), help=kinds)
+    add("--strict", action="store_true", help="exit with 3 where a result is not judged good")
     add("--overwrite", action="store_true", help="replace earlier results")
     add("--seed", type=int, default=0)
 
@@ -128,13 +133,22 @@ def _noise(options: argparse.Namespace) -> int:
 
 
 def _denoise(options: argparse.Namespace) -> int:
+    from mptpn import report
     from mptpn.batch import Settings, denoise_files
+    from mptpn.inference.assessment import USE
 
-    names = ("out", "model", "strength", "minutes", "memory", "overwrite", "uncertainty", "seed")
-    written, failures = denoise_files(options.images, Settings(**{name: getattr(options, name) for name in names}))
-    for path in written:
-        print(f"{path}; report in {path.name}.trust.json and .trust.png")
-    return _failed("denoise", failures)
+    names = ("out", "model", "strength", "minutes", "memory", "overwrite", "uncertainty", "report", "seed")
+    doubted = []
+
+    def tell(path: Path, judged: list) -> None:
+        """One line a file, as it is done."""
+        print(f"{path}: {report.sentence(judged) if judged else 'not judged'}", flush=True)
+        if judged and report.verdict(judged) != USE:
+            doubted.append(path)
+
+    warnings.showwarning = lambda message, *_: print(f"mptpn denoise: {message}", file=sys.stderr)
+    _, failures = denoise_files(options.images, Settings(**{name: getattr(options, name) for name in names}), tell)
+    return _failed("denoise", failures) or (DOUBTED if options.strict and doubted else 0)
 
 
 def _failed(command: str, failures: dict[str, str]) -> int:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mptpn.atomic import write_atomically
-from mptpn.inference import Assessment, NoisyImages, QualityControl, assess, load_network
+from mptpn.inference import AUTO, Assessment, NoisyImages, QualityControl, assess
 from mptpn.inference.assessment import together
 from mptpn.inference.denoiser import Network, check_strength
 from mptpn.io import Image, gray_array, image_from_array, open_scans, photographs, read_image, spread_images
@@ -63,20 +63,21 @@ class Denoised:
 def denoise(
     image: np.ndarray,
     *,
-    model: str | Path | Network | None = None,
+    model: str | Path | Network = AUTO,
     strength: float = 1.0,
     minutes: float = 3.0,
     memory: int | None = None,
     valid: np.ndarray | None = None,
     seed: int = 0,
 ) -> Denoised:
-    """Denoise one image: with a trained network, or with a blind-spot network that learns from the image itself.
+    """Denoise one image, with a pretrained network for its noise or another one.
 
     Args:
         image: [H, W], or [H, W, 3] or [H, W, 4] whose channels are denoised by one network, each with its own noise
             model (alpha, and a constant channel, stay); any integer or float type, at least 16 x 16 px.
-        model: "small" or "base", pretrained; or .safetensors from mptpn train, or a network from load(); None: learn
-            from the image within `minutes`.
+        model: "auto", the pretrained network for this noise; "small", "correlated" or "base" to choose it; "self", a
+            blind-spot network that learns from the image within `minutes`; .safetensors from mptpn train, or a network
+            from load().
         strength: 0 (the input, exactly) to 1.
         memory: bytes that the process may hold in all; None: half of what is free more than now.
         valid: [H, W] bool; False: padding, background or saturated pixels, which no estimate sees and which stay as
@@ -93,14 +94,14 @@ def denoise(
     planes = [pixels[..., i] for i in range(3)] if colour else [pixels]
     kept = [i for i, plane in enumerate(planes) if not colour or (plane != plane.flat[0]).any()]
     images = NoisyImages.of([planes[i] for i in kept], valid=[valid] * len(kept))
-    network = images.fit(minutes=minutes, seed=seed) if model is None else load_network(model)
+    network = images.network(model, minutes=minutes, seed=seed)
     uncertainty, assessments = np.zeros(out.shape, np.float32), []
     for i in kept:
         own = images if len(kept) == 1 else NoisyImages.of([planes[i]], valid=[valid])
         denoiser, place = own.prepare(network), (..., i) if colour else ...
         prediction = denoiser.predict(planes[i], valid, memory=memory)
-        assessments.append(assess(denoiser, planes[i], prediction, valid, memory=memory))
-        change, uncertainty[place] = prediction.at(strength)
+        assessments.append(assess(denoiser, planes[i], prediction, valid))
+        change, uncertainty[place] = prediction.at(strength * assessments[-1].share)
         out[place] = changed(out[place], change)
     assessment = together(assessments, kept)
     _warn(assessment)

@@ -1,7 +1,6 @@
 """Files in, files out: each scan is denoised slice by slice, written back in its own type, and judged in a report."""
 
 import hashlib
-import json
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -12,12 +11,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mptpn.atomic import write_atomically
-from mptpn.inference import Denoiser, NoisyImages, assess, load_network
+from mptpn import report
+from mptpn.inference import AUTO, SELF, Denoiser, NoisyImages, Prediction, assess, load_network
 from mptpn.inference.denoiser import Network
+from mptpn.inference.noisy_images import PRETRAINED
 from mptpn.io import Scan, Slice, Writer, open_scans
 from mptpn.networks import save_weights, weights_path
 from mptpn.networks.noise_level import SMALLEST
+from mptpn.report import FULL, NONE, SHORT, Judged
 from mptpn.tiling import spread, squares
 
 # slices of a scan, and their pixels together, from which its noise is learned and by which it is judged; at least one
@@ -26,6 +27,7 @@ PIECE, PIECES = 256, 48  # px and number: squares of a larger slice from which i
 MIDDLE = 512  # px, side of the middle of a large slice that is judged
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"  # slices, the tiles of a large one as parts
 
+WHOLE = (slice(None), slice(None))
 Channel = tuple[np.ndarray, np.ndarray]  # image in the scan's unit and mask, [H, W] both
 
 
@@ -35,52 +37,67 @@ class Settings:
 
     Attributes:
         out: folder of the results.
-        model: weights; None: a blind-spot network learns from each scan within `minutes`.
+        model: AUTO, SELF (a blind-spot network learns from each scan within `minutes`), or weights.
         strength: 0 (the input) to 1.
         memory: bytes that the process may hold; None: half of what is free more than now.
         overwrite: whether earlier results may be replaced.
         uncertainty: whether the error's standard deviation is written too, as .npy.
+        report: one of REPORTS: none; verdict, numbers and three pictures; the uncertainty too, six pictures.
     """
 
     out: Path
-    model: Path | None = None
+    model: str | Path = AUTO
     strength: float = 1.0
     minutes: float = 3.0
     memory: int | None = None
     overwrite: bool = False
     uncertainty: bool = False
+    report: str = SHORT
     seed: int = 0
 
+    @property
+    def wants_uncertainty(self) -> bool:
+        """Whether the error's standard deviation is shown or written."""
+        return self.uncertainty or self.report == FULL
+
     @cached_property
-    def network(self) -> Network:
-        """The model, read once for all scans."""
-        return load_network(self.model)
+    def network(self) -> Network | None:
+        """The model, read once for all scans; None: each scan has its own."""
+        return None if str(self.model) in (AUTO, SELF) else load_network(self.model)
 
     @cached_property
     def note(self) -> str:
         """All that decides the pixels: an interrupted result is gone on with only under the same note."""
-        if self.model:
-            how = f"model {hashlib.sha256(weights_path(self.model).read_bytes()).hexdigest()[:12]}"
-        else:
+        if str(self.model) == SELF:
             how = f"trained on itself for {self.minutes:g} min, seed {self.seed}"
+        else:
+            names = PRETRAINED if str(self.model) == AUTO else (self.model,)
+            weights = b"".join(weights_path(name).read_bytes() for name in names)
+            how = f"model {hashlib.sha256(weights).hexdigest()[:12]}"
         return f"({how}, strength {self.strength:g})"
 
 
-def denoise_files(paths: Sequence[str | Path], settings: Settings) -> tuple[list[Path], dict[str, str]]:
+def denoise_files(
+    paths: Sequence[str | Path], settings: Settings, tell: Callable[[Path, list[Judged]], object] = lambda *_: None
+) -> tuple[list[Path], dict[str, str]]:
     """Denoise files and folders; one that fails does not stop the others.
+
+    tell is called after each with the result and what was judged.
 
     Returns:
         What was written, and for each path or scan that was not, one sentence.
     Raises:
         FileNotFoundError: no such model.
     """
-    if settings.model:
+    if str(settings.model) not in (AUTO, SELF):
         weights_path(settings.model)
     scans, failures = open_scans(paths)
     written = []
     for scan in scans:
         try:
-            written.append(denoise_scan(scan, settings))
+            target, judged = denoise_scan(scan, settings)
+            written.append(target)
+            tell(target, judged)
         except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
             failures[str(scan.path)] = message(str(scan.path), error)
         finally:
@@ -93,29 +110,41 @@ def message(name: str, error: Exception) -> str:
     return str(error) if name in str(error) else f"{name}: {error}"
 
 
-def denoise_scan(scan: Scan, settings: Settings) -> Path:
+def denoise_scan(scan: Scan, settings: Settings) -> tuple[Path, list[Judged]]:
     """Denoise one scan, slice by slice in constant memory; NAME.trust.json and .trust.png say how far to trust it.
 
     An interrupted call leaves the slices that are done, and its network, in hidden files; the same call goes on from
     there.
 
+    Returns:
+        the result, and what was judged of it; nothing where no report is wanted.
     Raises:
         ValueError, OSError: one sentence; no half-written result is left.
     """
-    with Writer(scan, settings.out, note=settings.note, overwrite=settings.overwrite) as writer:
+    shown = {"desc": scan.name, "bar_format": BAR, "file": sys.stderr, "mininterval": 0.5}
+    with (
+        Writer(scan, settings.out, note=settings.note, overwrite=settings.overwrite) as writer,
+        tqdm(total=scan.slices, initial=writer.done, **shown) as bar,
+    ):
         chosen = samples(scan)
         denoisers = _denoisers(scan, chosen, settings, writer)
         errors = _uncertainty_file(scan, writer.target, settings)
-        shown = {"desc": scan.name, "bar_format": BAR, "file": sys.stderr, "mininterval": 0.5}
-        with tqdm(total=scan.slices, initial=writer.done, **shown) as bar:
-            for index in range(writer.done, scan.slices):
-                pixels, error = denoise_slice(scan.read(index), denoisers, settings, bar.update)
-                if errors is not None:
-                    errors[index] = error
-                writer.write(index, pixels)
-        report(scan, writer.target, denoisers, chosen, settings)
+        judged = _judge(scan, denoisers, chosen, settings)
+        whole = {index: [one for one in judged if one.slice == index] for index in chosen if not _is_large(scan)}
+        shares = [min((one.assessment.share for one in judged if one.channel == i), default=1.0) for i in range(3)]
+        for index in range(writer.done, scan.slices):
+            known = [one.prediction for one in whole.get(index, [])]
+            pixels, error = denoise_slice(scan.read(index), denoisers, settings, bar.update, known, shares)
+            if errors is not None:
+                errors[index] = error
+            writer.write(index, pixels)
+        writer.close()
+        if settings.report != NONE:
+            judged_on = f"the middle {MIDDLE} x {MIDDLE} px of slices" if _is_large(scan) else "whole slices"
+            about = {"kind": settings.report, "settings": settings.note, "judged_on": judged_on}
+            report.write(scan, writer.target, judged, **about)
     _kept_network(writer.target).unlink(missing_ok=True)
-    return writer.target
+    return writer.target, judged
 
 
 def samples(scan: Scan) -> list[int]:
@@ -161,7 +190,7 @@ def _denoisers(scan: Scan, chosen: list[int], settings: Settings, writer: Writer
     pixels, valid = (list(x) for x in zip(*found, strict=True))
     count, kept = 3 if scan.shape[2:] else 1, _kept_network(writer.target)
     own = [NoisyImages.of(pixels[i::count], valid=valid[i::count]) for i in range(count)]
-    if settings.model:
+    if str(settings.model) != SELF:
         network = settings.network
     elif writer.done and kept.is_file():
         network = load_network(kept)
@@ -177,20 +206,30 @@ def _kept_network(target: Path) -> Path:
 
 
 def denoise_slice(
-    slice: Slice, denoisers: list[Denoiser], settings: Settings, tick: Callable[[float], object] = float
+    slice: Slice,
+    denoisers: list[Denoiser],
+    settings: Settings,
+    tick: Callable[[float], object] = float,
+    known: Sequence[Prediction] = (),
+    shares: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """A slice in stored values and, if it is wanted, the uncertainty in the scan's unit, float32, same shape.
 
     It goes through tile by tile: nothing but the slice and its result is held whole. What holds no noise stays as it
-    is. tick is called after each tile with its share of the slice.
+    is.
+
+    Args:
+        tick: called after each tile with its share of the slice.
+        known: predictions of the channels, if they are there. shares: of the change of each channel, beside strength.
     """
     out, error = slice.pixels.copy(), np.zeros(slice.pixels.shape, np.float32) if settings.uncertainty else None
     found = channels(slice)
     for i, ((own, valid), denoiser) in enumerate(zip(found, denoisers, strict=False)):
         colour = () if slice.pixels.ndim == 2 else (i,)
-        settled = {"memory": settings.memory, "uncertainty": settings.uncertainty}
-        for place, part in denoiser.tiles(own, valid, **settled):
-            change, unsure = part.at(settings.strength)
+        settled = {"memory": settings.memory, "uncertainty": settings.wants_uncertainty}
+        parts = [(WHOLE, known[i])] if known else denoiser.tiles(own, valid, **settled)
+        for place, part in parts:
+            change, unsure = part.at(settings.strength * shares[i])
             step = change / np.float64(slice.slope)
             target = out[place + colour]
             out[place + colour] = np.where(step == 0, target, target + step)  # where nothing moves, no digit is lost
@@ -213,43 +252,19 @@ def _uncertainty_file(scan: Scan, target: Path, settings: Settings) -> np.ndarra
     return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
 
 
-def report(scan: Scan, target: Path, denoisers: list[Denoiser], chosen: list[int], settings: Settings) -> None:
-    """NAME.trust.json and NAME.trust.png: the full removal, whatever the strength, judged on some slices."""
-    large, middle, rows = math.prod(scan.shape[:2]) > PIXELS, chosen[len(chosen) // 2], []
-    starts = [max(0, (side - MIDDLE) // 2) for side in scan.shape[:2]]
-    cut = tuple(slice(start, start + MIDDLE) for start in starts) if large else ...
-    for index in chosen:
-        found = channels(scan.read(index), cut)
-        for number, ((own, valid), denoiser) in enumerate(zip(found, denoisers, strict=False)):
-            prediction = denoiser.predict(own, valid, memory=settings.memory)
-            assessment = assess(denoiser, own, prediction, valid, memory=settings.memory)
-            rows.append({"slice": index, "channel": number} | assessment.to_dict())
-            if index == middle and number == 0:
-                title = f"{scan.name}, slice {index + 1} of {scan.slices}\n{denoiser.noise}"
-                words = f"{title}\n{assessment.message}\n{assessment.quality}"
-                _draw(target, own, valid, prediction, words=words, unit=scan.unit)
-    about = {
-        "file": scan.name,
-        "written": target.name,
-        "lost": scan.note,
-        "settings": settings.note,
-        "unit": scan.unit,
-        "slices": scan.slices,
-        "judged_on": f"the middle {MIDDLE} x {MIDDLE} px of slices" if large else "whole slices",
-        "noise": [one.noise.to_dict() for one in denoisers],
-        "judged": rows,
-    }
-    path = target.with_name(f"{target.name}.trust.json")
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(about, indent=1)))
+def _is_large(scan: Scan) -> bool:
+    return math.prod(scan.shape[:2]) > PIXELS
 
 
-def _draw(target: Path, own: np.ndarray, valid: np.ndarray, prediction, *, words: str, unit: str) -> None:
-    from mptpn.inference import quality_figure  # here, so that the command starts without what draws
-
-    result, sigma = prediction.applied(own)
-    window = tuple(map(float, np.quantile(result[valid], [0.002, 0.998])))
-    region = tuple(slice(0, side) for side in own.shape)
-    shown = {"window": window, "region": region, "row": len(own) // 2, "unit": unit}
-    view = quality_figure.View(own, valid, **shown, denoised=result, uncertainty=sigma, sigma=prediction.noise_sigma)
-    png = quality_figure.sheet(view, words=words)
-    write_atomically(target.with_name(f"{target.name}.trust.png"), lambda path: path.write_bytes(png))
+def _judge(scan: Scan, denoisers: list[Denoiser], chosen: list[int], settings: Settings) -> list[Judged]:
+    """The full removal judged on some slices, or on the middle of large ones; nothing where no report is wanted."""
+    starts, judged = [max(0, (side - MIDDLE) // 2) for side in scan.shape[:2]], []
+    cut = tuple(slice(start, start + MIDDLE) for start in starts) if _is_large(scan) else ...
+    for index in chosen if settings.report != NONE else ():
+        for number, ((own, valid), denoiser) in enumerate(
+            zip(channels(scan.read(index), cut), denoisers, strict=False)
+        ):
+            prediction = denoiser.predict(own, valid, memory=settings.memory, uncertainty=settings.wants_uncertainty)
+            assessment = assess(denoiser, own, prediction, valid)
+            judged.append(Judged(index, number, own, valid, denoiser, prediction, assessment))
+    return judged

@@ -18,6 +18,7 @@ from torch import Tensor
 from mptpn import batch
 from mptpn.filters import gaussian_blur
 from mptpn.inference import Assessment, Denoiser, NoisyImages, Prediction, assess, load_network, quality_figure
+from mptpn.inference.predictor import ANYWHERE, Place
 from mptpn.inference.quality_figure import PANELS, View
 from mptpn.io import Scan, Writer, open_scan
 from mptpn.noise import NoiseModel, PoissonGaussian, Rician, Speckle
@@ -71,11 +72,14 @@ class FilterPredictor:
     bytes_per_pixel = 64
 
     @torch.no_grad()
-    def mean(self, noisy: Tensor, *, origin: tuple[int, int] = (0, 0)) -> Tensor:
+    def mean(self, noisy: Tensor, *, place: Place = ANYWHERE) -> Tensor:
         return torch.cat([self.filter(one[None], noise_model=self.noise_model) for one in noisy])
 
+    def expected(self, denoised: Tensor) -> Tensor:
+        return denoised
+
     def predict(
-        self, noisy: Tensor, *, origin: tuple[int, int] = (0, 0), probes: torch.Generator | None = None
+        self, noisy: Tensor, *, place: Place = ANYWHERE, probes: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         return self.mean(noisy), torch.full_like(noisy, torch.nan)
 

@@ -126,7 +126,7 @@ def test_integers_are_rounded_and_clipped_and_large_ones_lose_no_digit_where_not
 def test_learning_from_the_image_itself_denoises_it_and_does_not_see_the_padding():
     """A few dozen steps: less than 3 dB may be reached, more than 2.5 is."""
     y = np.where(np.arange(111) < 37, -2000.0, noisy())
-    result = denoise(y, minutes=4 / 60)
+    result = denoise(y, model="self", minutes=4 / 60)
     assert rms((result.image - scene())[:, 37:]) < 0.75 * SIGMA
     assert rms((result.image - scene())[:, 37:42]) < 0.85 * SIGMA
 
@@ -221,7 +221,7 @@ def test_colour_is_denoised_channel_by_channel_and_alpha_and_a_constant_channel_
 )
 def test_what_cannot_be_denoised_is_refused_by_name(image, message):
     with pytest.raises(ValueError, match=message):
-        denoise(image, minutes=0.01)
+        denoise(image, model="self", minutes=0.01)
 
 
 def test_wrong_settings_are_refused(folder):
@@ -229,7 +229,7 @@ def test_wrong_settings_are_refused(folder):
     too_little = "a memory of 1 MiB is too little, for the process holds [0-9]+ MiB already"
     for settings, message in (
         ({"strength": 1.5}, "strength 1.5"),
-        ({"minutes": 0}, "minutes 0"),
+        ({"model": "self", "minutes": 0}, "minutes 0"),
         ({"valid": np.ones((3, 3), bool)}, "mask"),
         ({"model": student, "memory": 10**6}, too_little),
         ({"model": "colour"}, "a network for 3 channels"),

@@ -123,7 +123,9 @@ def stored(path) -> list[np.ndarray]:
 def test_the_type_comes_back_and_strength_0_changes_nothing(kind, model, tmp_path):
     path = make(tmp_path / "in", kind)
     for strength, equal in ((0.0, True), (1.0, False)):
-        written, failures = denoise_files([path], Settings(tmp_path / f"out{strength}", model=model, strength=strength))
+        written, failures = denoise_files(
+            [path], Settings(tmp_path / f"out{strength}", model=model, strength=strength, report="none")
+        )
         assert not failures and len(written) == 1
         before, after = stored(path), stored(written[0])
         assert [x.dtype.newbyteorder("=") for x in before] == [x.dtype.newbyteorder("=") for x in after]
@@ -136,7 +138,7 @@ def test_the_result_is_a_better_image_when_a_network_learns_from_the_scan_itself
     )  # and not the clock's
     clean = noisy(level=0.0)
     np.save(tmp_path / "a.npy", noisy().astype("f4"))
-    (path,), failures = denoise_files([tmp_path / "a.npy"], Settings(tmp_path / "out", minutes=9.0))
+    (path,), failures = denoise_files([tmp_path / "a.npy"], Settings(tmp_path / "out", model="self", minutes=9.0))
     assert not failures and np.square(np.load(path) - clean).mean() < 0.5 * np.square(noisy() - clean).mean()
 
 
@@ -167,11 +169,11 @@ def test_a_failure_half_way_keeps_what_is_done_and_the_next_call_goes_on(model, 
     whole, _ = denoise_files([path], Settings(tmp_path / "whole", model=model))
     asked, real = [], batch.denoise_slice
 
-    def failing(slice, each, settings, tick):
+    def failing(slice, *rest):
         asked.append(len(asked))
         if len(asked) == 3:
             raise ValueError("the third slice is a bad one")
-        return real(slice, each, settings, tick)
+        return real(slice, *rest)
 
     monkeypatch.setattr(batch, "denoise_slice", failing)
     settings = Settings(tmp_path / "out", model=model)
@@ -204,11 +206,10 @@ def test_an_interrupted_scan_keeps_the_network_that_it_learned(tmp_path, monkeyp
         return own(*arguments)
 
     monkeypatch.setattr(batch, "denoise_slice", fails_once)
-    assert (
-        denoise_files([path], Settings(tmp_path / "out"))[1] and (tmp_path / "out/.a.tif.network.safetensors").exists()
-    )
-    assert not denoise_files([path], Settings(tmp_path / "out"))[1] and learned == [1]
-    assert not (tmp_path / "out/.a.tif.network.safetensors").exists()
+    settings, kept = Settings(tmp_path / "out", model="self"), tmp_path / "out/.a.tif.network.safetensors"
+    assert denoise_files([path], settings)[1] and kept.exists()
+    assert not denoise_files([path], settings)[1] and learned == [1]
+    assert not kept.exists()
 
 
 def test_one_bad_file_does_not_stop_the_others(model, tmp_path, capsys):
@@ -217,7 +218,7 @@ def test_one_bad_file_does_not_stop_the_others(model, tmp_path, capsys):
     np.save(tmp_path / "in/c.npy", np.full((40, 40), 7.0))
     code = main(["denoise", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--model", str(model)])
     said = capsys.readouterr()
-    assert code == 1 and f"{tmp_path / 'out/a.png'}; report in a.png.trust.json and .trust.png" in said.out
+    assert code == 1 and f"{tmp_path / 'out/a.png'}: do not use; estimated gain" in said.out
     lines = [line for line in said.err.replace("\r", "\n").splitlines() if line.startswith("mptpn denoise:")]
     assert len(lines) == 2 and "b.png" in lines[0] and "c.npy: no slice of at least 16 x 16 px holds noise" in lines[1]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -250,7 +251,10 @@ WRONG = {
         lambda folder, image, model: ["--model", model, "--memory", "20M"],
         r"memory of 20 MiB is too little, .* holds [0-9]+ MiB already",
     ),
-    "no budget": (lambda folder, image, model: ["--minutes", "0"], r"minutes 0.*: give a finite budget above 0"),
+    "no budget": (
+        lambda folder, image, model: ["--model", "self", "--minutes", "0"],
+        r"minutes 0.*: give a finite budget above 0",
+    ),
     "out is a file": (lambda folder, image, model: ["--model", model, "--out", model], r"small.safetensors"),
 }
 
@@ -273,14 +277,7 @@ def test_what_is_wrong_is_said_in_one_sentence(name, model, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "given",
-    [
-        ("--strength", "1.1"),
-        ("--strength", "nan"),
-        ("--memory", "much"),
-        ("--memory", "0"),
-        ("--self", "--model", "a"),
-        (),
-    ],
+    [("--strength", "1.1"), ("--strength", "nan"), ("--memory", "much"), ("--memory", "0"), ("--report", "long"), ()],
 )
 def test_options_that_make_no_sense_are_refused_before_anything_is_done(given, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -290,11 +287,14 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_done(given, t
 
 def test_an_earlier_result_is_replaced_on_demand_alone(model, tmp_path):
     path = make(tmp_path / "in", "png, 8 bit")
-    first, _ = denoise_files([path], Settings(tmp_path / "out", model=model))
+    first, _ = denoise_files([path], Settings(tmp_path / "out", model=model, report="none"))
     kept = first[0].read_bytes()
-    written, failures = denoise_files([path], Settings(tmp_path / "out", model=model, strength=0.5))
+    weaker = Settings(tmp_path / "out", model=model, report="none", strength=0.5)
+    written, failures = denoise_files([path], weaker)
     assert not written and "exists already" in failures[str(path)] and first[0].read_bytes() == kept
-    written, failures = denoise_files([path], Settings(tmp_path / "out", model=model, strength=0.5, overwrite=True))
+    written, failures = denoise_files(
+        [path], Settings(tmp_path / "out", model=model, report="none", strength=0.5, overwrite=True)
+    )
     assert not failures and written[0].read_bytes() != kept
 
 
@@ -313,7 +313,7 @@ def test_a_series_does_not_flicker(tmp_path, monkeypatch):
     monkeypatch.setattr("mptpn.inference.noisy_images.NoisyImages.fit", partialmethod(NoisyImages.fit, steps=40))
     volume = np.stack([noisy(seed=i) for i in range(6)])
     np.save(tmp_path / "v.npy", volume.astype("f4"))
-    (path,), _ = denoise_files([tmp_path / "v.npy"], Settings(tmp_path / "out", minutes=9.0))
+    (path,), _ = denoise_files([tmp_path / "v.npy"], Settings(tmp_path / "out", model="self", minutes=9.0))
     after = np.load(path).astype("f8")
     assert np.ptp((after - volume).mean((1, 2))) < 0.05 * 6 and after.mean((1, 2)) == pytest.approx(
         volume.mean((1, 2)), abs=0.5
@@ -368,3 +368,39 @@ def test_noise_of_a_volume_is_that_of_its_slices_in_its_unit(tmp_path, capsys):
         assert main(["noise", str(tmp_path / "in/a.dcm"), str(tmp_path / "none.png")]) == 1
     said = capsys.readouterr()
     assert "a.dcm: " in said.out and "none.png: no such file" in said.err
+
+
+def test_the_verdict_is_one_line_a_file_and_strict_exits_with_3(model, tmp_path, capsys):
+    image = make(tmp_path / "in", "png, 8 bit")
+    common = ["denoise", str(image), "--model", str(model), "--out"]
+    assert main([*common, str(tmp_path / "first")]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{tmp_path / 'first/a.png'}: do not use; estimated gain")
+    assert main([*common, str(tmp_path / "second"), "--strict"]) == 3
+    about = json.loads((tmp_path / "first/a.png.trust.json").read_text())
+    assert about["verdict"] == "do not use" and next(iter(about)) == "verdict"
+
+
+@pytest.mark.parametrize(("kind", "files"), [("none", 1), ("short", 3), ("full", 3)])
+def test_the_report_is_as_long_as_asked(model, tmp_path, kind, files):
+    image = make(tmp_path / "in", "png, 8 bit")
+    _, failures = denoise_files([image], Settings(tmp_path / "out", model=model, report=kind))
+    assert not failures and len(list((tmp_path / "out").iterdir())) == files
+
+
+def test_a_result_that_would_surely_be_a_loss_changes_little(model, tmp_path):
+    """A network of random weights makes every image worse, and the estimate without truth knows it."""
+    image = make(tmp_path / "in", "tiff, float")
+    results = {}
+    for kind in ("none", "short"):
+        (path,), _ = denoise_files([image], Settings(tmp_path / kind, model=model, report=kind))
+        results[kind] = np.square(tifffile.imread(path) - tifffile.imread(image)).mean()
+    assert results["short"] < 0.1 * results["none"]
+
+
+def test_the_short_report_shows_three_pictures_and_the_verdict(model, tmp_path):
+    image = make(tmp_path / "in", "png, 8 bit")
+    denoise_files([image], Settings(tmp_path / "out", model=model))
+    with Picture.open(tmp_path / "out/a.png.trust.png") as shown:
+        pixels = np.asarray(shown.convert("L"))
+    assert pixels.shape[1] > 1000 and pixels.std() > 20

@@ -3,12 +3,14 @@
 from mptpn.inference.assessment import Assessment, assess
 from mptpn.inference.denoiser import Denoiser, Prediction, load_network
 from mptpn.inference.masks import masked_image
-from mptpn.inference.noisy_images import NoisyImages, predictor_of
+from mptpn.inference.noisy_images import AUTO, SELF, NoisyImages, predictor_of
 from mptpn.inference.predictor import Predictor
 from mptpn.inference.quality_control import QualityControl, check_residual
 from mptpn.inference.stabilise import VarianceStabilisingTransform
 
 __all__ = [
+    "AUTO",
+    "SELF",
     "Assessment",
     "Denoiser",
     "NoisyImages",

@@ -7,18 +7,26 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from mptpn.inference import sure
 from mptpn.inference.denoiser import Denoiser, Prediction
 from mptpn.inference.masks import masked_image
+from mptpn.inference.predictor import Place
 from mptpn.inference.quality_control import QualityControl, check_residual
-from mptpn.inference.sure import estimated_psnr
-from mptpn.metrics import NORMAL_95, psnr_from_mse
+from mptpn.inference.sure import activity, estimated_gain
+from mptpn.metrics import NORMAL_95
+from mptpn.noise.by_place import LocalNoise, cells_of
 from mptpn.random import generator
 from mptpn.tiling import spread, squares
 
-BLOCK, BLOCKS = 256, 16  # px and number: a larger image is judged on squares spread over it
-FREE = 64  # px, side of the squares that hold measured pixels alone, where the gain is estimated if some are not
+BLOCK, BLOCKS = 256, 16  # px and number: of a larger image, squares spread over it are judged
+PART, PARTS = 128, 4  # px and number: squares in which it is measured how much noise passes the denoiser
+FREE = 64  # px, their side where masked or clipped pixels leave no larger ones
+STEP = 0.05  # of the noise: size of the noise whose passage is measured
 FEWEST = 64  # pixels that a judgement takes
+USE, LOOK, DO_NOT = "use", "look closer", "do not use"
+VERDICTS = (USE, LOOK, DO_NOT)  # from best to worst
 
 
 @dataclass(frozen=True)
@@ -29,11 +37,20 @@ class Assessment:
         quality: the checks of the residual.
         gain: estimated gain in PSNR, dB, and its 95 % interval; None: see reason.
         reason: why there is no gain, or "".
+        share: of the change that is applied: 1, or less where all of it would surely be a loss.
     """
 
     quality: QualityControl
     gain: tuple[float, tuple[float, float]] | None
     reason: str = ""
+    share: float = 1.0
+
+    @property
+    def verdict(self) -> str:
+        """One of VERDICTS: DO_NOT where a check gives an alarm or no gain is possible, LOOK where a check failed."""
+        if self.share < 1 or any(check.alarm for check in self.quality.checks):
+            return DO_NOT
+        return USE if self.quality.passed else LOOK
 
     @property
     def message(self) -> str:
@@ -41,22 +58,18 @@ class Assessment:
         if self.gain is None:
             return f"no estimate of the gain: {self.reason}"
         best, (low, high) = self.gain
-        return f"estimated gain {best:.1f} dB in PSNR ({low:.1f} to {high:.1f})"
+        words = f"estimated gain {best:.1f} dB in PSNR ({low:.1f} to {high:.1f})"
+        return words if self.share == 1 else f"{words}: a loss, so {100 * self.share:.0f} % of the change is applied"
 
     def to_dict(self) -> dict:
         """Numbers and sentences for JSON."""
-        gain = {"psnr_gain_db": self.gain and self.gain[0]}
+        gain = {"verdict": self.verdict, "applied": self.share, "psnr_gain_db": self.gain and self.gain[0]}
         gain |= {"interval_db": self.gain[1]} if self.gain else {"reason": self.reason}
         return gain | self.quality.as_dict()
 
 
 def assess(
-    denoiser: Denoiser,
-    image: np.ndarray,
-    prediction: Prediction,
-    valid: np.ndarray | None = None,
-    *,
-    memory: int | None = None,
+    denoiser: Denoiser, image: np.ndarray, prediction: Prediction, valid: np.ndarray | None = None
 ) -> Assessment:
     """Assess the prediction of an image [H, W]; arguments as in Denoiser.predict."""
     noise_model, noise, unit = denoiser.predictor.noise_model, denoiser.noise, denoiser.unit
@@ -66,27 +79,43 @@ def assess(
     inside = seen.measured & (denoised > low + margin) & (denoised < high - margin)
     inside = inside if int(inside.sum()) >= FEWEST else seen.measured
     places = _places(inside) if inside.numel() > BLOCKS * BLOCK**2 else [...]
-    some = [torch.cat([x[place] for place in places]) for x in (noisy, denoised, inside)]
-    quality = check_residual(*some[:2], noise_model=noise_model, valid=some[2], noise=noise, unit=unit)
+    some = [torch.cat([x[place] for place in places]) for x in (noisy, denoised, inside, prediction.level)]
+    there = LocalNoise(noise_model, some[3], prediction.correlation)
+    expected = denoiser.predictor.expected(some[1])
+    quality = check_residual(
+        some[0] - expected + some[1], some[1], noise_model=there, valid=some[2], noise=noise, unit=unit
+    )
     error = math.log(noise.sigma_interval[1] / noise.sigma_interval[0]) / 2 / NORMAL_95
     if not noise_model.zero_mean_gaussian:
         return Assessment(quality, None, f"{noise.kind} noise: Stein's estimate is for Gaussian noise of mean 0")
     if error >= 1 / NORMAL_95:
         return Assessment(quality, None, "the noise level is not known")
-    if not bool(some[2].all()):
-        places = [place for place in _places(seen.measured, side=FREE) if bool(seen.measured[place].all())]
-        if not places:
-            return Assessment(quality, None, f"no block of {FREE} x {FREE} px is free of masked or clipped pixels")
-    before, after = (torch.cat([x[place] for place in places]) for x in (noisy, denoised))
+    parts = [place for side in (PART, FREE) for place in _free(seen.measured, side=side)][:PARTS]
+    if not parts:
+        return Assessment(quality, None, f"no block of {FREE} x {FREE} px is free of masked or clipped pixels")
+    variance = there.variance(some[1])
+    whole, strength = activity(denoised, prediction.noise)
+    passing = torch.cat([_passing(denoiser, prediction, place) for place in parts])
+    cells = [(..., *(slice(s.start // sure.BLOCK, s.stop // sure.BLOCK) for s in place[1:])) for place in parts]
+    active = torch.cat([whole[place].flatten() for place in cells]), whole.flatten(), strength.flatten()
+    settings = {"variance": variance, "valid": some[2], "passing": passing, "activity": active, "level_error": error}
+    *gain, share = estimated_gain(*some[:2], **settings)
+    return Assessment(quality, tuple(gain), share=share if gain[1][1] < 0 else 1.0)
 
-    def mean(batch: Tensor) -> Tensor:
-        return torch.cat([denoiser.mean(one[None], memory=memory) for one in batch])
 
-    settings = {"noise_model": noise_model, "level_error": error, "draws": 2}
-    random = generator(before.numel(), "risk")
-    best, (least, most) = estimated_psnr(mean, before, generator=random, **settings)
-    own = psnr_from_mse(float(noise_model.variance(after).mean()))
-    return Assessment(quality, (best - own, (least - own, most - own)))
+def _passing(denoiser: Denoiser, prediction: Prediction, place: tuple) -> Tensor:
+    """How much of small noise passes in the blocks of a square, see estimated_gain, [blocks, 3]."""
+    predictor, rows, columns = denoiser.predictor, *place[1:]
+    told = None if prediction.correlation is None else prediction.correlation[:, *cells_of(place[1:])]
+    there = Place((rows.start, columns.start), prediction.level[place], told)
+    model, noisy = there.noise(predictor.noise_model), prediction.noisy[place]
+    random = generator(noisy.numel(), rows.start, columns.start, "risk")
+    clean = prediction.denoised[place]
+    noise = model.sample(clean, generator=random) - model.mean(clean)
+    with_noise, without = (predictor.mean(x, place=there) for x in (noisy + STEP * noise, noisy))
+    passed = (with_noise - without) / STEP
+    terms = torch.cat([noise * passed, passed**2, noise**2]) / prediction.noise[place].mean()
+    return F.avg_pool2d(terms, sure.BLOCK).flatten(1).T.double()
 
 
 def together(assessments: Sequence[Assessment], channels: Sequence[int]) -> Assessment:
@@ -104,7 +133,7 @@ def together(assessments: Sequence[Assessment], channels: Sequence[int]) -> Asse
     best, low, high = (
         float(np.mean(x)) for x in zip(*((g, *i) for g, i in (a.gain for a in assessments)), strict=True)
     )
-    return Assessment(QualityControl(checks), (best, (low, high)))
+    return Assessment(QualityControl(checks), (best, (low, high)), share=min(one.share for one in assessments))
 
 
 def _places(measured: Tensor, *, side: int = BLOCK) -> list[tuple]:
@@ -113,3 +142,15 @@ def _places(measured: Tensor, *, side: int = BLOCK) -> list[tuple]:
     places = [(..., *place) for place in squares((height - height % side, width - width % side), side=side)]
     places = [place for place in places if float(measured[place].float().mean()) > 0.5] or places
     return spread(places, BLOCKS)
+
+
+def _free(measured: Tensor, *, side: int) -> list[tuple]:
+    """Up to PARTS squares in which every pixel is measured, spread over the image."""
+    height, width = measured.shape[2:]
+    inside = min(side, height), min(side, width)
+    cuts = [(..., *place) for place in squares((height - height % inside[0], width - width % inside[1]), side=side)]
+    cuts = [
+        (..., *(slice(s.start, min(s.stop, n)) for s, n in zip(cut[1:], (height, width), strict=True))) for cut in cuts
+    ]
+    free = [cut for cut in cuts if bool(measured[cut].all())]
+    return [free[round(i)] for i in np.linspace(0, len(free) - 1, min(PARTS, len(free)))]

@@ -10,14 +10,18 @@ import torch
 from torch import Tensor
 
 from mptpn import tiling
-from mptpn.inference.masks import constant_areas, inpaint, unit_pixels
-from mptpn.inference.predictor import Predictor
+from mptpn.inference.masks import PIECE, constant_areas, inpaint, unit_pixels
+from mptpn.inference.predictor import Place, Predictor, StabilisedPredictor, told_correlation
 from mptpn.networks import BlindSpotNetwork, RetractableTransformer, load_weights
+from mptpn.networks.noise_level import BANDS
 from mptpn.noise import NoiseEstimate
+from mptpn.noise.by_place import CELL, NoiseByPlace, cells_of
+from mptpn.noise.lattice import lattice
 from mptpn.random import generator
 
 SIDE = 1024  # px, about the largest side of a tile
 ARRAYS = 20  # bytes per pixel that a call holds beside its tiles: image, result, uncertainty, noise, mask
+MARGIN = 32  # px, around the squares in which the level of the noise is measured
 SLACK = 64 * 2**20  # bytes that the allocator may not give back between tiles
 Network = BlindSpotNetwork | RetractableTransformer
 
@@ -30,6 +34,8 @@ class Prediction:
         noisy: the image, masked pixels inpainted. denoised: posterior mean.
         variance, noise: of its error and of the noise.
         restored: True where pixels stay as they are (masked, or areas of one value).
+        level: of the noise over its noise model's, from place to place. correlation: of the noise in cells, see
+            NoiseByPlace; None: that of the noise model.
         unit: what 1 stands for, in the image's own unit.
     """
 
@@ -38,6 +44,8 @@ class Prediction:
     variance: Tensor
     noise: Tensor
     restored: Tensor
+    level: Tensor
+    correlation: Tensor | None
     unit: float
 
     def at(self, strength: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -89,6 +97,7 @@ class Denoiser:
         Raises:
             ValueError: too little memory; the message says how much it takes.
         """
+        noise_by_place = self._noise_by_place(image, valid)
         for around, inside, place in self._cuts(image.shape, memory):
             mask, counted = None if valid is None else valid[around], self.predictor.noise_model.counted
             pixels, masked = unit_pixels(image[around], mask, self.unit)
@@ -98,36 +107,63 @@ class Denoiser:
                 pixels, ~restored, noise_model=self.predictor.noise_model, generator=generator(seed, "inpainting")
             )
             probes = generator(seed, "uncertainty") if uncertainty else None
-            origin = (around[0].start, around[1].start)
+            there = Place((around[0].start, around[1].start))
+            if noise_by_place is not None:
+                there = Place(there.origin, *noise_by_place.at(around))
             if bool(restored.all()):
                 mean, sigma = pixels, torch.zeros_like(pixels)
             else:
-                mean, sigma = self.predictor.predict(pixels, origin=origin, probes=probes)
-            kept = [x[..., *inside] for x in (pixels, mean, sigma**2, restored)]
-            noise = self.predictor.noise_model.variance(torch.where(kept[3], kept[0], kept[1]))
-            yield place, Prediction(*kept[:3], noise, kept[3], self.unit)
+                mean, sigma = self.predictor.predict(pixels, place=there, probes=probes)
+            noise = there.noise(self.predictor.noise_model).variance(torch.where(restored, pixels, mean))
+            level = there.level.expand_as(pixels)
+            kept = [x[..., *inside] for x in (pixels, mean, sigma**2, noise, restored, level)]
+            told = None if there.correlation is None else there.correlation[:, *cells_of(inside)]
+            yield place, Prediction(*kept, told, self.unit)
+
+    def _noise_by_place(self, image: np.ndarray, valid: np.ndarray | None) -> NoiseByPlace | None:
+        """How the noise differs from place to place; None: it is not known to.
+
+        It is measured in squares of one size, whatever the memory.
+        """
+        if not isinstance(self.predictor, StabilisedPredictor) or self.predictor.noise_model.counted:
+            return None  # counted photons have one level, whose transform is not even where they are few
+        cells = [-(-side // CELL) for side in image.shape]
+        energies, variance = torch.zeros(2 * BANDS, *cells), torch.zeros(1, *cells)
+        for around, inside, place in tiling.cuts(image.shape, side=PIECE, multiple=PIECE, halo=MARGIN):
+            pixels, measured = self._measured(image[around], None if valid is None else valid[around])
+            found = self.predictor.energies(pixels - lattice(pixels, measured), valid=measured)
+            there, part = cells_of(place), cells_of(inside)
+            for whole, one in zip((energies, variance), found, strict=True):
+                whole[:, *there] = one[:, *part]
+        model = self.predictor.noise_model
+        return NoiseByPlace.of(energies, variance, told_correlation(model) if model.correlated else None)
+
+    def _measured(self, image: np.ndarray, valid: np.ndarray | None) -> tuple[Tensor, Tensor]:
+        """Pixels in the unit inside, and which of them hold noise, [1, 1, H, W]."""
+        pixels, masked = unit_pixels(image, valid, self.unit)
+        return pixels, ~(masked | constant_areas(pixels, counts=self.predictor.noise_model.counted))
 
     def predict(
         self, image: np.ndarray, valid: np.ndarray | None = None, *, memory: int | None = None, uncertainty: bool = True
     ) -> Prediction:
         """The tiles of an image put together; arguments as in tiles()."""
-        names, whole = ("noisy", "denoised", "variance", "noise", "restored"), None
-        for (rows, columns), part in self.tiles(image, valid, memory=memory, uncertainty=uncertainty):
+        names, whole, told = ("noisy", "denoised", "variance", "noise", "restored", "level"), None, None
+        for place, part in self.tiles(image, valid, memory=memory, uncertainty=uncertainty):
             if part.noisy.shape[2:] == image.shape:
                 return part
             if whole is None:
                 whole = {name: getattr(part, name).new_empty(1, 1, *image.shape) for name in names}
+                cells = [-(-side // CELL) for side in image.shape]
+                told = (
+                    None
+                    if part.correlation is None
+                    else part.correlation.new_empty(1, *cells, *part.correlation.shape[3:])
+                )
             for name in names:
-                whole[name][..., rows, columns] = getattr(part, name)
-        return Prediction(**whole, unit=self.unit)
-
-    def mean(self, noisy: Tensor, *, memory: int | None = None) -> Tensor:
-        """Posterior mean of [1, 1, H, W] in the unit inside the package, tile by tile."""
-        whole = torch.empty_like(noisy)
-        for around, inside, place in self._cuts(noisy.shape[2:], memory):
-            origin = (around[0].start, around[1].start)
-            whole[..., *place] = self.predictor.mean(noisy[..., *around], origin=origin)[..., *inside]
-        return whole
+                whole[name][..., *place] = getattr(part, name)
+            if told is not None:
+                told[:, *cells_of(place)] = part.correlation
+        return Prediction(**whole, correlation=told, unit=self.unit)
 
     def _cuts(self, shape: Sequence[int], memory: int | None) -> list[tiling.Cut]:
         """Tiles of about SIDE px or of what the memory holds, each with its halo."""

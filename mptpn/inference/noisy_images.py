@@ -12,14 +12,22 @@ import torch
 from torch import Tensor
 
 from mptpn.filters import robust_level
-from mptpn.inference.denoiser import Denoiser, Network
-from mptpn.inference.masks import MaskedImage, bounding_box, inpaint, masked_image, pieces, select
-from mptpn.inference.predictor import BlindSpotPredictor, Predictor, StabilisedPredictor, TransformerPredictor
+from mptpn.inference.denoiser import Denoiser, Network, load_network
+from mptpn.inference.masks import Cut, MaskedImage, bounding_box, inpaint, masked_image, pieces, select
+from mptpn.inference.predictor import (
+    BlindSpotPredictor,
+    Predictor,
+    StabilisedPredictor,
+    TransformerPredictor,
+    told_correlation,
+)
 from mptpn.inference.stabilise import VarianceStabilisingTransform, cut, whitening_noise
 from mptpn.io import gray_array
-from mptpn.networks import BlindSpotNetwork
+from mptpn.networks import BlindSpotNetwork, load
 from mptpn.networks.noise_level import SMALLEST
 from mptpn.noise import EMCCD, NoiseEstimate, NoiseModel, Poisson, detect_skew, estimate_from, may_be_skewed, measure
+from mptpn.noise.bands import Measurement
+from mptpn.noise.lattice import lattice
 from mptpn.random import generator
 from mptpn.stages import pipeline, preliminary
 from mptpn.tiling import spread
@@ -28,6 +36,11 @@ from mptpn.training import launch
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
+AUTO, SELF = "auto", "self"  # models: the package's network for the noise; a network trained on the images themselves
+PRETRAINED = ("small", "correlated")  # networks of the package for white and for correlated noise
+# of the noise, told to the network: where structure hides noise, and where noise is of longer range than is measured, it
+# is stronger than estimated (chosen on validation images: 0.02 to 0.06 dB on CT, OCT and MR)
+TOLD_LEVEL = 1.1
 SKEW_IMAGES = 4  # of a series, whose noise is examined for skew
 
 
@@ -72,12 +85,7 @@ class NoisyImages:
         unit = max(max(abs(float(x.min())), abs(float(x.max()))) for x in inside) or 1.0
         images = tuple(masked_image(x, mask, unit) for x, mask in zip(arrays, masks, strict=True))
         measured = [
-            [
-                measure(
-                    image.pixels[piece], valid=~image.restored[piece], counts=image.counts, number=i, subject=subject
-                )
-                for piece in pieces(image.measured)
-            ]
+            [_measured(image, piece, number=i, subject=subject) for piece in pieces(image.measured)]
             for i, (image, subject) in enumerate(zip(images, subjects, strict=True))
         ]
         from_zero = min(float(select(image.pixels, ~image.restored).min()) for image in images) >= 0
@@ -119,8 +127,25 @@ class NoisyImages:
         budget = {"steps": steps, "seconds": 60 * minutes, "checkpoint": checkpoint}
         return pipeline.stage_1(noisy, noise=noise, fabric=fabric or launch(), patch=patch, seed=seed, **budget)
 
-    def prepare(self, network: Network) -> Denoiser:
-        """The denoiser of these images by a trained network; warns where the network does not know this noise."""
+    @property
+    def pretrained(self) -> str:
+        """Name of the network of the package for this noise."""
+        return PRETRAINED[self.noise.noise_model.correlated]
+
+    def network(self, model: str | Path | Network, *, minutes: float, seed: int = 0) -> Network | None:
+        """The network that a user means: None for AUTO (prepare chooses), trained on these images for SELF, else what
+        load_network knows.
+        """
+        if str(model) == AUTO:
+            return None
+        return self.fit(minutes=minutes, seed=seed) if str(model) == SELF else load_network(model)
+
+    def prepare(self, network: Network | None = None) -> Denoiser:
+        """The denoiser of these images by a trained network; warns where the network does not know this noise.
+
+        network: None: the one of the package for this noise.
+        """
+        network = load(self.pretrained) if network is None else network
         wanted, known = self.noise.half_size, getattr(network, "half_size", self.noise.half_size)
         if any(own < most for own, most in zip(known, wanted, strict=True)):
             warnings.warn(
@@ -128,7 +153,7 @@ class NoisyImages:
                 f"(half sizes {wanted}, it has {known})",
                 stacklevel=3,
             )
-        if network.for_white_noise and wanted != (0, 0):
+        if network.for_white_noise and network.description is None and wanted != (0, 0):
             warnings.warn(
                 "the network is for white noise, and this noise is correlated: noise is added that makes it white, "
                 "and a network that learns it may do better (mptpn train)",
@@ -158,6 +183,12 @@ class NoisyImages:
         return Denoiser(predictor, self.noise.in_unit(self.unit), self.unit)
 
 
+def _measured(image: MaskedImage, piece: Cut, *, number: int, subject: Hashable) -> Measurement:
+    """A piece of an image as it is measured: without a fine periodic pattern, which is content."""
+    pixels, valid = image.pixels[piece], ~image.restored[piece]
+    return measure(pixels - lattice(pixels, valid), valid=valid, counts=image.counts, number=number, subject=subject)
+
+
 def predictor_of(network: Network, noise_model: NoiseModel, images: Sequence[MaskedImage]) -> Predictor:
     """The predictor of images of one noise model, both in the unit inside the package, by a trained network."""
     known = [select(image.pixels, image.measured) for image in images]
@@ -172,6 +203,10 @@ def predictor_of(network: Network, noise_model: NoiseModel, images: Sequence[Mas
     low, high = ends.tolist()
     transform = VarianceStabilisingTransform.of(noise_model, low=low, high=high)
     known = [transform(torch.from_numpy(x)).numpy() for x in known]
+    if network.description is not None:
+        told = told_correlation(noise_model)[None]
+        level = torch.full((1, 1, 1, 1), TOLD_LEVEL)
+        return StabilisedPredictor(network, noise_model, _offset(known), level, transform, told)
     field = whitening_noise(noise_model)[:1]
     seen = [
         transform(x) + cut(field, (piece[1].start, piece[2].start), x.shape[2:])

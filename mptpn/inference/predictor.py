@@ -1,6 +1,6 @@
 """Predictors: the posterior mean of a noisy image and the standard deviation of its error, whatever the network."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
@@ -8,9 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mptpn.filters import gaussian_blur
 from mptpn.inference.stabilise import VarianceStabilisingTransform, cut, whitening_noise
 from mptpn.networks import BlindSpotNetwork
+from mptpn.networks.noise_level import RADIUS
 from mptpn.noise import NoiseModel
+from mptpn.noise.by_place import LocalNoise, cell_energies
 from mptpn.stages import preliminary, profound
 
 PROBES, STEP, WINDOW = 2, 0.05, 9  # noise fields that probe a Jacobian, their size in sigmas, side of the averages, px
@@ -18,6 +21,29 @@ SMALLEST_ERROR = 0.01  # of the noise's variance: a smaller error is chance in t
 # px, around tiles of a transformer: in gray levels of 255 `small` then differs from the whole image by 0.20 at most
 # where the noise's sigma is 12, `base` by 0.06 (sigma 17); with 256 px it is 0.0005, and a tile takes 0.8 GB
 HALO = 128
+BRIGHTNESS, OUTLIER = 16.0, 8.0  # px, standard deviation of a Gaussian; standard deviations of the noise
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a tile lies.
+
+    Attributes:
+        origin: row and column of its upper left pixel in the whole image.
+        level: of the noise over its noise model's, [B or 1, 1, H or 1, W or 1].
+        correlation: of the noise in cells, see NoiseByPlace; None: that of the noise model.
+    """
+
+    origin: tuple[int, int] = (0, 0)
+    level: Tensor = field(default_factory=lambda: torch.ones(1, 1, 1, 1))
+    correlation: Tensor | None = None
+
+    def noise(self, noise_model: NoiseModel) -> NoiseModel:
+        """The noise model as it is there."""
+        return LocalNoise(noise_model, self.level, self.correlation)
+
+
+ANYWHERE = Place()
 
 
 class Predictor(Protocol):
@@ -34,11 +60,14 @@ class Predictor(Protocol):
     halo: int
     bytes_per_pixel: int
 
-    def mean(self, noisy: Tensor, *, origin: tuple[int, int] = (0, 0)) -> Tensor:
-        """Posterior mean of [B, 1, H, W], whose upper left pixel lies at `origin` of the whole image."""
+    def mean(self, noisy: Tensor, *, place: Place = ANYWHERE) -> Tensor:
+        """Posterior mean of [B, 1, H, W]."""
+
+    def expected(self, denoised: Tensor) -> Tensor:
+        """The noisy image that is expected of a result; where noise has a mean, a network may predict either."""
 
     def predict(
-        self, noisy: Tensor, *, origin: tuple[int, int] = (0, 0), probes: torch.Generator | None = None
+        self, noisy: Tensor, *, place: Place = ANYWHERE, probes: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Posterior mean and standard deviation of its error, [B, 1, H, W] each; without probes that of the noise."""
 
@@ -63,6 +92,9 @@ class _OfNetwork:
     def bytes_per_pixel(self) -> int:
         return self.network.bytes_per_pixel
 
+    def expected(self, denoised: Tensor) -> Tensor:
+        return denoised
+
 
 @dataclass(frozen=True, eq=False)
 class BlindSpotPredictor(_OfNetwork):
@@ -75,12 +107,12 @@ class BlindSpotPredictor(_OfNetwork):
     network: BlindSpotNetwork
     table: Tensor
 
-    def mean(self, noisy: Tensor, *, origin: tuple[int, int] = (0, 0)) -> Tensor:
+    def mean(self, noisy: Tensor, *, place: Place = ANYWHERE) -> Tensor:
         return self.predict(noisy)[0]
 
     @torch.no_grad()
     def predict(
-        self, noisy: Tensor, *, origin: tuple[int, int] = (0, 0), probes: torch.Generator | None = None
+        self, noisy: Tensor, *, place: Place = ANYWHERE, probes: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         offset, table = self.offset.expand(len(noisy), -1, -1, -1), self.table.expand(len(noisy), -1)
         mean, sigma_mu, sigma_n = preliminary.predict(self.network, noisy, offset=offset, noise_model=table)
@@ -105,43 +137,82 @@ class TransformerPredictor(_OfNetwork):
         return min(self.network.halo, -(-HALO // self.alignment) * self.alignment)
 
     @torch.no_grad()
-    def mean(self, noisy: Tensor, *, origin: tuple[int, int] = (0, 0)) -> Tensor:
+    def mean(self, noisy: Tensor, *, place: Place = ANYWHERE) -> Tensor:
         return profound.denoise(self.network, noisy, offset=self.offset, scale=self.scale)
 
     @torch.no_grad()
     def predict(
-        self, noisy: Tensor, *, origin: tuple[int, int] = (0, 0), probes: torch.Generator | None = None
+        self, noisy: Tensor, *, place: Place = ANYWHERE, probes: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        mean = self.mean(noisy, origin=origin)
-        noise = self.noise_model.variance(mean)
+        mean, model = self.mean(noisy, place=place), place.noise(self.noise_model)
+        noise = model.variance(mean)
         if probes is None:
             return mean, noise.sqrt()
         variance = torch.zeros_like(noisy)
         for _ in range(PROBES):
-            probe = self.noise_model.sample(mean, generator=probes) - self.noise_model.mean(mean)
-            variance += probe * (self.mean(noisy + STEP * probe, origin=origin) - mean) / (STEP * PROBES)
+            probe = model.sample(mean, generator=probes) - model.mean(mean)
+            variance += probe * (self.mean(noisy + STEP * probe, place=place) - mean) / (STEP * PROBES)
         variance = F.avg_pool2d(variance, WINDOW, 1, WINDOW // 2, count_include_pad=False)
         return mean, torch.maximum(torch.minimum(variance, noise), SMALLEST_ERROR * noise).sqrt()
 
 
 @dataclass(frozen=True, eq=False)
 class StabilisedPredictor(TransformerPredictor):
-    """A network for white noise where noise is not white: its variance is made even, its power filled up to white.
+    """A pretrained network: the noise's variance is made even, and its correlation is told to the network.
+
+    A network for white noise alone cannot be told: the noise's power is filled up to white.
 
     Attributes:
-        transform: makes the variance even; offset and scale are those of the transformed, whitened images.
+        transform: makes the variance even; offset and scale are those of the transformed (and whitened) images.
+        correlation: what the network is told, [1, 7, 7]; None: it cannot be told.
     """
 
     transform: VarianceStabilisingTransform
+    correlation: Tensor | None = None
 
     @cached_property
     def fields(self) -> Tensor:
         """The added noise: one field for all images, so that tiles fit together."""
-        return whitening_noise(self.noise_model)
+        return whitening_noise(self.noise_model) if self.correlation is None else torch.zeros(1, 1, 1, 1)
+
+    def expected(self, denoised: Tensor) -> Tensor:
+        return self.noise_model.mean(denoised)
+
+    def energies(self, noisy: Tensor, *, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Of [1, 1, H, W], what NoiseByPlace is made of: energies in cells, and the noise model's variance there.
+
+        valid: its pixels that are measured, bool.
+        """
+        stable, model = self.transform(noisy), self.noise_model
+        energies, mean = cell_energies(stable, valid=valid, counts=model.counted)
+        return energies, model.variance(self.transform.inverse(mean))
 
     @torch.no_grad()
-    def mean(self, noisy: Tensor, *, origin: tuple[int, int] = (0, 0)) -> Tensor:
-        stable = self.transform(noisy)
-        fields = cut(self.fields, origin, noisy.shape[2:]).to(noisy)
-        passes = [super(StabilisedPredictor, self).mean(stable + field) for field in fields]
-        return self.transform.inverse(torch.stack(passes).mean(0))
+    def mean(self, noisy: Tensor, *, place: Place = ANYWHERE) -> Tensor:
+        stable, level = self.transform(noisy), place.level
+        fields = cut(self.fields, place.origin, noisy.shape[2:]).to(noisy)
+        told = self.correlation if self.correlation is None or place.correlation is None else place.correlation
+        known = {"offset": self.offset, "scale": self.scale * level, "correlation": told}
+        passes = [profound.denoise(self.network, stable + level * field, **known) for field in fields]
+        found = self.transform.inverse(torch.stack(passes).mean(0))
+        return self._of_its_brightness(found, noisy, place.noise(self.noise_model))
+
+    def _of_its_brightness(self, found: Tensor, noisy: Tensor, noise_model: NoiseModel) -> Tensor:
+        """The result with the local mean of the noisy image: a bias, of network or noise model, does not last.
+
+        The residual's mean over BRIGHTNESS px brings back less than 0.1 % of the variance of white noise. Outliers do
+        not count in it.
+        """
+        most = OUTLIER * noise_model.variance(found).sqrt()
+        residual = torch.minimum(torch.maximum(noisy - noise_model.mean(found), -most), most)
+        return (found + gaussian_blur(residual, sigma=BRIGHTNESS)).clamp_min(self.noise_model.pointwise.least)
+
+
+def told_correlation(noise_model: NoiseModel) -> Tensor:
+    """The correlation of a noise model at lags of -3..3 rows and columns, [7, 7] float32."""
+    given, told = torch.tensor(noise_model.correlation), torch.zeros(2 * RADIUS + 1, 2 * RADIUS + 1)
+    reach = min(len(given) // 2, RADIUS)
+    inner, middle = slice(RADIUS - reach, RADIUS + reach + 1), len(given) // 2
+    near = slice(middle - reach, middle + reach + 1)
+    told[inner, inner] = given[near, near]
+    return told

@@ -1,6 +1,7 @@
 """The retractable transformer: blocks of dense and sparse attention in turn, flat as in ART or on several scales."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,34 @@ BIASES = {"dynamic": DynamicPositionBias, "relative": RelativePositionBias}
 # Peak resident bytes per pixel and feature of the finest scale, measured as in blind_spot: 68 to 115 (pipeline.STUDENT,
 # the same with mlp_ratio 4, flat of 48 features).
 BYTES = 120
+RADIUS = 3  # px, largest lag at which the network is told the noise's correlation
+GRID, DARKEST = 8, 1e-2  # side of the grid on which the noise's power is told, and the smallest power that is told
+
+
+class NoiseDescription(nn.Module):
+    """What the network is told of the noise, as features: its correlation, and the log of its power.
+
+    forward(correlation [..., 7, 7], 1 in the centre) -> [..., features].
+    """
+
+    def __init__(self, features: int):
+        super().__init__()
+        numbers = (2 * RADIUS + 1) ** 2 // 2 + GRID * (GRID // 2 + 1)
+        self.layers = nn.Sequential(nn.Linear(numbers, features), nn.SiLU(), nn.Linear(features, features), nn.SiLU())
+
+    def forward(self, correlation: Tensor) -> Tensor:
+        side = 2 * RADIUS + 1
+        torus = F.pad(correlation, (0, GRID - side, 0, GRID - side)).roll((-RADIUS, -RADIUS), (-2, -1))
+        power = torch.fft.rfft2(torus).real.clamp_min(DARKEST).log()
+        return self.layers(torch.cat([correlation.flatten(-2)[..., side**2 // 2 + 1 :], power.flatten(-2)], dim=-1))
 
 
 class Block(nn.Module):
     """Pre-norm attention in groups at one stride, then pre-norm MLP, each added to its input (ART, Fig. 2); [B, H, W,
     C] in and out.
+
+    Where the noise is described, [B, places, places, features], gains and shifts of both norms follow from it (as the
+    time in Peebles and Xie 2023, adaLN-Zero, without its gate).
     """
 
     def __init__(
@@ -34,6 +58,7 @@ class Block(nn.Module):
         bias: str,
         whole_image: bool = False,
         backend: str = "auto",
+        described: int = 0,
     ):
         super().__init__()
         self.heads, self.interval, self.window = heads, interval, window
@@ -45,9 +70,15 @@ class Block(nn.Module):
         self.mlp_norm = nn.LayerNorm(width)
         hidden = int(width * mlp_ratio)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.described = described
+        if described:
+            self.modulation = nn.Linear(described, 4 * width)
+            nn.init.zeros_(self.modulation.weight)
+            nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
+    def forward(self, x: Tensor, description: Tensor | None = None) -> Tensor:
+        gains = self._gains(description, x.shape[1:3]) if self.described else ()
+        qkv = self.qkv(_modulated(self.attention_norm(x), *gains[:2])).unflatten(-1, (3, self.heads, -1))
         if self.whole_image:
             attended = whole_image_attention(qkv, self.bias.network, interval=self.interval)
         else:
@@ -55,7 +86,19 @@ class Block(nn.Module):
                 qkv, self.bias(), interval=self.interval, window=self.window, backend=self.backend
             )
         x = x + self.merge(attended.flatten(-2))
-        return x + self.mlp(self.mlp_norm(x))
+        return x + self.mlp(_modulated(self.mlp_norm(x), *gains[2:]))
+
+    def _gains(self, description: Tensor, size: Sequence[int]) -> tuple[Tensor, ...]:
+        """Gain and shift of either norm at each token, [B, H or 1, W or 1, C] each; between places they are linear."""
+        gains = self.modulation(description)
+        if gains.shape[1:3] != (1, 1):
+            gains = F.interpolate(gains.permute(0, 3, 1, 2), size=size, mode="bilinear").permute(0, 2, 3, 1)
+        return gains.chunk(4, -1)
+
+
+def _modulated(x: Tensor, *gains: Tensor) -> Tensor:
+    """x (1 + gain) + shift, of gains (gain, shift) or none."""
+    return torch.addcmul(gains[1], x, 1 + gains[0]) if gains else x
 
 
 class Group(nn.Module):
@@ -73,11 +116,12 @@ class Group(nn.Module):
         self.convolution = nn.Conv2d(width, width, 3, padding=1)
         self.recompute = recompute
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, description: Tensor | None = None) -> Tensor:
         tokens = x.permute(0, 2, 3, 1)
         for block in self.blocks:
+            given = (tokens, description)
             again = self.recompute and self.training
-            tokens = checkpoint(block, tokens, use_reentrant=False) if again else block(tokens)
+            tokens = checkpoint(block, *given, use_reentrant=False) if again else block(*given)
         return x + self.convolution(tokens.permute(0, 3, 1, 2))
 
 
@@ -104,8 +148,10 @@ class RetractableTransformer(nn.Module):
             "whole_image".
         recompute: trade time for memory in training (gradient checkpointing).
         backend: what computes the attention in windows and fixed groups, see `retractable_attention`.
+        described: features of the description of the noise; 0: the network is told nothing of it.
 
-    forward(noisy [B, C, H, W]) -> denoised [B, C, H, W], any H, W >= 1; never writes to self.
+    forward(noisy [B, C, H, W]) -> denoised [B, C, H, W], any H, W >= 1; never writes to self. A network with
+    `described` also takes the correlation of the noise, [B, 7, 7] at lags of -3..3 rows and columns; None: white noise.
     """
 
     for_white_noise = False  # set by load_weights
@@ -126,15 +172,18 @@ class RetractableTransformer(nn.Module):
         bias: str = "dynamic",
         recompute: bool = False,
         backend: str = "auto",
+        described: int = 0,
     ):
         super().__init__()
         self.arguments = {"channels": channels, "widths": widths, "intervals": intervals, "blocks": blocks}
         self.arguments |= {"head_dim": head_dim, "window": window, "mlp_ratio": mlp_ratio, "unshuffle": unshuffle}
         self.arguments |= {"attention": attention, "sparse_groups": sparse_groups, "bias": bias}
         self.arguments |= {"recompute": recompute, "backend": backend}
+        self.arguments |= {"described": described} if described else {}
         _check(self.arguments)
         self.channels, self.unshuffle, self.multiple = channels, unshuffle, unshuffle * 2 ** (len(widths) - 1)
         steps = list(zip(widths, widths[1:], strict=False))
+        self.description = NoiseDescription(described) if described else None
         self.stem = nn.Conv2d(channels * unshuffle**2, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(_groups(self.arguments, scale) for scale in range(len(steps)))
         self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in steps)
@@ -175,20 +224,40 @@ class RetractableTransformer(nn.Module):
         """Peak resident bytes of one call without gradient, per pixel, float32; 960 for pipeline.STUDENT."""
         return math.ceil(BYTES * self.stem.out_channels / self.unshuffle**2)
 
-    def forward(self, noisy: Tensor) -> Tensor:
+    def forward(self, noisy: Tensor, correlation: Tensor | None = None) -> Tensor:
+        description = self.described_by(correlation, like=noisy)
         height, width = noisy.shape[2:]
         padded = F.pad(noisy, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
         shallow = self.stem(F.pixel_unshuffle(padded, self.unshuffle))
         x, skips = shallow, []
         for encoder, down in zip(self.encoder, self.down, strict=True):
-            skips.append(encoder(x))
+            skips.append(encoder(x, description))
             x = down(skips[-1])
-        x = self.bottom(x)
+        x = self.bottom(x, description)
         for scale in reversed(range(len(skips))):
             x = self.join[scale](torch.cat([F.pixel_shuffle(self.up[scale](x), 2), skips[scale]], dim=1))
-            x = self.decoder[scale](x)
+            x = self.decoder[scale](x, description)
         residual = F.pixel_shuffle(self.head(self.last(x) + shallow), self.unshuffle)
         return noisy + residual[..., :height, :width]
+
+    def described_by(self, correlation: Tensor | None, *, like: Tensor) -> Tensor | None:
+        """Features of the noise's correlation, [B or 1, places, places, described]; None if it is told nothing."""
+        if self.description is None:
+            return None
+        if correlation is None:
+            correlation = like.new_zeros(1, 2 * RADIUS + 1, 2 * RADIUS + 1)
+            correlation[:, RADIUS, RADIUS] = 1
+        correlation = correlation if correlation.ndim == 5 else correlation[:, None, None]
+        return self.description(correlation.to(like))
+
+
+class Groups(nn.ModuleList):
+    """Groups in a row; [B, C, H, W] in and out."""
+
+    def forward(self, x: Tensor, description: Tensor | None = None) -> Tensor:
+        for group in self:
+            x = group(x, description)
+        return x
 
 
 def _check(given: dict) -> None:
@@ -214,10 +283,12 @@ def _check(given: dict) -> None:
         raise ValueError(f"{limits}; window {window} is 2 to 32, head_dim {head_dim} 8 to 128.")
 
 
-def _groups(given: dict, scale: int) -> nn.Sequential:
+def _groups(given: dict, scale: int) -> Groups:
     """The groups of one scale, one for each of its intervals, from the arguments of RetractableTransformer."""
     width, made = given["widths"][scale], []
-    shared = {name: given[name] for name in ("window", "mlp_ratio", "bias", "backend")}
+    shared = {name: given[name] for name in ("window", "mlp_ratio", "bias", "backend")} | {
+        "described": given.get("described", 0)
+    }
     shared |= {"heads": width // given["head_dim"]}
     for interval in given["intervals"][scale]:
         strides = {"both": (1, interval), "dense": (1, 1), "sparse": (interval, interval)}[given["attention"]]
@@ -226,10 +297,10 @@ def _groups(given: dict, scale: int) -> nn.Sequential:
             Block(width, interval=strides[i % 2], whole_image=whole[i % 2], **shared) for i in range(given["blocks"])
         ]
         made.append(Group(width, blocks=blocks, recompute=given["recompute"]))
-    return nn.Sequential(*made)
+    return Groups(made)
 
 
-def _reach_before(far: int, groups: nn.Sequential, *, pixels: int) -> int:
+def _reach_before(far: int, groups: Groups, *, pixels: int) -> int:
     """How far beyond an aligned tile the input of these groups matters, px, if their output matters as far as `far`.
 
     Args:

@@ -5,8 +5,8 @@ import torch
 
 import mptpn
 from mptpn import metrics
-from mptpn.filters import center_crop
-from mptpn.inference import masked_image, predictor_of, stabilise
+from mptpn.filters import center_crop, gaussian_blur
+from mptpn.inference import masked_image, predictor, predictor_of, stabilise
 from mptpn.noise import EMCCD, CorrelatedGaussian, NoiseLevelFunction, NoiseModel, PoissonGaussian, Rician, Speckle
 from mptpn.random import generator
 from mptpn.stages import profound
@@ -106,10 +106,22 @@ def test_fields_cancel_in_pairs_repeat_without_a_seam_and_white_noise_gets_none(
     assert torch.equal(plain, torch.zeros(1, 1, 20, 30))
 
 
-def test_white_noise_is_denoised_as_without_a_transform():
+def test_white_noise_is_denoised_as_without_a_transform_but_for_its_local_mean():
     noisy = MODELS["white"].sample(CLEAN, generator=generator(4))
     plain = profound.denoise(mptpn.load("small"), noisy).detach()
+    plain += gaussian_blur(noisy - plain, sigma=predictor.BRIGHTNESS)
     assert torch.allclose(denoised(noisy, MODELS["white"]), plain, atol=2e-3 * 0.1)
+
+
+def test_an_outlier_moves_no_local_mean():
+    noisy = MODELS["white"].sample(CLEAN, generator=generator(4))
+    hot = noisy.clone()
+    hot[..., 64, 64] += 1000.0
+    near = torch.zeros_like(hot, dtype=torch.bool)
+    near[..., 44:85, 44:85] = True
+    own = predictor_of(mptpn.load("small"), MODELS["white"], [masked_image(noisy[0, 0].numpy(), None, 1.0)])
+    change = (own.mean(noisy) - own.mean(hot)).abs()
+    assert change[~near].quantile(0.99) < 0.02 * 0.1
 
 
 @pytest.mark.parametrize(

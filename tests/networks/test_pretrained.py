@@ -72,7 +72,9 @@ def test_gain_and_offset_of_the_image_play_no_part():
 
 
 def test_other_names_and_other_networks_are_refused():
-    with pytest.raises(ValueError, match="'large' is no denoiser of the package; choose one of small, base, colour"):
+    with pytest.raises(
+        ValueError, match="'large' is no denoiser of the package; choose one of small, correlated, base, colour"
+    ):
         load("large")
     with pytest.raises(ValueError, match="holds 'RetractableTransformer'; expected one of BlindSpotNetwork"):
         load_weights("small", BlindSpotNetwork)
