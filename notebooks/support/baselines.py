@@ -1,4 +1,4 @@
-"""Classical denoisers on the same images as ours: non-local means (scikit-image), and BM3D where it is installed."""
+"""Classical denoisers on the same images as ours: non-local means (scikit-image), BM3D and ndsafir where installed."""
 
 import importlib.util
 import math
@@ -11,12 +11,15 @@ import torch
 from skimage.restoration import denoise_nl_means
 from torch import Tensor
 
-from mptpn.noise import NoiseModel
+from mptpn.inference import VarianceStabilisingTransform
+from mptpn.noise import CorrelatedGaussian, NoiseModel, PoissonGaussian
 
 
 def names() -> tuple[str, ...]:
     """What denoise() can run here; BM3D comes with `pip install .[baselines]`, its licence is non-commercial."""
-    return ("NLM", "BM3D", "BM3D, spectrum") if importlib.util.find_spec("bm3d") else ("NLM",)
+    here = ["NLM"]
+    here += ["BM3D", "BM3D, spectrum", "BM3D, stabilised"] if importlib.util.find_spec("bm3d") else []
+    return (*here, "ndsafir") if importlib.util.find_spec("ndsafir") else tuple(here)
 
 
 def filters() -> dict[str, Callable[..., Tensor]]:
@@ -30,7 +33,9 @@ def denoise(name: str, noisy: Tensor, *, noise_model: NoiseModel) -> Tensor:
     Args:
         name: "NLM": non-local means, patches of 5 px searched within 6 px, h = 0.8 sigma (Buades et al. 2005, the fast
             form of scikit-image). "BM3D": Dabov et al. 2007 as revised by Makinen et al. 2020, by sigma. "BM3D,
-            spectrum": by the power spectrum of correlated noise.
+            spectrum": by the power spectrum of correlated noise. "BM3D, stabilised": the same after the variance-
+            stabilising transform of the noise model, and its inverse. "ndsafir": patches in growing neighbourhoods
+            (Kervrann and Boulanger 2008), which finds Poisson-Gaussian noise itself.
         noisy: [1, 1, H, W].
         noise_model: of the noise; sigma is its root mean variance over the image.
     Raises:
@@ -41,7 +46,14 @@ def denoise(name: str, noisy: Tensor, *, noise_model: NoiseModel) -> Tensor:
         raise ValueError(f"{name!r} cannot run here; choose one of {known}, or install the others: pip install bm3d.")
     image = noisy[0, 0].double().numpy()
     sigma = math.sqrt(float(noise_model.variance(noisy).mean()))
-    if name == "NLM":
+    if name == "ndsafir":
+        found = _ndsafir(image)
+    elif name == "BM3D, stabilised":
+        transform = VarianceStabilisingTransform.of(noise_model, low=float(noisy.min()), high=float(noisy.max()))
+        white = noise_model if noise_model.correlated else PoissonGaussian(1.0)
+        even = CorrelatedGaussian(PoissonGaussian(1.0), white.correlation) if white.correlated else white
+        found = transform.inverse(denoise("BM3D, spectrum", transform(noisy), noise_model=even))[0, 0].numpy()
+    elif name == "NLM":
         found = denoise_nl_means(image, patch_size=5, patch_distance=6, h=0.8 * sigma, sigma=sigma, fast_mode=True)
     else:
         from bm3d import bm3d
@@ -55,3 +67,15 @@ def denoise(name: str, noisy: Tensor, *, noise_model: NoiseModel) -> Tensor:
 def _power(noise_model: NoiseModel, sigma: float, shape: tuple[int, int]) -> np.ndarray:
     """Power |FFT|^2 expected of correlated noise on [H, W]: pixels times the transform of its covariance."""
     return sigma**2 * math.prod(shape) * noise_model.spectrum(*shape).numpy()
+
+
+def _ndsafir(image: np.ndarray) -> np.ndarray:
+    import ndsafir
+
+    given = (255 * image).astype(np.float32)
+    (gain,), (offset,) = ndsafir.calibrate_poisson_gaussian(given)
+    if gain > 0:
+        found = ndsafir.denoise_poisson_gaussian(given, gains=[gain], offsets=[offset], nthreads=1)
+    else:
+        found = ndsafir.denoise_gaussian(given, noise_std=ndsafir.calibrate_gaussian(given), nthreads=1)
+    return np.asarray(found) / 255
