@@ -36,10 +36,10 @@ from mptpn.training import launch
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-AUTO, SELF = "auto", "self"  # models: the package's network for the noise; a network trained on the images themselves
+AUTO, SELF = "auto", "self"  # models: the package's network for this noise; one trained on the images themselves
 PRETRAINED = ("small", "correlated")  # networks of the package for white and for correlated noise
-# of the noise, told to the network: where structure hides noise, and where noise is of longer range than is measured, it
-# is stronger than estimated (chosen on validation images: 0.02 to 0.06 dB on CT, OCT and MR)
+# level of the noise that the network is told: noise of longer range than is measured makes it stronger than estimated
+# (chosen on validation images: 0.02 to 0.06 dB on CT, OCT and MR)
 TOLD_LEVEL = 1.1
 SKEW_IMAGES = 4  # of a series, whose noise is examined for skew
 
