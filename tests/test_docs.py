@@ -95,14 +95,15 @@ def means(name: str) -> pd.DataFrame:
 
 def test_numbers_of_the_readme_are_those_of_the_files():
     sets = ("w2s", "ldct_d45f", "ldct_b30f", "oct")
-    methods = means("10_comparison")
+    methods, default = means("10_comparison"), means("11_default")
     stages = {name: means(f"07_real_pairs_{name}") for name in sets}
     found = table(README, below="## Does it work?")
     wanted = {
         "noisy": [methods[name, "noisy"] for name in sets],
         "total variation, weight chosen by the truth": [methods[name, "TV, oracle"] for name in sets],
-        "BM3D, estimated noise": [methods[name, "BM3D, estimated"] for name in sets],
-        "--model small": [methods[name, "small, estimated"] for name in sets],
+        "BM3D after a variance-stabilising transform": [default[name, "BM3D, stabilised"] for name in sets],
+        "ndsafir": [default[name, "ndsafir"] for name in sets],
+        "mptpn denoise": [default[name, "default"] for name in sets],
         "the three stages of `mptpn train": [stages[name]["learned"] for name in sets],
         "supervised, same budget": [stages[name]["supervised upper bound"] for name in sets],
     }

@@ -1,0 +1,74 @@
+"""The default of `mptpn denoise` and the best methods without training, on the same real images (notebook 11)."""
+
+import time
+import warnings
+from collections.abc import Iterable
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+import mptpn
+from mptpn.metrics import psnr_db
+from mptpn.noise import PoissonGaussian
+from support import baselines, datasets, methods, small_structures
+
+CLASSICAL = ("BM3D, stabilised", "ndsafir")
+WHITENED, DEFAULT = "small, estimated", "default"
+Scene = tuple[str, str, str, Tensor, Tensor]  # test, image, subject, noisy and clean [1, 1, H, W]
+
+
+def labels() -> tuple[str, ...]:
+    """The methods that can run here."""
+    return ("noisy", *(name for name in CLASSICAL if name in baselines.names()), WHITENED, DEFAULT)
+
+
+def denoise(label: str, noisy: Tensor) -> tuple[Tensor, float]:
+    """Denoised [1, 1, H, W], float32, and processor seconds, the noise estimate included."""
+    start = time.process_time()
+    if label == "noisy":
+        return noisy, 0.0
+    if label == "ndsafir":  # it is told nothing
+        return baselines.denoise(label, noisy, noise_model=PoissonGaussian(1.0)), time.process_time() - start
+    alone, noise_model, _ = methods.estimate_noise(noisy)
+    if label in CLASSICAL:
+        return baselines.denoise(label, noisy, noise_model=noise_model), time.process_time() - start
+    array = noisy[0, 0].numpy()
+    denoiser = alone.prepare(mptpn.load("small") if label == WHITENED else None)
+    found = denoiser.predict(array, uncertainty=False).applied(array)[0]
+    return torch.from_numpy(found).float()[None, None], time.process_time() - start
+
+
+def scores(scenes: Iterable[Scene], *, seed: int) -> pd.DataFrame:
+    """Every method on every scene: PSNR and seconds; on the first of each test what it keeps of small structures."""
+    rows, seen = [], set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the network for white noise says that it is one
+        for test, image, subject, noisy, clean in scenes:
+            structures = () if test in seen else _structures(test, noisy, clean, seed=seed)
+            seen.add(test)
+            for label in labels():
+                found, seconds = denoise(label, noisy)
+                compared, truth, peak = datasets.comparable(test, found, clean)
+                row = {"test": test, "image": image, "subject": subject, "method": label}
+                row |= {"psnr_db": psnr_db(compared, truth, peak=peak), "seconds": seconds}
+                if structures:
+                    array = noisy[0, 0].numpy()
+                    row |= small_structures.measure(partial(_on_array, label), array, structures)
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _structures(test: str, noisy: Tensor, clean: Tensor, *, seed: int) -> tuple[small_structures.Structure, ...]:
+    """Planted where the noise is estimated to be; in CT inside the window."""
+    alone, _, _ = methods.estimate_noise(noisy)
+    sigma = alone.prepare().predict(noisy[0, 0].numpy(), uncertainty=False).noise_sigma
+    low, high = datasets.CT_WINDOW if test.startswith("ldct") else (-np.inf, np.inf)
+    inside = ((clean > low) & (clean < high))[0, 0].numpy()
+    return small_structures.plant(np.maximum(sigma, 1e-9), inside, seed=seed)
+
+
+def _on_array(label: str, array: np.ndarray) -> np.ndarray:
+    return denoise(label, torch.from_numpy(array).float()[None, None])[0][0, 0].double().numpy()
