@@ -99,12 +99,10 @@ class Denoiser:
         """
         noise_by_place = self._noise_by_place(image, valid)
         for around, inside, place in self._cuts(image.shape, memory):
-            mask, counted = None if valid is None else valid[around], self.predictor.noise_model.counted
-            pixels, masked = unit_pixels(image[around], mask, self.unit)
-            restored = masked | constant_areas(pixels, counts=counted)
-            seed = pixels.numel()
+            pixels, measured = self._measured(image[around], None if valid is None else valid[around])
+            restored, seed = ~measured, pixels.numel()
             pixels = inpaint(
-                pixels, ~restored, noise_model=self.predictor.noise_model, generator=generator(seed, "inpainting")
+                pixels, measured, noise_model=self.predictor.noise_model, generator=generator(seed, "inpainting")
             )
             probes = generator(seed, "uncertainty") if uncertainty else None
             there = Place((around[0].start, around[1].start))
@@ -154,11 +152,8 @@ class Denoiser:
             if whole is None:
                 whole = {name: getattr(part, name).new_empty(1, 1, *image.shape) for name in names}
                 cells = [-(-side // CELL) for side in image.shape]
-                told = (
-                    None
-                    if part.correlation is None
-                    else part.correlation.new_empty(1, *cells, *part.correlation.shape[3:])
-                )
+                known = part.correlation
+                told = None if known is None else known.new_empty(1, *cells, *known.shape[3:])
             for name in names:
                 whole[name][..., *place] = getattr(part, name)
             if told is not None:

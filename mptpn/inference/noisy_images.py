@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from mptpn.inference.predictor import (
 )
 from mptpn.inference.stabilise import VarianceStabilisingTransform, cut, whitening_noise
 from mptpn.io import gray_array
-from mptpn.networks import BlindSpotNetwork, load
+from mptpn.networks import BlindSpotNetwork, RetractableTransformer, load
 from mptpn.networks.noise_level import SMALLEST
 from mptpn.noise import EMCCD, NoiseEstimate, NoiseModel, Poisson, detect_skew, estimate_from, may_be_skewed, measure
 from mptpn.noise.bands import Measurement
@@ -145,7 +146,7 @@ class NoisyImages:
 
         network: None: the one of the package for this noise.
         """
-        network = load(self.pretrained) if network is None else network
+        network = _pretrained(self.pretrained) if network is None else network
         wanted, known = self.noise.half_size, getattr(network, "half_size", self.noise.half_size)
         if any(own < most for own, most in zip(known, wanted, strict=True)):
             warnings.warn(
@@ -181,6 +182,12 @@ class NoisyImages:
     def around(self, predictor: Predictor) -> Denoiser:
         """The denoiser of these images by a predictor of their noise model, in the unit inside the package."""
         return Denoiser(predictor, self.noise.in_unit(self.unit), self.unit)
+
+
+@cache
+def _pretrained(name: str) -> RetractableTransformer:
+    """A network of the package, read once for all scans and channels."""
+    return load(name)
 
 
 def _measured(image: MaskedImage, piece: Cut, *, number: int, subject: Hashable) -> Measurement:

@@ -184,7 +184,7 @@ class StabilisedPredictor(TransformerPredictor):
         valid: its pixels that are measured, bool.
         """
         stable, model = self.transform(noisy), self.noise_model
-        energies, mean = cell_energies(stable, valid=valid, counts=model.counted)
+        energies, mean = cell_energies(stable, valid=valid)
         return energies, model.variance(self.transform.inverse(mean))
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import nn
 from mptpn.atomic import write_atomically
 from mptpn.networks.transformer import RetractableTransformer
 
-DENOISERS = {name: name for name in ("small", "correlated", "base", "colour")}  # trained by notebook 09
+DENOISERS = {name: name for name in ("small", "correlated", "base", "colour")}  # see MODEL_CARD.md
 GRAY = ("small", "correlated", "base")  # those of them for gray images
 ENLARGERS = {"x2": "super_resolution_x2", "x4": "super_resolution_x4"}  # trained by notebook 08
 RENAMED = {"hole": "half_size"}  # arguments of networks, as weights files of version 0.1.0 name them

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from mptpn.filters import gaussian_blur
 from mptpn.networks.noise_level import BANDS, FAR, LAGS, RADIUS, STRIDE, band_factors
 from mptpn.noise.bands import pretrained_network
-from mptpn.noise.correlation import RIM
+from mptpn.noise.correlation import far_energy
 from mptpn.noise.models import CorrelatedGaussian, NoiseModel
 
 CELL = 16  # px, side of the cells in which the noise is told
@@ -22,17 +22,17 @@ FEWEST = 256  # measured pixels from which a piece of an image says anything
 
 
 @torch.no_grad()
-def cell_energies(stable: Tensor, *, valid: Tensor, counts: bool = False) -> tuple[Tensor, Tensor]:
+def cell_energies(stable: Tensor, *, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Energy of each band times its precision, and that precision, [2 bands, h, w] in cells, and their mean intensity.
 
     Args:
         stable: [1, 1, H, W], at least 16 x 16 px, of noise of variance 1; h = ceil(H / CELL).
-        valid: same shape as stable, bool. counts: as in NoiseLevelNetwork.
+        valid: same shape as stable, bool.
     """
     shape = [-(-side // CELL) for side in stable.shape[2:]]
     if int(valid.sum()) < FEWEST:
         return stable.new_zeros(2 * BANDS, *shape), stable.new_zeros(1, *shape)
-    precision, energy, mean = pretrained_network()(stable, valid, counts=counts)
+    precision, energy, mean = pretrained_network()(stable, valid)
     weight = precision.exp()
     both = torch.cat([(weight * energy).nan_to_num(), weight, mean], 1)
     cells = F.avg_pool2d(both, CELL // STRIDE, ceil_mode=True)[0]
@@ -99,8 +99,8 @@ def _correlation(seen: Tensor, weight: Tensor, variance: Tensor) -> Tensor:
     strength = (variance * far).clamp_min(1e-12 * float((variance * far).amax()) + 1e-30)
     energy, total = (gaussian_blur(x, sigma=WIDER / CELL) for x in (energy / far * strength, strength))
     lags = (energy / total)[:, 1:]
-    far = (lags[:, RIM].sum(1) + 3 * lags[:, -len(FAR) :].sum(1)) / (len(RIM) + 3 * len(FAR))
-    found = (1 - lags[:, : len(LAGS)] / far[:, None].clamp_min(1e-12)).clamp(-1, 1)
+    far = far_energy(lags[0]).clamp_min(1e-12)
+    found = (1 - lags[:, : len(LAGS)] / far).clamp(-1, 1)
     told = torch.zeros(1, *seen.shape[2:], 2 * RADIUS + 1, 2 * RADIUS + 1)
     told[..., RADIUS, RADIUS] = 1
     for number, (row, column) in enumerate(LAGS):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mptpn.networks.noise_level import LAGS, RADIUS
+from mptpn.networks.noise_level import FAR, LAGS, RADIUS
 from mptpn.noise.bands import Bands
 
 STRONG_CORRELATION = 0.2  # correlation that a blind spot must cover at every lag
@@ -27,8 +27,7 @@ def correlation_map(bands: Bands) -> tuple[Tensor, Tensor]:
     """
     weight, energy = bands.weight, bands.energy
     lags = (bands.common_energy * weight).sum(1)[1:]
-    far = (lags[RIM].sum() + 3 * lags[-2:].sum()) / (len(RIM) + 6)
-    ratio = lags[:-2] / far
+    ratio = lags[:-2] / far_energy(lags)
     # of log levels; the bins share their causes of error
     error = (energy * weight * bands.error).sum(1) / (energy * weight).sum(1)
     own = energy[1:-2] / _far_variance(bands)
@@ -36,6 +35,11 @@ def correlation_map(bands: Bands) -> tuple[Tensor, Tensor]:
     scatter = ((own - _quantile(own, noise_weight, 0.5)[:, None]).abs() * noise_weight).sum(1) / noise_weight.sum()
     errors = torch.hypot(2 * ratio * torch.hypot(error[1:-2], error[-2:].amin()), scatter)
     return _lag_map((1 - ratio).clamp_min(-1)), _lag_map(errors)
+
+
+def far_energy(lags: Tensor) -> Tensor:
+    """Energy at lags where noise is taken to be independent, [...], of the energies at all lags, [lags, ...]."""
+    return (lags[RIM].sum(0) + 3 * lags[-len(FAR) :].sum(0)) / (len(RIM) + 3 * len(FAR))
 
 
 def neighbours_correlate(bands: Bands, *, subjects: Sequence[Bands] = ()) -> bool:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mptpn.filters import dihedral_crop, gaussian_blur
 from mptpn.networks.noise_level import FAR, LAGS, RADIUS
-from mptpn.noise.correlation import RIM
+from mptpn.noise.correlation import far_energy
 from mptpn.random import generator
 from mptpn.stages.profound import UNIT
 from mptpn.training import Batch
@@ -79,9 +79,8 @@ def told(power: Tensor) -> tuple[Tensor, float]:
     The package takes noise as independent at the map's rim and beyond: there is its 0.
     """
     lags = torch.fft.ifft2(power).real
-    far = (sum(lags[LAGS[i]] for i in RIM) + 3 * sum(lags[lag] for lag in FAR)) / (len(RIM) + 6)
+    far = float(far_energy(torch.stack([lags[lag] for lag in LAGS + FAR])).clamp_max(0.9))
     step = torch.arange(-RADIUS, RADIUS + 1)
-    far = float(far.clamp_max(0.9))
     correlation = (lags[step[:, None], step] - far) / (1 - far)
     correlation[RADIUS, RADIUS] = 1
     return correlation, math.sqrt(1 - far)
