@@ -105,8 +105,7 @@ def denoise(
         out[place] = changed(out[place], change)
     assessment = together(assessments, kept)
     _warn(assessment)
-    noise = images.noise.in_unit(images.unit)
-    return Denoised(out, uncertainty, noise, assessment.quality, assessment.gain, assessment.reason)
+    return Denoised(out, uncertainty, images.estimate, assessment.quality, assessment.gain, assessment.reason)
 
 
 def _warn(assessment: Assessment) -> None:
@@ -153,7 +152,7 @@ def estimate_noise(
     arrays = [_gray(x, number, mask) for number, (x, mask) in enumerate(zip(pictures, masks, strict=True))]
     subjects = range(len(arrays)) if subjects is None else subjects
     images = NoisyImages.of(arrays, valid=masks, subjects=subjects)
-    return images.noise.in_unit(images.unit)
+    return images.estimate
 
 
 def _gray(picture: Picture, number: int, valid: np.ndarray | None = None) -> np.ndarray:

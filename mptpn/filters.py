@@ -33,9 +33,14 @@ def dihedral_crop(pixels: Tensor, *, top: int, left: int, side: int, turn: int) 
 
 
 def turned(image: Tensor, turn: int) -> Tensor:
-    """[B, C, H, W] in one of the eight orientations, 0 to 7, of the square."""
-    image = image.rot90(turn % 4, (2, 3))
-    return image.flip(3) if turn > 3 else image
+    """[..., H, W] in one of the eight orientations, 0 to 7, of the square."""
+    image = image.rot90(turn % 4, (-2, -1))
+    return image.flip(-1) if turn > 3 else image
+
+
+def turned_back(image: Tensor, turn: int) -> Tensor:
+    """What turned() was given, [..., H, W]."""
+    return (image.flip(-1) if turn > 3 else image).rot90(-turn % 4, (-2, -1))
 
 
 def center_crop(image: Tensor, *, side: int) -> Tensor:

@@ -326,7 +326,7 @@ def test_level_beside_saturation_is_right_and_the_same_in_both_calls(sigma, belo
     clean[:, :96] = 255 - below * sigma if end == "light" else below * sigma
     image = np.clip(np.rint(clean + np.random.default_rng(3).normal(0, sigma, clean.shape)), 0, 255).astype(np.uint8)
     images = NoisyImages.of([image])
-    found, own = estimate_noise(image), images.noise.in_unit(images.unit)
+    found, own = estimate_noise(image), images.estimate
     assert found.sigma == own.sigma == pytest.approx(sigma, rel=0.1)
 
 

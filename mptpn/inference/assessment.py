@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mptpn.inference import sure
+from mptpn.filters import turned_back
+from mptpn.inference import orientation, sure
 from mptpn.inference.denoiser import Denoiser, Prediction
 from mptpn.inference.masks import masked_image
 from mptpn.inference.predictor import Place
@@ -73,14 +74,15 @@ def assess(
 ) -> Assessment:
     """Assess the prediction of an image [H, W]; arguments as in Denoiser.predict."""
     noise_model, noise, unit = denoiser.predictor.noise_model, denoiser.noise, denoiser.unit
-    seen = masked_image(image, valid, unit)
+    seen = masked_image(*(x if x is None else orientation.turned(x, denoiser.turn) for x in (image, valid)), unit)
     noisy, denoised = prediction.noisy, prediction.denoised
     (low, high), margin = seen.ends, 3 * noise.sigma / unit  # near an end the noise is cut off
     inside = seen.measured & (denoised > low + margin) & (denoised < high - margin)
     inside = inside if int(inside.sum()) >= FEWEST else seen.measured
     places = _places(inside) if inside.numel() > BLOCKS * BLOCK**2 else [...]
     some = [torch.cat([x[place] for place in places]) for x in (noisy, denoised, inside, prediction.level)]
-    there = LocalNoise(noise_model, some[3], prediction.correlation)
+    there = LocalNoise(noise_model, some[3], prediction.correlation).turned_back(denoiser.turn)
+    some = [turned_back(x, denoiser.turn) for x in some]
     expected = denoiser.predictor.expected(some[1])
     quality = check_residual(
         some[0] - expected + some[1], some[1], noise_model=there, valid=some[2], noise=noise, unit=unit

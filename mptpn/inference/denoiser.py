@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mptpn import tiling
 from mptpn.inference.masks import PIECE, constant_areas, inpaint, unit_pixels
+from mptpn.inference.orientation import place_back, turned, turned_back
 from mptpn.inference.predictor import Place, Predictor, StabilisedPredictor, told_correlation
 from mptpn.networks import BlindSpotNetwork, RetractableTransformer, load_weights
 from mptpn.networks.noise_level import BANDS
@@ -28,7 +29,7 @@ Network = BlindSpotNetwork | RetractableTransformer
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Full removal of the noise of one image or tile, [1, 1, H, W] float32 in the unit inside the package.
+    """Full removal of the noise of one image or tile, [1, 1, H, W] float32 in unit and orientation inside the package.
 
     Attributes:
         noisy: the image, masked pixels inpainted. denoised: posterior mean.
@@ -37,6 +38,7 @@ class Prediction:
         level: of the noise over its noise model's, from place to place. correlation: of the noise in cells, see
             NoiseByPlace; None: that of the noise model.
         unit: what 1 stands for, in the image's own unit.
+        turn: of the image inside, see orientation.
     """
 
     noisy: Tensor
@@ -47,6 +49,7 @@ class Prediction:
     level: Tensor
     correlation: Tensor | None
     unit: float
+    turn: int = 0
 
     def at(self, strength: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
         """What is added to the image, and the standard deviation of the error then, [H, W] float32 in the own unit.
@@ -57,7 +60,7 @@ class Prediction:
         left = self.variance + (1 - strength) ** 2 * (self.noise - self.variance).clamp_min(0)
         sigma = torch.where(self.restored, self.noise, left).sqrt() * self.unit
         change = torch.where(self.restored, 0.0, (self.denoised - self.noisy) * (strength * self.unit))
-        return change[0, 0].numpy(), sigma[0, 0].numpy()
+        return self._own(change), self._own(sigma)
 
     def applied(self, image: np.ndarray, strength: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
         """The image [H, W] denoised at a strength, float64, and the standard deviation of the error, as at()."""
@@ -67,7 +70,10 @@ class Prediction:
     @property
     def noise_sigma(self) -> np.ndarray:
         """Standard deviation of the noise at each pixel, [H, W] float32 in the own unit."""
-        return self.noise.sqrt()[0, 0].numpy() * self.unit
+        return self._own(self.noise.sqrt()) * self.unit
+
+    def _own(self, inside: Tensor) -> np.ndarray:
+        return np.ascontiguousarray(turned_back(inside[0, 0].numpy(), self.turn))
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,11 +84,13 @@ class Denoiser:
         predictor: in the unit inside the package.
         noise: estimate in the images' own unit.
         unit: what 1 stands for inside, in the own unit.
+        turn: of the images inside, see orientation.
     """
 
     predictor: Predictor
     noise: NoiseEstimate
     unit: float
+    turn: int = 0
 
     def tiles(
         self, image: np.ndarray, valid: np.ndarray | None = None, *, memory: int | None = None, uncertainty: bool = True
@@ -97,6 +105,17 @@ class Denoiser:
         Raises:
             ValueError: too little memory; the message says how much it takes.
         """
+        image, valid = self._turned(image, valid)
+        for place, part in self._tiles(image, valid, memory=memory, uncertainty=uncertainty):
+            yield place_back(place, image.shape, self.turn), part
+
+    def _turned(self, image: np.ndarray, valid: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+        return turned(image, self.turn), None if valid is None else turned(valid, self.turn)
+
+    def _tiles(
+        self, image: np.ndarray, valid: np.ndarray | None, *, memory: int | None, uncertainty: bool
+    ) -> Iterator[tuple[tuple[slice, slice], Prediction]]:
+        """The same of an image in the orientation inside."""
         noise_by_place = self._noise_by_place(image, valid)
         for around, inside, place in self._cuts(image.shape, memory):
             pixels, measured = self._measured(image[around], None if valid is None else valid[around])
@@ -116,7 +135,7 @@ class Denoiser:
             level = there.level.expand_as(pixels)
             kept = [x[..., *inside] for x in (pixels, mean, sigma**2, noise, restored, level)]
             told = None if there.correlation is None else there.correlation[:, *cells_of(inside)]
-            yield place, Prediction(*kept, told, self.unit)
+            yield place, Prediction(*kept, told, self.unit, self.turn)
 
     def _noise_by_place(self, image: np.ndarray, valid: np.ndarray | None) -> NoiseByPlace | None:
         """How the noise differs from place to place; None: it is not known to.
@@ -146,7 +165,8 @@ class Denoiser:
     ) -> Prediction:
         """The tiles of an image put together; arguments as in tiles()."""
         names, whole, told = ("noisy", "denoised", "variance", "noise", "restored", "level"), None, None
-        for place, part in self.tiles(image, valid, memory=memory, uncertainty=uncertainty):
+        image, valid = self._turned(image, valid)
+        for place, part in self._tiles(image, valid, memory=memory, uncertainty=uncertainty):
             if part.noisy.shape[2:] == image.shape:
                 return part
             if whole is None:
@@ -158,7 +178,7 @@ class Denoiser:
                 whole[name][..., *place] = getattr(part, name)
             if told is not None:
                 told[:, *cells_of(place)] = part.correlation
-        return Prediction(**whole, correlation=told, unit=self.unit)
+        return Prediction(**whole, correlation=told, unit=self.unit, turn=self.turn)
 
     def _cuts(self, shape: Sequence[int], memory: int | None) -> list[tiling.Cut]:
         """Tiles of about SIDE px or of what the memory holds, each with its halo."""

@@ -62,10 +62,11 @@ def masked_image(array: np.ndarray, valid: np.ndarray | None, unit: float) -> Ma
 def unit_pixels(array: np.ndarray, valid: np.ndarray | None, unit: float) -> tuple[Tensor, Tensor]:
     """Pixels in the unit inside, float32, and which are masked, both [1, 1, H, W]; masked pixels become 0."""
     kind = np.float32 if array.itemsize < 4 else None
-    pixels = torch.from_numpy(np.divide(array, unit, dtype=kind).astype(np.float32, copy=False))[None, None]
+    pixels = np.divide(array, unit, dtype=kind, order="C").astype(np.float32, copy=False)
+    pixels = torch.from_numpy(pixels)[None, None]
     if valid is None:
         return pixels, torch.zeros_like(pixels, dtype=torch.bool)
-    masked = ~torch.from_numpy(np.array(valid))[None, None]
+    masked = ~torch.from_numpy(np.array(valid, order="C"))[None, None]
     return pixels.masked_fill_(masked, 0.0), masked  # NaN may stand there
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from mptpn.filters import robust_level
 from mptpn.inference.denoiser import Denoiser, Network, load_network
 from mptpn.inference.masks import Cut, MaskedImage, bounding_box, inpaint, masked_image, pieces, select
+from mptpn.inference.orientation import orientation, turned
 from mptpn.inference.predictor import (
     BlindSpotPredictor,
     Predictor,
@@ -50,15 +51,17 @@ class NoisyImages:
     """Images of one series as they are inside the package, and their noise.
 
     Attributes:
-        images: pixels over `unit`, and their masks.
+        images: pixels over `unit`, turned, and their masks.
         unit: what 1 stands for inside, in the own unit.
         noise: of all images together, inside. noise_models: of each image.
+        turn: of the images inside, see orientation.
     """
 
     images: tuple[MaskedImage, ...]
     unit: float
     noise: NoiseEstimate
     noise_models: tuple[NoiseModel, ...]
+    turn: int = 0
 
     @classmethod
     def of(
@@ -82,7 +85,10 @@ class NoisyImages:
             gray_array(x, name=f"image {i}", valid=mask, smallest=SMALLEST, remedy="replace, crop or mask")
             for i, (x, mask) in enumerate(zip(arrays, masks, strict=True))
         ]
-        inside = [x if mask is None else x[np.asarray(mask)] for x, mask in zip(arrays, masks, strict=True)]
+        turn = orientation(arrays, masks)
+        arrays = [turned(x, turn) for x in arrays]
+        masks = [None if mask is None else turned(np.asarray(mask), turn) for mask in masks]
+        inside = [x if mask is None else x[mask] for x, mask in zip(arrays, masks, strict=True)]
         unit = max(max(abs(float(x.min())), abs(float(x.max()))) for x in inside) or 1.0
         images = tuple(masked_image(x, mask, unit) for x, mask in zip(arrays, masks, strict=True))
         measured = [
@@ -92,9 +98,9 @@ class NoisyImages:
         from_zero = min(float(select(image.pixels, ~image.restored).min()) for image in images) >= 0
         whole = estimate_from([one for many in measured for one in many], from_zero=from_zero)
         if len(images) == 1:
-            return cls(images, unit, whole, (whole.noise_model,))
+            return cls(images, unit, whole, (whole.noise_model,), turn)
         each = (pipeline.noise_model_in_set(many, whole, from_zero=from_zero) for many in measured)
-        return cls(images, unit, whole, tuple(each))
+        return cls(images, unit, whole, tuple(each), turn)
 
     def fit(
         self,
@@ -180,8 +186,13 @@ class NoisyImages:
         return replace(self, noise=replace(self.noise, noise_model=chosen))
 
     def around(self, predictor: Predictor) -> Denoiser:
-        """The denoiser of these images by a predictor of their noise model, in the unit inside the package."""
-        return Denoiser(predictor, self.noise.in_unit(self.unit), self.unit)
+        """The denoiser of these images by a predictor of their noise model, as they are inside the package."""
+        return Denoiser(predictor, self.estimate, self.unit, self.turn)
+
+    @property
+    def estimate(self) -> NoiseEstimate:
+        """The noise of all images together, in their own unit and orientation."""
+        return self.noise.in_unit(self.unit).turned_back(self.turn)
 
 
 @cache

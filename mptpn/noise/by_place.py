@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mptpn.filters import gaussian_blur
+from mptpn.filters import gaussian_blur, turned_back
 from mptpn.networks.noise_level import BANDS, FAR, LAGS, RADIUS, STRIDE, band_factors
 from mptpn.noise.bands import pretrained_network
 from mptpn.noise.correlation import far_energy
@@ -155,6 +155,10 @@ class LocalNoise(NoiseModel):
     def sample(self, clean: Tensor, *, generator: torch.Generator) -> Tensor:
         mean = self.mean(clean)
         return mean + self.level.to(clean) * (self.there.sample(clean, generator=generator) - mean)
+
+    def turned_back(self, turn: int) -> "LocalNoise":
+        cells = None if self.cells is None else turned_back(self.cells, turn)
+        return LocalNoise(self.noise_model.turned_back(turn), turned_back(self.level, turn), cells)
 
     def scaled(self, factor: float) -> "LocalNoise":
         return replace(self, noise_model=self.noise_model.scaled(factor))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mptpn.filters import turned_back
 from mptpn.networks import NoiseLevelNetwork
 from mptpn.networks.noise_level import RADIUS, band_factors
 from mptpn.noise.bands import MAX_LEVEL_ERROR, Bands, Measurement, bands_of, measure, pretrained_network
@@ -84,6 +85,18 @@ class NoiseEstimate:
             parameters=parameters,
             intensity=tuple(x * scale + zero for x in self.intensity),
             level=tuple(x * scale for x in self.level),
+        )
+
+    def turned_back(self, turn: int) -> "NoiseEstimate":
+        """The estimate of images of which turned() gave those of this estimate."""
+        said = len(_correlation_findings(self.correlation, self.half_size)) if self.noise_model.correlated else 0
+        half_size = self.half_size[::-1] if turn % 2 else self.half_size
+        correlation = turned_back(self.correlation, turn)
+        found = _correlation_findings(correlation, half_size) if said else []
+        found += self.findings[said:]
+        noise_model = self.noise_model.turned_back(turn)
+        return replace(
+            self, noise_model=noise_model, correlation=correlation, half_size=half_size, findings=tuple(found)
         )
 
     def to_dict(self) -> dict:

@@ -13,6 +13,8 @@ import torch
 from scipy import special
 from torch import Tensor
 
+from mptpn.filters import turned_back
+
 SERIES_FROM = 50.0  # clean / sigma from which Rice's variance is taken from its series; both are right to 1e-10 there
 TAILS, NODES = 8.0, 257  # of a quadrature: standard deviations to either side, and number of noisy intensities
 MIN_POWER = 1e-3  # of a correlated field, white noise has 1; rounding to 8 bits adds as much at sigma_255 = 9
@@ -46,6 +48,10 @@ class NoiseModel(ABC):
     @abstractmethod
     def in_unit(self, scale: float, *, zero: float = 0.0) -> "NoiseModel":
         """The noise model of the image times scale plus zero."""
+
+    def turned_back(self, turn: int) -> "NoiseModel":
+        """The noise model of images of which filters.turned() gave those of this one."""
+        return self
 
     def mean(self, clean: Tensor) -> Tensor:
         """Expected noisy image, same shape as clean."""
@@ -307,6 +313,9 @@ class CorrelatedGaussian(NoiseModel):
     @property
     def zero_mean_gaussian(self) -> bool:
         return self.noise_model.zero_mean_gaussian
+
+    def turned_back(self, turn: int) -> "CorrelatedGaussian":
+        return replace(self, correlation=turned_back(torch.tensor(self.correlation, dtype=torch.float64), turn))
 
     def spectrum(self, height: int, width: int) -> Tensor:
         """Power of z on a torus of height x width, [height, width] in the order of fft2, float64, mean 1.
