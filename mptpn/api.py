@@ -21,6 +21,7 @@ from torch import Tensor
 from mptpn.atomic import write_atomically
 from mptpn.inference import AUTO, Assessment, NoisyImages, QualityControl, assess
 from mptpn.inference.assessment import together
+from mptpn.inference.colour import beside, of_channels, prepare
 from mptpn.inference.denoiser import Network, check_strength
 from mptpn.io import Image, gray_array, image_from_array, open_scans, photographs, read_image, spread_images
 from mptpn.io.files import KNOWN
@@ -73,11 +74,11 @@ def denoise(
     """Denoise one image, with a pretrained network for its noise or another one.
 
     Args:
-        image: [H, W], or [H, W, 3] or [H, W, 4] whose channels are denoised by one network, each with its own noise
-            model (alpha, and a constant channel, stay); any integer or float type, at least 16 x 16 px.
-        model: "auto", the pretrained network for this noise; "small", "correlated" or "base" to choose it; "self", a
-            blind-spot network that learns from the image within `minutes`; .safetensors from mptpn train, or a network
-            from load().
+        image: [H, W], or [H, W, 3] or [H, W, 4] whose channels have a noise model each (alpha, and a constant channel,
+            stay); any integer or float type, at least 16 x 16 px.
+        model: "auto", the pretrained network for this noise; "small", "correlated", "base" or "colour" to choose it;
+            "self", a blind-spot network that learns from the image within `minutes`; .safetensors from mptpn train, or
+            a network from load().
         strength: 0 (the input, exactly) to 1.
         memory: bytes that the process may hold in all; None: half of what is free more than now.
         valid: [H, W] bool; False: padding, background or saturated pixels, which no estimate sees and which stay as
@@ -93,12 +94,13 @@ def denoise(
     colour = pixels.ndim == 3
     planes = [pixels[..., i] for i in range(3)] if colour else [pixels]
     kept = [i for i, plane in enumerate(planes) if not colour or (plane != plane.flat[0]).any()]
+    found = [(planes[i], valid) for i in kept]
     images = NoisyImages.of([planes[i] for i in kept], valid=[valid] * len(kept))
     network = images.network(model, minutes=minutes, seed=seed)
     uncertainty, assessments = np.zeros(out.shape, np.float32), []
-    for i in kept:
-        own = images if len(kept) == 1 else NoisyImages.of([planes[i]], valid=[valid])
-        denoiser, place = own.prepare(network), (..., i) if colour else ...
+    channels = [images] if len(kept) == 1 else of_channels(*zip(*found, strict=True), count=len(kept))
+    for i, denoiser in zip(kept, beside(prepare(channels, network), found), strict=True):
+        place = (..., i) if colour else ...
         prediction = denoiser.predict(planes[i], valid, memory=memory)
         assessments.append(assess(denoiser, planes[i], prediction, valid))
         change, uncertainty[place] = prediction.at(strength * assessments[-1].share)

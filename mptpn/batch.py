@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mptpn import report
-from mptpn.inference import AUTO, SELF, Denoiser, NoisyImages, Prediction, assess, load_network
+from mptpn.inference import AUTO, SELF, Denoiser, NoisyImages, Prediction, assess, colour, load_network
 from mptpn.inference.denoiser import Network
 from mptpn.inference.noisy_images import PRETRAINED
 from mptpn.io import Scan, Slice, Writer, open_scans
@@ -71,7 +71,7 @@ class Settings:
         if str(self.model) == SELF:
             how = f"trained on itself for {self.minutes:g} min, seed {self.seed}"
         else:
-            names = PRETRAINED if str(self.model) == AUTO else (self.model,)
+            names = (*PRETRAINED, colour.COLOUR) if str(self.model) == AUTO else (self.model,)
             weights = b"".join(weights_path(name).read_bytes() for name in names)
             how = f"model {hashlib.sha256(weights).hexdigest()[:12]}"
         return f"({how}, strength {self.strength:g})"
@@ -189,7 +189,7 @@ def _denoisers(scan: Scan, chosen: list[int], settings: Settings, writer: Writer
         )
     pixels, valid = (list(x) for x in zip(*found, strict=True))
     count, kept = 3 if scan.shape[2:] else 1, _kept_network(writer.target)
-    own = [NoisyImages.of(pixels[i::count], valid=valid[i::count]) for i in range(count)]
+    own = colour.of_channels(pixels, valid, count=count)
     if str(settings.model) != SELF:
         network = settings.network
     elif writer.done and kept.is_file():
@@ -198,7 +198,7 @@ def _denoisers(scan: Scan, chosen: list[int], settings: Settings, writer: Writer
         together = own[0] if count == 1 else NoisyImages.of(pixels, valid=valid)
         network = together.fit(minutes=settings.minutes, seed=settings.seed)
         save_weights(kept, network, arguments=network.arguments)
-    return [images.prepare(network) for images in own]
+    return colour.prepare(own, network)
 
 
 def _kept_network(target: Path) -> Path:
@@ -224,17 +224,18 @@ def denoise_slice(
     """
     out, error = slice.pixels.copy(), np.zeros(slice.pixels.shape, np.float32) if settings.uncertainty else None
     found = channels(slice)
+    denoisers = denoisers if known else colour.beside(denoisers, found)
     for i, ((own, valid), denoiser) in enumerate(zip(found, denoisers, strict=False)):
-        colour = () if slice.pixels.ndim == 2 else (i,)
+        channel = () if slice.pixels.ndim == 2 else (i,)
         settled = {"memory": settings.memory, "uncertainty": settings.wants_uncertainty}
         parts = [(WHOLE, known[i])] if known else denoiser.tiles(own, valid, **settled)
         for place, part in parts:
             change, unsure = part.at(settings.strength * shares[i])
             step = change / np.float64(slice.slope)
-            target = out[place + colour]
-            out[place + colour] = np.where(step == 0, target, target + step)  # where nothing moves, no digit is lost
+            target = out[place + channel]
+            out[place + channel] = np.where(step == 0, target, target + step)  # where nothing moves, no digit is lost
             if error is not None:
-                error[place + colour] = unsure
+                error[place + channel] = unsure
             tick(change.size / own.size / len(found))
     if not found:
         tick(1.0)
@@ -261,9 +262,9 @@ def _judge(scan: Scan, denoisers: list[Denoiser], chosen: list[int], settings: S
     starts, judged = [max(0, (side - MIDDLE) // 2) for side in scan.shape[:2]], []
     cut = tuple(slice(start, start + MIDDLE) for start in starts) if _is_large(scan) else ...
     for index in chosen if settings.report != NONE else ():
-        for number, ((own, valid), denoiser) in enumerate(
-            zip(channels(scan.read(index), cut), denoisers, strict=False)
-        ):
+        found = channels(scan.read(index), cut)
+        seen = colour.beside(denoisers, found)
+        for number, ((own, valid), denoiser) in enumerate(zip(found, seen, strict=False)):
             prediction = denoiser.predict(own, valid, memory=settings.memory, uncertainty=settings.wants_uncertainty)
             assessment = assess(denoiser, own, prediction, valid)
             judged.append(Judged(index, number, own, valid, denoiser, prediction, assessment))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mptpn import batch
 from mptpn.filters import gaussian_blur
-from mptpn.inference import Assessment, Denoiser, NoisyImages, Prediction, assess, load_network, quality_figure
+from mptpn.inference import Assessment, Denoiser, NoisyImages, Prediction, assess, colour, load_network, quality_figure
 from mptpn.inference.predictor import ANYWHERE, Place
 from mptpn.inference.quality_figure import PANELS, View
 from mptpn.io import Scan, Writer, open_scan
@@ -175,10 +175,9 @@ class Session:
         if not plain:
             raise ValueError(f"slice {settings.slice} is constant, masked or too small; it holds no noise.")
         before, valid = plain[settings.channel]
-        noisy = before
-        if settings.noise != "none":
-            noisy = self._channels(settings.slice, settings)[settings.channel][0]
-        denoiser = self.denoisers(settings)[settings.channel]
+        seen = self._channels(settings.slice, settings)
+        noisy = seen[settings.channel][0]
+        denoiser = colour.beside(self.denoisers(settings), seen)[settings.channel]
         prediction = denoiser.predict(noisy, valid)
         return Result(noisy, before, valid, denoiser, prediction, assess(denoiser, noisy, prediction, valid))
 
@@ -198,7 +197,8 @@ class Session:
     def _prepared(self, settings: Settings) -> list[Denoiser]:
         found = [self._channels(index, settings) for index in self.samples]
         apart = [[list(x) for x in zip(*channel, strict=True)] for channel in zip(*found, strict=True)]
-        each = [NoisyImages.of(pixels, valid=valid) for pixels, valid in apart]
+        channels = ([x for image in found for x in (channel[i] for channel in image)] for i in (0, 1))
+        each = colour.of_channels(*channels, count=len(apart))
         if settings.method in self._filters:
             filter = self._filters[settings.method]
             return [images.around(FilterPredictor(filter, images.noise.noise_model)) for images in each]
@@ -209,7 +209,7 @@ class Session:
             joint = each[0] if len(each) == 1 else NoisyImages.of(pixels, valid=valid)
             with contextlib.redirect_stderr(io.StringIO()):  # its progress bar: a callback's would land in a log
                 network = joint.fit(minutes=self.minutes, seed=self.seed)
-        return [images.prepare(network) for images in each]
+        return colour.prepare(each, network)
 
     def _channels(self, index: int, settings: Settings) -> list[batch.Channel]:
         """Image in the scan's unit, with the noise that is to be added, and mask, of each channel."""

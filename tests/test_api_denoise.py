@@ -232,7 +232,7 @@ def test_wrong_settings_are_refused(folder):
         ({"model": "self", "minutes": 0}, "minutes 0"),
         ({"valid": np.ones((3, 3), bool)}, "mask"),
         ({"model": student, "memory": 10**6}, too_little),
-        ({"model": "colour"}, "a network for 3 channels"),
+        ({"model": "colour"}, "three channels of colour, and this image has one"),
     ):
         with pytest.raises(ValueError, match=message):
             denoise(noisy(), **settings)

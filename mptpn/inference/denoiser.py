@@ -200,19 +200,16 @@ class Denoiser:
 
 
 def load_network(model: str | Path | Network) -> Network:
-    """A trained network for gray images.
+    """A trained network for gray images, or for three channels of colour.
 
     Args:
         model: .safetensors from mptpn train, the name of a pretrained network, or a network in hand.
     Raises:
-        FileNotFoundError, ValueError: see load_weights; a network for colour.
+        FileNotFoundError, ValueError: see load_weights; a network for another number of channels.
     """
     network = load_weights(model, RetractableTransformer, BlindSpotNetwork)[0] if _is_name(model) else model
-    if network.channels != 1:
-        raise ValueError(
-            f"{model if _is_name(model) else 'the network'}: a network for {network.channels} channels; "
-            "give one for gray images, it serves each channel of colour."
-        )
+    if network.channels not in (1, 3):
+        raise ValueError(f"{model if _is_name(model) else 'the network'}: a network for {network.channels} channels.")
     return network
 
 

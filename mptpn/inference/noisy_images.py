@@ -70,10 +70,11 @@ class NoisyImages:
         *,
         valid: Sequence[np.ndarray | None] | None = None,
         subjects: Sequence[Hashable] | None = None,
+        turn: int | None = None,
     ) -> "NoisyImages":
         """Estimate the noise of arrays [H, W] in one unit, each with a mask or None.
 
-        subjects: of whom each array is; None: all of one.
+        subjects: of whom each array is; None: all of one. turn: as orientation tells; None: as it tells of these.
         """
         subjects = [0] * len(arrays) if subjects is None else subjects
         masks = [None] * len(arrays) if valid is None else list(valid)
@@ -85,7 +86,7 @@ class NoisyImages:
             gray_array(x, name=f"image {i}", valid=mask, smallest=SMALLEST, remedy="replace, crop or mask")
             for i, (x, mask) in enumerate(zip(arrays, masks, strict=True))
         ]
-        turn = orientation(arrays, masks)
+        turn = orientation(arrays, masks) if turn is None else turn
         arrays = [turned(x, turn) for x in arrays]
         masks = [None if mask is None else turned(np.asarray(mask), turn) for mask in masks]
         inside = [x if mask is None else x[mask] for x, mask in zip(arrays, masks, strict=True)]
@@ -210,16 +211,15 @@ def _measured(image: MaskedImage, piece: Cut, *, number: int, subject: Hashable)
 def predictor_of(network: Network, noise_model: NoiseModel, images: Sequence[MaskedImage]) -> Predictor:
     """The predictor of images of one noise model, both in the unit inside the package, by a trained network."""
     known = [select(image.pixels, image.measured) for image in images]
-    ends = torch.tensor([min(x.min() for x in known), max(x.max() for x in known)])
     if isinstance(network, BlindSpotNetwork):
+        ends = torch.tensor([min(x.min() for x in known), max(x.max() for x in known)])
         return BlindSpotPredictor(network, noise_model, _offset(known), preliminary.tabulated(noise_model, ends))
     places = [(image, piece) for image in images for piece in pieces(image.measured)]
     noise = {"noise_model": noise_model, "generator": generator(0, "inpainting")}  # else the level would be too low
     seen = [inpaint(image.pixels[piece], image.measured[piece], **noise) for image, piece in places]
     if not network.for_white_noise:
         return TransformerPredictor(network, noise_model, _offset(known), _level(seen))
-    low, high = ends.tolist()
-    transform = VarianceStabilisingTransform.of(noise_model, low=low, high=high)
+    transform = stabilised(noise_model, images)
     known = [transform(torch.from_numpy(x)).numpy() for x in known]
     if network.description is not None:
         told = told_correlation(noise_model)[None]
@@ -231,6 +231,13 @@ def predictor_of(network: Network, noise_model: NoiseModel, images: Sequence[Mas
         for x, (_, piece) in zip(seen, places, strict=True)
     ]
     return StabilisedPredictor(network, noise_model, _offset(known), _level(seen), transform)
+
+
+def stabilised(noise_model: NoiseModel, images: Sequence[MaskedImage]) -> VarianceStabilisingTransform:
+    """The transform that makes the variance of the noise 1, over the range of the images."""
+    ends = [(float(x.min()), float(x.max())) for x in (select(image.pixels, image.measured) for image in images)]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    return VarianceStabilisingTransform.of(noise_model, low=low, high=high)
 
 
 def _offset(known: Sequence[np.ndarray]) -> Tensor:

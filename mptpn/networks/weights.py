@@ -14,7 +14,6 @@ from mptpn.atomic import write_atomically
 from mptpn.networks.transformer import RetractableTransformer
 
 DENOISERS = {name: name for name in ("small", "correlated", "base", "colour")}  # see MODEL_CARD.md
-GRAY = ("small", "correlated", "base")  # those of them for gray images
 ENLARGERS = {"x2": "super_resolution_x2", "x4": "super_resolution_x4"}  # trained by notebook 08
 RENAMED = {"hole": "half_size"}  # arguments of networks, as weights files of version 0.1.0 name them
 
@@ -52,9 +51,9 @@ def weights_path(model: str | Path) -> Path:
     """
     path = pretrained_paths().get(str(model), Path(model))
     if not path.is_file():
-        near = get_close_matches(str(model), GRAY, n=1)
+        near = get_close_matches(str(model), DENOISERS, n=1)
         meant = f"; did you mean {near[0]}?" if near else ""
-        names = f"{', '.join(GRAY)} to denoise, {', '.join(ENLARGERS)} to enlarge"
+        names = f"{', '.join(DENOISERS)} to denoise, {', '.join(ENLARGERS)} to enlarge"
         raise FileNotFoundError(
             f"{model}: no such weights file; give one from mptpn train, or a network of the package: {names}{meant}"
         )
