@@ -175,7 +175,7 @@ class Session:
         if not plain:
             raise ValueError(f"slice {settings.slice} is constant, masked or too small; it holds no noise.")
         before, valid = plain[settings.channel]
-        seen = self._channels(settings.slice, settings)
+        seen = plain if settings.noise == "none" else self._channels(settings.slice, settings)
         noisy = seen[settings.channel][0]
         denoiser = colour.beside(self.denoisers(settings), seen)[settings.channel]
         prediction = denoiser.predict(noisy, valid)
