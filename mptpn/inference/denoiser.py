@@ -20,8 +20,10 @@ from mptpn.noise.by_place import CELL, NoiseByPlace, cells_of
 from mptpn.noise.lattice import lattice
 from mptpn.random import generator
 
-SIDE = 1024  # px, about the largest side of a tile
-ARRAYS = 20  # bytes per pixel that a call holds beside its tiles: image, result, uncertainty, noise, mask
+# px, about the largest side of a tile; with the halo it takes less than 1 GB, so that the tiles, and with them every
+# byte of the result, are the same from 1 GB of memory on
+SIDE = 512
+ARRAYS = 24  # bytes per pixel that a Prediction holds
 MARGIN = 32  # px, around the squares in which the level of the noise is measured
 SLACK = 64 * 2**20  # bytes that the allocator may not give back between tiles
 Network = BlindSpotNetwork | RetractableTransformer
@@ -106,18 +108,19 @@ class Denoiser:
             ValueError: too little memory; the message says how much it takes.
         """
         image, valid = self._turned(image, valid)
-        for place, part in self._tiles(image, valid, memory=memory, uncertainty=uncertainty):
+        kept = 4 * uncertainty
+        for place, part in self._tiles(image, valid, memory=memory, uncertainty=uncertainty, kept=kept):
             yield place_back(place, image.shape, self.turn), part
 
     def _turned(self, image: np.ndarray, valid: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
         return turned(image, self.turn), None if valid is None else turned(valid, self.turn)
 
     def _tiles(
-        self, image: np.ndarray, valid: np.ndarray | None, *, memory: int | None, uncertainty: bool
+        self, image: np.ndarray, valid: np.ndarray | None, *, memory: int | None, uncertainty: bool, kept: int
     ) -> Iterator[tuple[tuple[slice, slice], Prediction]]:
         """The same of an image in the orientation inside."""
         noise_by_place = self._noise_by_place(image, valid)
-        for around, inside, place in self._cuts(image.shape, memory):
+        for around, inside, place in self._cuts(image.shape, memory, kept=kept):
             pixels, measured = self._measured(image[around], None if valid is None else valid[around])
             restored, seed = ~measured, pixels.numel()
             pixels = inpaint(
@@ -166,7 +169,7 @@ class Denoiser:
         """The tiles of an image put together; arguments as in tiles()."""
         names, whole, told = ("noisy", "denoised", "variance", "noise", "restored", "level"), None, None
         image, valid = self._turned(image, valid)
-        for place, part in self._tiles(image, valid, memory=memory, uncertainty=uncertainty):
+        for place, part in self._tiles(image, valid, memory=memory, uncertainty=uncertainty, kept=ARRAYS):
             if part.noisy.shape[2:] == image.shape:
                 return part
             if whole is None:
@@ -180,14 +183,19 @@ class Denoiser:
                 told[:, *cells_of(place)] = part.correlation
         return Prediction(**whole, correlation=told, unit=self.unit, turn=self.turn)
 
-    def _cuts(self, shape: Sequence[int], memory: int | None) -> list[tiling.Cut]:
-        """Tiles of about SIDE px or of what the memory holds, each with its halo."""
+    def _cuts(self, shape: Sequence[int], memory: int | None, *, kept: int) -> list[tiling.Cut]:
+        """Tiles of about SIDE px, or smaller ones of what the memory holds, each with its halo.
+
+        kept: bytes per pixel that the caller will hold of all tiles.
+        """
         predictor, pixels = self.predictor, math.prod(shape)
         align, halo, price = predictor.alignment, predictor.halo, predictor.bytes_per_pixel + 64
         budget = tiling.default_budget() if memory is None else memory
-        held = tiling.resident() + ARRAYS * pixels + SLACK
-        if budget - held >= price * pixels:
-            return tiling.cuts(shape, side=SIDE, multiple=align, halo=halo)
+        held = tiling.resident() + kept * pixels + SLACK
+        cuts = tiling.cuts(shape, side=SIDE, multiple=align, halo=halo)
+        largest = max(math.prod(span.stop - span.start for span in around) for around, _, _ in cuts)
+        if budget - held >= price * largest:
+            return cuts
         try:
             most = tiling.tile_side(budget - held, bytes_per_pixel=price, halo=halo, multiple=align)
         except ValueError:

@@ -14,9 +14,10 @@ from mptpn.attention import DynamicPositionBias, RelativePositionBias, retractab
 ATTENTION = ("both", "dense", "sparse")
 SPARSE_GROUPS = ("fixed", "whole_image")
 BIASES = {"dynamic": DynamicPositionBias, "relative": RelativePositionBias}
-# Peak resident bytes per pixel and feature of the finest scale, measured as in blind_spot: 68 to 115 (pipeline.STUDENT,
+# Peak resident bytes per pixel and feature of the finest scale, measured as in blind_spot: 42 to 65 (pipeline.STUDENT,
 # the same with mlp_ratio 4, flat of 48 features).
-BYTES = 120
+BYTES = 68
+ROWS = 32  # of tokens, which the MLP takes at once without gradient
 RADIUS = 3  # px, largest lag at which the network is told the noise's correlation
 GRID, DARKEST = 8, 1e-2  # side of the grid on which the noise's power is told, and the smallest power that is told
 
@@ -86,7 +87,14 @@ class Block(nn.Module):
                 qkv, self.bias(), interval=self.interval, window=self.window, backend=self.backend
             )
         x = x + self.merge(attended.flatten(-2))
-        return x + self.mlp(_modulated(self.mlp_norm(x), *gains[2:]))
+        if torch.is_grad_enabled():
+            return x + self.mlp(_modulated(self.mlp_norm(x), *gains[2:]))
+        del qkv, attended
+        for first in range(0, x.shape[1], ROWS):  # a few rows at a time take little memory
+            rows = slice(first, first + ROWS)
+            some = (gain[:, rows] if gain.shape[1] > 1 else gain for gain in gains[2:])
+            x[:, rows] += self.mlp(_modulated(self.mlp_norm(x[:, rows]), *some))
+        return x
 
     def _gains(self, description: Tensor, size: Sequence[int]) -> tuple[Tensor, ...]:
         """Gain and shift of either norm at each token, [B, H or 1, W or 1, C] each; between places they are linear."""
@@ -221,7 +229,7 @@ class RetractableTransformer(nn.Module):
 
     @property
     def bytes_per_pixel(self) -> int:
-        """Peak resident bytes of one call without gradient, per pixel, float32; 960 for pipeline.STUDENT."""
+        """Peak resident bytes of one call without gradient, per pixel, float32; 544 for pipeline.STUDENT."""
         return math.ceil(BYTES * self.stem.out_channels / self.unshuffle**2)
 
     def forward(self, noisy: Tensor, correlation: Tensor | None = None) -> Tensor:
