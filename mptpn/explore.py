@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import html
 import io
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -175,9 +176,10 @@ class Session:
         if not plain:
             raise ValueError(f"slice {settings.slice} is constant, masked or too small; it holds no noise.")
         before, valid = plain[settings.channel]
-        seen = plain if settings.noise == "none" else self._channels(settings.slice, settings)
-        noisy = seen[settings.channel][0]
-        denoiser = colour.beside(self.denoisers(settings), seen)[settings.channel]
+        noisy = before
+        if settings.noise != "none":
+            noisy = self._channels(settings.slice, settings)[settings.channel][0]
+        denoiser = self._of_slice(settings)[settings.channel]
         prediction = denoiser.predict(noisy, valid)
         return Result(noisy, before, valid, denoiser, prediction, assess(denoiser, noisy, prediction, valid))
 
@@ -194,11 +196,18 @@ class Session:
         """One for each channel, all with one network, prepared on the sampled slices."""
         return _recalled(self._denoisers, replace(settings, slice=0, channel=0), self._prepared)
 
+    def _of_slice(self, settings: Settings) -> list[Denoiser]:
+        """Those of the channels of one slice."""
+        denoisers = self.denoisers(settings)
+        return [denoisers[law] for law in batch.laws(self.scan, settings.slice)]
+
     def _prepared(self, settings: Settings) -> list[Denoiser]:
-        found = [self._channels(index, settings) for index in self.samples]
-        apart = [[list(x) for x in zip(*channel, strict=True)] for channel in zip(*found, strict=True)]
-        channels = ([x for image in found for x in (channel[i] for channel in image)] for i in (0, 1))
-        each = colour.of_channels(*channels, count=len(apart))
+        found: dict[int, list[batch.Channel]] = {}
+        for index in self.samples:
+            for law, channel in zip(batch.laws(self.scan, index), self._channels(index, settings), strict=True):
+                found.setdefault(law, []).append(channel)
+        apart = [[list(x) for x in zip(*found[law], strict=True)] for law in sorted(found)]
+        each = [NoisyImages.of(pixels, valid=valid) for pixels, valid in apart]
         if settings.method in self._filters:
             filter = self._filters[settings.method]
             return [images.around(FilterPredictor(filter, images.noise.noise_model)) for images in each]
@@ -247,7 +256,8 @@ class Session:
         note = f"({settings.method}{_weights_hash(denoisers[0])}, strength {strength:g})"
         with Writer(self.scan, wanted.out, note=note, overwrite=overwrite) as writer:
             for index in range(writer.done, self.scan.slices):
-                writer.write(index, batch.denoise_slice(self.scan.read(index), denoisers, wanted)[0])
+                own = [denoisers[law] for law in batch.laws(self.scan, index)]
+                writer.write(index, batch.denoise_slice(self.scan.read(index), own, wanted)[0])
                 if progress:
                     progress(index + 1)
         return writer.target
@@ -341,7 +351,8 @@ class Explorer(ipywidgets.VBox):
     def _make_controls(self, method: str, folder: str | Path) -> None:
         session, scan = self.session, self.session.scan
         (height, width), (low, high) = scan.shape[:2], session.span
-        room, channels = 0.3 * (high - low) or 1.0, [("red", 0), ("green", 1), ("blue", 2)]
+        room, names = 0.3 * (high - low) or 1.0, ("red", "green", "blue") if scan.shape[2:] == (3,) else ()
+        channels = [(name, i) for i, name in enumerate(names or map(str, range(1, 1 + math.prod(scan.shape[2:]))))]
         self.method = ipywidgets.Dropdown(options=session.methods, value=method, description="method")
         self.strength = _slider(1.0, 0.0, 1.0, "strength", step=0.05)
         self.noise = ipywidgets.Dropdown(options=NOISES, description="add noise")

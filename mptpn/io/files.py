@@ -17,15 +17,18 @@ SLICES = 16  # of a scan, as images
 # A class is imported when the first of its files is met.
 FORMATS = {
     "npy:Npy": (b"\x93NUMPY",),
+    "npy:Npz": (b"PK\x03\x04",),
     "raster:Raster": (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM"),
     "tiff:Tiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     "dicom:Dicom": (b"\x08\0\0\0", b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x02\0\0\0"),  # without its preamble
 }
 
 
-def open_scan(path: str | Path) -> Scan:
-    """One file as a scan; its first bytes give its type, for NIfTI its ending.
+def open_scan(path: str | Path, *, axes: str | None = None) -> Scan:
+    """One file as a scan; its first bytes give its type, for some its ending.
 
+    Args:
+        axes: names of its axes, one letter each (see Axes); None: as the file says, or guessed.
     Raises:
         FileNotFoundError, PermissionError, ValueError: it cannot be read; one sentence.
     """
@@ -41,7 +44,10 @@ def open_scan(path: str | Path) -> Scan:
         raise Unreadable(f"{path}: is no image of a known type; {KNOWN}.")
     opened = resolve_name(f"mptpn.io.{kind}")
     with explained(path):
-        return opened(path)
+        scan = opened(path, axes=axes) if opened.takes_axes else opened(path)
+    if axes and scan.axes.names != axes:
+        raise Unreadable(f"{path}: its axes are {scan.axes.names} by its type, not {axes}; leave --axes out for it.")
+    return scan
 
 
 def _format(path: Path, head: bytes) -> str | None:
@@ -54,7 +60,7 @@ def _format(path: Path, head: bytes) -> str | None:
     return next((kind for kind, magic in FORMATS.items() if head.startswith(magic)), None)
 
 
-def open_scans(paths: Sequence[str | Path]) -> tuple[list[Scan], dict[str, str]]:
+def open_scans(paths: Sequence[str | Path], *, axes: str | None = None) -> tuple[list[Scan], dict[str, str]]:
     """Files, and folders with what lies below them, as scans in a stable order, and what was left out.
 
     Single-frame DICOM files of one series (SeriesInstanceUID) in a folder are one scan; any other file is one.
@@ -74,7 +80,7 @@ def open_scans(paths: Sequence[str | Path]) -> tuple[list[Scan], dict[str, str]]
                 continue
             seen.add(file.resolve())
             try:
-                scan = open_scan(file)
+                scan = open_scan(file, axes=axes)
             except (ValueError, OSError) as error:
                 left_out[str(file)] = str(error)
                 continue

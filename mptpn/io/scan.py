@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mptpn.io.axes import Axes, guess_axes
+
 DECODERS = ("pydicom", "tifffile", "nibabel", "nibabel.global", "PIL")
 ROWS = 256  # of a slice, rounded at once: a large slice is not held in float64
 DAMAGED = "the file is damaged, cut off or of a kind that is not supported; export it again"
@@ -24,7 +26,7 @@ class Slice:
     """One slice in stored values.
 
     Attributes:
-        pixels: [H, W] or [H, W, 3], without alpha; NaN and infinite pixels are 0. float32 up to 16 bits, else float64.
+        pixels: [H, W] or [H, W, C], without alpha; NaN and infinite pixels are 0. float32 up to 16 bits, else float64.
         valid: [H, W], False at the file's own padding value and at NaN or infinite pixels.
         slope, intercept: pixels * slope + intercept is in the scan's unit; slices of one series may differ (PET).
     """
@@ -66,7 +68,10 @@ class Scan:
     Attributes:
         path, name: of the file, or of the series' folder; open_scans makes names unique.
         slices: their number.
-        shape: of one slice's pixels, (H, W) or (H, W, 3).
+        axes: names and sizes of the axes of the whole, in the file's order.
+        spacing: distance between neighbours along an axis and its unit, by the axis' name, where the file says it.
+        channel_names: of the channels that lie in slices of their own, where the file says them.
+        shape: of one slice's pixels, (H, W) or (H, W, C), a noise model each.
         dtype, bits: stored type with its byte order, and bits a sample.
         low, high: smallest and largest stored value that is written; None for floats.
         slope, intercept: of the first slice; read() gives each slice's own.
@@ -78,14 +83,32 @@ class Scan:
     note = ""
     series = ""  # files of a folder with the same series, not empty, become one scan by the class method join
     identity = ""  # files of a series with the same identity are copies
+    takes_axes = False  # whether its constructor takes `axes`, names that the user gives
 
     def __init__(
-        self, path: Path, *, slices: int, sample_shape: tuple[int, ...], dtype: np.dtype, colours: int, bits: int = 0
+        self,
+        path: Path,
+        *,
+        dtype: np.dtype,
+        bits: int = 0,
+        axes: Axes | None = None,
+        slices: int = 1,
+        sample_shape: tuple[int, ...] = (),
+        colours: int = 1,
     ):
-        """sample_shape: of a stored slice, [H, W] or [H, W, samples]; samples beyond the first `colours` are alpha."""
+        """Give either axes, or slices, sample_shape and colours.
+
+        Args:
+            sample_shape: of a stored slice, [H, W] or [H, W, samples]; samples beyond the first `colours` are alpha.
+        """
+        if axes:
+            slices, sample_shape, colours = axes.slices, axes.sample_shape, axes.colours
         self.path, self.name = path, path.name
         self.slices, self.sample_shape, self.dtype, self.colours = slices, tuple(sample_shape), np.dtype(dtype), colours
-        self.shape = self.sample_shape[:2] + ((3,) if colours == 3 else ())
+        self.shape = self.sample_shape[:2] + ((colours,) if colours > 1 else ())
+        self.axes = axes or _axes_of_slices(slices, self.sample_shape)
+        self.spacing: dict[str, tuple[float, str]] = {}
+        self.channel_names: tuple[str, ...] = ()
         self.slope, self.intercept, self.unit = 1.0, 0.0, "stored value"
         if self.dtype.kind not in "iuf" or self.dtype.itemsize > 8:
             raise Unreadable(
@@ -181,7 +204,7 @@ class Scan:
         return Slice(pixels, valid, *self.scale(index))
 
     def in_unit(self, index: int) -> np.ndarray:
-        """One slice in the scan's unit, float64, [H, W] or [H, W, 3]; ValueError where every pixel is padding.
+        """One slice in the scan's unit, float64, [H, W] or [H, W, C]; ValueError where every pixel is padding.
 
         Padding has the smallest value of the other pixels; NaN and infinite pixels stay.
         """
@@ -229,6 +252,19 @@ class Scan:
         picture = stored.reshape(*pixels.shape[:2], -1)[..., : self.colours]
         fitted = np.where(changed, fitted, 0).astype(self.dtype)
         np.copyto(picture, fitted.reshape(picture.shape), where=changed.reshape(picture.shape))
+
+
+def name_axes(path: Path, shape: tuple[int, ...], *, given: str | None, known: str = "", alpha: bool = False) -> Axes:
+    """Axes of a file's array: as the user gives them, else as the file names them, else guessed (see guess_axes)."""
+    try:
+        return Axes(given or known, tuple(shape)) if given or known else guess_axes(shape, alpha=alpha)
+    except ValueError as error:
+        raise Unreadable(f"{path}: {error}") from None
+
+
+def _axes_of_slices(slices: int, sample_shape: tuple[int, ...]) -> Axes:
+    names = "Z" * (slices > 1) + "YX" + "S" * (len(sample_shape) == 3)
+    return Axes(names, ((slices,) if slices > 1 else ()) + sample_shape)
 
 
 def _valid(finite: np.ndarray, padding: np.ndarray | None) -> np.ndarray:
