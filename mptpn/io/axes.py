@@ -1,4 +1,4 @@
-"""Named axes of an array: which two are the sides of a plane, which holds channels, which planes share a noise model."""
+"""Named axes of an array: the two sides of a plane, the channels, and the planes that share a noise model."""
 
 import math
 from collections.abc import Sequence
@@ -130,13 +130,15 @@ def guess_axes(shape: Sequence[int], *, alpha: bool) -> Axes:
     first = shape[: len(shape) - 2 - len(tail)]
     if len(shape) < 2 or len(first) > 3 - len(tail):
         raise ValueError(f"shape {shape} is no image; save two to five axes, or name them with --axes.")
-    names = _first(first, channels=not tail) + "YX" + tail
+    names = guess_first(first, channels=not tail) + "YX" + tail
     last = {"S": f" (the last of {shape[-1]} is colour{' and alpha' * (shape[-1] == 4)})"}.get(tail, "")
     return Axes(names, shape, f"axes {names} were guessed from shape {shape}{last}; name others with --axes.")
 
 
-def _first(sizes: tuple[int, ...], *, channels: bool) -> str:
-    """Names of the axes before Y and X; channels: whether one of them may hold channels."""
+def guess_first(sizes: Sequence[int], *, channels: bool = True) -> str:
+    """Names of up to three axes before Y and X, else ValueError; channels: whether one of them may hold channels."""
+    if len(sizes) > 3:
+        raise ValueError(f"{len(sizes)} axes before Y and X, of sizes {tuple(sizes)}, have no names; {REMEDY}.")
     few = [channels and 1 < size <= FEW for size in sizes]
     if len(sizes) == 3:
         return "TZC" if few == [few[0], False, True] else "TCZ"

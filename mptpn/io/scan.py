@@ -94,15 +94,17 @@ class Scan:
         axes: Axes | None = None,
         slices: int = 1,
         sample_shape: tuple[int, ...] = (),
-        colours: int = 1,
+        colours: int | None = None,
     ):
-        """Give either axes, or slices, sample_shape and colours.
+        """Give either axes, or slices and sample_shape.
 
         Args:
-            sample_shape: of a stored slice, [H, W] or [H, W, samples]; samples beyond the first `colours` are alpha.
+            sample_shape: of a stored slice, [H, W] or [H, W, samples].
+            colours: number of samples that are a picture, those after them are alpha; None: as the axes say.
         """
         if axes:
-            slices, sample_shape, colours = axes.slices, axes.sample_shape, axes.colours
+            slices, sample_shape = axes.slices, axes.sample_shape
+        colours = colours or (axes.colours if axes else 1)
         self.path, self.name = path, path.name
         self.slices, self.sample_shape, self.dtype, self.colours = slices, tuple(sample_shape), np.dtype(dtype), colours
         self.shape = self.sample_shape[:2] + ((colours,) if colours > 1 else ())
