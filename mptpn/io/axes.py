@@ -22,11 +22,13 @@ class Axes:
         names: one letter an axis; X and Y are the sides of a plane, in the array's order its height and its width.
         shape: sizes of the axes.
         guess: how the names were found where the source has none, in one sentence; empty where it names them.
+        first_fastest: whether planes follow each other with the first of their axes fastest, as in NIfTI.
     """
 
     names: str
     shape: tuple[int, ...]
     guess: str = ""
+    first_fastest: bool = False
 
     def __post_init__(self):
         names = self.names
@@ -78,8 +80,9 @@ class Axes:
         return max(1, math.prod(self.shape[i] for i in self.others if self.names[i] == "C"))
 
     def place(self, index: int) -> tuple[int | slice, ...]:
-        """Where plane `index` lies in the array; planes follow each other with the last axis fastest."""
-        numbers = np.unravel_index(index, [self.shape[i] for i in self.others]) if self.others else ()
+        """Where plane `index` lies in the array."""
+        order = "F" if self.first_fastest else "C"
+        numbers = np.unravel_index(index, [self.shape[i] for i in self.others], order=order) if self.others else ()
         found: list[int | slice] = [slice(None)] * len(self.names)
         for i, number in zip(self.others, numbers, strict=True):
             found[i] = int(number)
@@ -95,8 +98,9 @@ class Axes:
         at = self.names.find("C")
         if at not in self.others:
             return list(range(self.slices))
-        numbers = np.arange(self.slices).reshape([self.shape[i] for i in self.others])
-        return numbers.take(number, self.others.index(at)).ravel().tolist()
+        order = "F" if self.first_fastest else "C"
+        numbers = np.arange(self.slices).reshape([self.shape[i] for i in self.others], order=order)
+        return sorted(numbers.take(number, self.others.index(at)).ravel().tolist())
 
     def take(self, array: np.ndarray, index: int) -> np.ndarray:
         """Plane `index` of an array, a view, [H, W] or [H, W, samples]."""
@@ -107,7 +111,8 @@ class Axes:
 
     def arrange(self, planes: np.ndarray) -> np.ndarray:
         """All planes in their order, [slices, H, W] or [slices, H, W, samples], as the array, a view."""
-        order = [*self.others, *self.sides, *([] if self.samples is None else [self.samples])]
+        others = self.others[::-1] if self.first_fastest else self.others
+        order = [*others, *self.sides, *([] if self.samples is None else [self.samples])]
         whole = planes.reshape([self.shape[i] for i in order])
         return whole.transpose(np.argsort(order))
 

@@ -1,5 +1,6 @@
 """Any medical file or folder as scans, which are read and written slice by slice, or as images, 0 to 1."""
 
+import gzip
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -21,6 +22,13 @@ FORMATS = {
     "raster:Raster": (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM"),
     "tiff:Tiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     "dicom:Dicom": (b"\x08\0\0\0", b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x02\0\0\0"),  # without its preamble
+}
+GZIP = b"\x1f\x8b"
+ENDINGS = {  # the types that their endings tell
+    (".nii", ".nii.gz"): "nifti:Nifti",
+    (".mgh", ".mgz"): "nifti:Mgh",
+    (".img", ".hdr", ".img.gz", ".hdr.gz"): "nifti:Pair",
+    (".nrrd", ".nhdr", ".mha", ".mhd"): "itk:Itk",
 }
 
 
@@ -51,8 +59,13 @@ def open_scan(path: str | Path, *, axes: str | None = None) -> Scan:
 
 
 def _format(path: Path, head: bytes) -> str | None:
-    if path.name.lower().endswith((".nii", ".nii.gz")):
-        return "nifti:Nifti"
+    named = next((kind for endings, kind in ENDINGS.items() if path.name.lower().endswith(endings)), None)
+    if named:
+        return named
+    if head.startswith(GZIP):
+        with explained(path), gzip.open(path) as file:
+            head = file.read(4)
+        return "tiff:Tiff" if head.startswith(FORMATS["tiff:Tiff"]) else None
     if head[128:] == b"DICM":
         return "dicom:Dicom"
     if head.startswith(b"BM") and head[6:10] != bytes(4):  # BMP reserves four bytes; text may begin with BM
@@ -95,7 +108,16 @@ def open_scans(paths: Sequence[str | Path], *, axes: str | None = None) -> tuple
 
 def _below(folder: Path) -> list[Path]:
     files = (file for file in folder.rglob("*") if file.is_file())
-    return sorted(file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
+    files = (file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
+    return sorted(file for file in files if not _belongs_to_another(file))
+
+
+def _belongs_to_another(file: Path) -> bool:
+    """Whether a file is a part of another one: the header of an image in two files, the pixels of a text header."""
+    pairs = {".hdr": (".img",), ".raw": (".mhd", ".nhdr"), ".zraw": (".mhd",)}
+    name = file.name.removesuffix(".gz")
+    ending = Path(name).suffix.lower()
+    return any(file.with_name(Path(name).stem + other).exists() for other in pairs.get(ending, ()))
 
 
 def _join(folder: Path, files: list[Scan], scans: list[Scan], left_out: dict[str, str]) -> None:

@@ -4,7 +4,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -256,12 +256,21 @@ class Scan:
         np.copyto(picture, fitted.reshape(picture.shape), where=changed.reshape(picture.shape))
 
 
-def name_axes(path: Path, shape: tuple[int, ...], *, given: str | None, known: str = "", alpha: bool = False) -> Axes:
-    """Axes of a file's array: as the user gives them, else as the file names them, else guessed (see guess_axes)."""
+def name_axes(
+    path: Path,
+    shape: tuple[int, ...],
+    *,
+    given: str | None,
+    known: str = "",
+    alpha: bool = False,
+    first_fastest: bool = False,
+) -> Axes:
+    """Axes of a file's array: as the user gives them, else as the file names them, else guessed; see Axes."""
     try:
-        return Axes(given or known, tuple(shape)) if given or known else guess_axes(shape, alpha=alpha)
+        found = Axes(given or known, tuple(shape)) if given or known else guess_axes(shape, alpha=alpha)
     except ValueError as error:
         raise Unreadable(f"{path}: {error}") from None
+    return replace(found, first_fastest=first_fastest)
 
 
 def _axes_of_slices(slices: int, sample_shape: tuple[int, ...]) -> Axes:

@@ -1,4 +1,4 @@
-"""Gzipped files, unpacked beside nothing of the user's: into a temporary file that goes with its owner."""
+"""Gzipped files, unpacked into a temporary file that goes with its owner."""
 
 import gzip
 import tempfile
@@ -17,19 +17,16 @@ class Unpacked:
         path: of the temporary file.
     """
 
-    def __init__(self, source: Path, *, size: int | None = None):
-        """size: bytes to unpack at most; None: all."""
+    def __init__(self, source: Path):
         self._folder = tempfile.TemporaryDirectory(prefix="mptpn-")  # goes with this object
         self.path = Path(self._folder.name) / "unpacked"
-        left = LARGEST * source.stat().st_size if size is None else size
+        left = LARGEST * source.stat().st_size
         with gzip.open(source, "rb") as packed, self.path.open("wb") as plain:
-            while piece := packed.read(min(PIECE, left + 1)):
+            while piece := packed.read(PIECE):
                 left -= len(piece)
-                plain.write(piece if left >= 0 else piece[:left])
-                if left < 0 and size is None:
+                if left < 0:
                     raise Unreadable(f"{source}: unpacks to more than its type can hold; copy it again.")
-                if left <= 0 and size is not None:
-                    break
+                plain.write(piece)
 
     def close(self) -> None:
         """Removes the temporary file."""

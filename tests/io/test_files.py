@@ -2,7 +2,6 @@
 
 import logging
 import warnings
-import zlib
 from importlib.resources import files
 from pathlib import Path
 
@@ -83,16 +82,6 @@ def of_syntax(syntax):
     return lambda path: dicom(samples((5, 7), "u2"))(path).replace(b"1.2.840.10008.1.2.1\0", syntax)
 
 
-def sixteen_bit_colour(path):
-    def chunk(kind, data):
-        return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
-
-    rows = zlib.compress(b"".join(b"\0" + samples((5, 3), ">u2").tobytes() for _ in range(4)))
-    header = bytes([0, 0, 0, 5, 0, 0, 0, 4, 16, 2, 0, 0, 0])
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-
-
-RGB_TYPE = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 GRAY, BYTES = samples((40, 50), "u2"), samples((5, 7), "u1")
 PALETTE = {"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)}
 TEXT = b"not a picture\n" * 40
@@ -134,13 +123,11 @@ BAD = {
     "six_axes.npy": (numpy(np.zeros((2, 2, 2, 2, 5, 7))), "is no image"),
     "nan.npy": (numpy(np.full((5, 7), np.nan)), "every pixel"),
     "complex.nii": (nifti(np.ones((4, 5, 6), np.complex64)), "complex64"),
-    "rgb.nii": (nifti(np.zeros((4, 5, 6), RGB_TYPE)), "holds colours"),
     "one_axis.nii": (nifti(np.zeros(5, np.float32)), "no image"),
     "bool.tif": (tiff(GRAY > 9), "bool"),
     "palette.tif": (tiff(BYTES, **PALETTE), "palette is no scale"),
     "volume.tif": (tiff(samples((16, 16, 16), "u1"), volumetric=True, tile=(16, 16, 16)), "ZYX|no gray"),
     "black_and_white.png": (pillow(GRAY > 9), "mode 1"),
-    "sixteen_bit_colour.png": (sixteen_bit_colour, "16-bit colour"),
     "animated.png": (written(animated), "holds 2 pictures"),
     "cmyk.jpg": (written(lambda path: Image.new("CMYK", (4, 5)).save(path)), "mode CMYK"),
 }
