@@ -10,6 +10,7 @@ from pkgutil import resolve_name
 import numpy as np
 
 from mptpn.io.image import Image, image_from_array
+from mptpn.io.ome_zarr import is_zarr
 from mptpn.io.scan import Scan, Unreadable, explained
 
 KNOWN = "give DICOM, NIfTI, TIFF, PNG, JPEG, BMP or .npy"
@@ -29,6 +30,7 @@ ENDINGS = {  # the types that their endings tell
     (".mgh", ".mgz"): "nifti:Mgh",
     (".img", ".hdr", ".img.gz", ".hdr.gz"): "nifti:Pair",
     (".nrrd", ".nhdr", ".mha", ".mhd"): "itk:Itk",
+    (".czi", ".nd2", ".lif"): "bio:Bio",
 }
 
 
@@ -41,13 +43,16 @@ def open_scan(path: str | Path, *, axes: str | None = None) -> Scan:
         FileNotFoundError, PermissionError, ValueError: it cannot be read; one sentence.
     """
     path = Path(path)
-    if path.is_dir():
+    if is_zarr(path):
+        kind = "ome_zarr:OmeZarr"
+    elif path.is_dir():
         raise Unreadable(f"{path}: is a folder; give one file, or open it with open_scans.")
-    with explained(path), path.open("rb") as file:
-        head = file.read(132)
-    if not head:
-        raise Unreadable(f"{path}: is empty, 0 bytes; copy it again.")
-    kind = _format(path, head)
+    else:
+        with explained(path), path.open("rb") as file:
+            head = file.read(132)
+        if not head:
+            raise Unreadable(f"{path}: is empty, 0 bytes; copy it again.")
+        kind = _format(path, head)
     if kind is None:
         raise Unreadable(f"{path}: is no image of a known type; {KNOWN}.")
     opened = resolve_name(f"mptpn.io.{kind}")
@@ -88,7 +93,7 @@ def open_scans(paths: Sequence[str | Path], *, axes: str | None = None) -> tuple
     for path in map(Path, paths):
         before = len(scans), len(left_out)
         series: dict[str, list[Scan]] = {}
-        for file in _below(path) if path.is_dir() else [path]:
+        for file in _below(path) if path.is_dir() and not is_zarr(path) else [path]:
             if file.resolve() in seen:
                 continue
             seen.add(file.resolve())
@@ -107,9 +112,17 @@ def open_scans(paths: Sequence[str | Path], *, axes: str | None = None) -> tuple
 
 
 def _below(folder: Path) -> list[Path]:
-    files = (file for file in folder.rglob("*") if file.is_file())
-    files = (file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
-    return sorted(file for file in files if not _belongs_to_another(file))
+    """Files below a folder, and folders that are one image, but none that is hidden or a part of another."""
+    found, zarrs = [], set()
+    for file in sorted(folder.rglob("*")):
+        if any(part.startswith(".") for part in file.relative_to(folder).parts) or zarrs & set(file.parents):
+            continue
+        if file.is_dir() and is_zarr(file):
+            zarrs.add(file)
+            found.append(file)
+        elif file.is_file() and not _belongs_to_another(file):
+            found.append(file)
+    return sorted(found)
 
 
 def _belongs_to_another(file: Path) -> bool:
