@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mptpn.io.axes import REMEDY, Axes, guess_axes
-from mptpn.io.image import as_array
+from mptpn.io.image import as_array, check_type
 
 LETTERS = {
     "T": ("t", "time", "frame"),
@@ -32,6 +32,7 @@ def named_array(
         ValueError: axes that do not fit, or more than one image without names.
     """
     array, names = as_array(image), axes
+    check_type(array, name="the image")
     dims = getattr(image, "dims", None) if hasattr(image, "coords") else None
     if dims is not None:
         names = axes or _letters(dims)

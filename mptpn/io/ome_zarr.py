@@ -50,8 +50,8 @@ class OmeZarr(Scan):
     def _describe(self, image: dict, attributes: dict) -> None:
         for change in image["datasets"][0].get("coordinateTransformations", []):
             for axis, size, name in zip(image.get("axes", []), change.get("scale", []), self.axes.names, strict=False):
-                unit = axis.get("unit", "") if isinstance(axis, dict) else ""
-                self.spacing[name] = float(size), unit
+                if name in "TZYX":
+                    self.spacing[name] = float(size), axis.get("unit", "") if isinstance(axis, dict) else ""
         omero = attributes.get("ome", attributes).get("omero", {})
         names = [channel.get("label") for channel in omero.get("channels", [])]
         if len(names) == self.axes.channels and all(names):
@@ -82,7 +82,7 @@ class OmeZarr(Scan):
         (temporary / MARK).write_text(f"denoised by mptpn {note}\n")
 
     def _follow(self, level, index: int, before: np.ndarray, after: np.ndarray) -> None:
-        """Adds the mean change of one plane to a reduced copy; one that is reduced across planes too takes its share."""
+        """Adds the mean change of one plane to a reduced copy; where planes are reduced together too, its share."""
         place, share = list(self.axes.place(index)), 1.0
         for i in self.axes.others:
             factor = self.axes.shape[i] / level.shape[i]
