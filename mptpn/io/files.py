@@ -1,6 +1,7 @@
 """Any medical file or folder as scans, which are read and written slice by slice, or as images, 0 to 1."""
 
 import gzip
+import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -30,7 +31,7 @@ ENDINGS = {  # the types that their endings tell
     (".mgh", ".mgz"): "nifti:Mgh",
     (".img", ".hdr", ".img.gz", ".hdr.gz"): "nifti:Pair",
     (".nrrd", ".nhdr", ".mha", ".mhd"): "itk:Itk",
-    (".czi", ".nd2", ".lif"): "bio:Bio",
+    (".czi", ".nd2", ".lif"): "microscopes:Microscope",
 }
 
 
@@ -167,7 +168,7 @@ def _make_names_unique(scans: list[Scan]) -> None:
 
 
 def read_image(path: str | Path) -> Image:
-    """One file as an image: the middle slice where there are several.
+    """One file as an image: the middle slice where there are several, the first channel where they are no colours.
 
     Returns:
         The image in the scan's unit, 0 to 1 over (0, 255) where the file holds plain bytes, else over its smallest to
@@ -177,7 +178,7 @@ def read_image(path: str | Path) -> Image:
     """
     try:
         with closing(open_scan(path)) as scan:
-            return _image(scan, scan.middle, name=scan.name)
+            return _images(scan, scan.middle, name=scan.name)[0]
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -199,7 +200,7 @@ def spread_images(scan: Scan) -> list[Image]:
         for part in np.array_split(range(scan.slices), min(SLICES, scan.slices)):
             for index in map(int, np.roll(part, -(len(part) // 2))):
                 try:
-                    images.append(_image(scan, index, name=scan.name + f" slice {index + 1}" * (scan.slices > 1)))
+                    images += _images(scan, index, name=scan.name + f" slice {index + 1}" * (scan.slices > 1))
                     break
                 except Unreadable:
                     raise
@@ -211,9 +212,15 @@ def spread_images(scan: Scan) -> list[Image]:
     return images
 
 
-def _image(scan: Scan, index: int, *, name: str) -> Image:
+def _images(scan: Scan, index: int, *, name: str) -> list[Image]:
+    """A slice as an image, or one for each channel where its channels are no colours."""
     plain_bytes = scan.dtype == np.uint8 and scan.scale(index) == (1, 0)
-    image = image_from_array(
-        scan.in_unit(index), name=str(scan.path), value_range=(0.0, 255.0) if plain_bytes else None, unit=scan.unit
-    )
-    return replace(image, name=name, subject=scan.name)
+    array, numbers = scan.in_unit(index), range(math.prod(scan.shape[2:]))
+    apart = [(name, array)]
+    if len(numbers) not in (1, 3):
+        apart = [(f"{name} channel {number + 1}", array[..., number]) for number in numbers]
+    images = [
+        image_from_array(one, name=str(scan.path), value_range=(0.0, 255.0) if plain_bytes else None, unit=scan.unit)
+        for _, one in apart
+    ]
+    return [replace(image, name=own, subject=scan.name) for image, (own, _) in zip(images, apart, strict=True)]
