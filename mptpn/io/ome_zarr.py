@@ -10,7 +10,7 @@ from mptpn.io.axes import Axes
 from mptpn.io.scan import Scan, Unreadable, name_axes
 
 INSTALL = "pip install zarr"
-MARK = ".mptpn"  # file in a result: says that it may be replaced
+MARK = "mptpn"  # attribute of a result
 LETTERS = {"time": "T", "channel": "C"}
 
 
@@ -58,7 +58,7 @@ class OmeZarr(Scan):
             self.channel_names = tuple(map(str, names))
 
     def may_replace(self, target: Path) -> bool:
-        return (target / MARK).is_file()
+        return is_zarr(target) and MARK in self._zarr.open(target, mode="r").attrs
 
     def stored(self, index: int) -> np.ndarray:
         array = self._zarr.open(self.path, mode="r")[self.levels[0]]
@@ -79,7 +79,7 @@ class OmeZarr(Scan):
             levels[0][place] = new
             for level in levels[1:]:
                 self._follow(level, index, old, new)
-        (temporary / MARK).write_text(f"denoised by mptpn {note}\n")
+        group.attrs[MARK] = f"denoised {note}"
 
     def _follow(self, level, index: int, before: np.ndarray, after: np.ndarray) -> None:
         """Adds the mean change of one plane to a reduced copy; where planes are reduced together too, its share."""

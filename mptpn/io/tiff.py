@@ -10,8 +10,8 @@ from PIL import Image
 from tifffile import COMPRESSION, PHOTOMETRIC
 
 from mptpn.io.scan import Scan
-from mptpn.io.tiff_layout import JPEG, describe, has_imagecodecs, read_layout
-from mptpn.io.tiff_writer import can_stay, write_anew, write_in_place
+from mptpn.io.tiff_layout import describe, has_imagecodecs, read_layout
+from mptpn.io.tiff_writer import can_stay, kept_compression, write_anew, write_in_place
 from mptpn.io.unpacked import Unpacked
 
 ENDINGS = (".tif", ".tiff")
@@ -60,8 +60,9 @@ class Tiff(Scan):
         pages = [file.pages[number] for number in self.layout.pages]
         tags = {tag.code for page in pages for tag in page.tags}
         lost = [f"{what} within the file are not written." for tag, what in LOST.items() if tag in tags]
-        if pages[0].compression in JPEG:
-            lost.append("Its JPEG pixels are written with deflate, which keeps every value.")
+        if kept_compression(pages[0])[0] not in (None, pages[0].compression):
+            name = getattr(pages[0].compression, "name", pages[0].compression)
+            lost.append(f"Its {name} pixels are written with deflate, which keeps every value.")
         if pages[0].bitspersample not in (8, 16, 32, 64):
             lost.append(f"Its packed pixels of {pages[0].bitspersample} bits are written in whole bytes.")
         return lost

@@ -139,18 +139,21 @@ def check_page(path: Path, page: tifffile.TiffPage, *, is_imagej: bool) -> int:
 
 def _missing_codec(page: tifffile.TiffPage) -> str:
     """Why the pixels cannot be decoded here, or an empty string."""
-    name = getattr(page.compression, "name", page.compression)
-    if page.compression in (COMPRESSION.NONE, COMPRESSION.LZW) and page.predictor < 3:
-        kind = "packs its pixels in {page.bitspersample} bits" if page.bitspersample not in (8, 16, 32, 64) else ""
-        kind = kind.format(page=page)
-    else:
-        kind = f"is compressed by {name}" + " with a predictor of floats" * (page.predictor == 3)
-    if not kind or has_imagecodecs():
-        known = page.compression in tifffile.TIFF.DECOMPRESSORS or page.compression == COMPRESSION.LZW
+    name, kind = getattr(page.compression, "name", page.compression), page.compression
+    if has_imagecodecs():
+        known = kind in tifffile.TIFF.DECOMPRESSORS
         return "" if known else f"is compressed by {name}, which is not known here; save it with deflate."
-    plain = page.compression in (COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE, COMPRESSION.LZMA)
-    good = plain and page.predictor < 3 and page.bitspersample in (8, 16, 32, 64)
-    return "" if good else f"{kind}, and the decoder is not installed; {CODECS}."
+    if page.bitspersample not in (8, 16, 32, 64):
+        return f"packs its pixels in {page.bitspersample} bits, and the decoder is not installed; {CODECS}."
+    if kind == COMPRESSION.LZW:  # by Pillow, which knows few types
+        gray = page.samplesperpixel == 1 and page.photometric != PHOTOMETRIC.MINISWHITE
+        good = page.dtype == np.uint8 and page.photometric != PHOTOMETRIC.MINISWHITE
+        good |= page.dtype == np.uint16 and gray
+    else:
+        good = kind in (COMPRESSION.NONE, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE, COMPRESSION.LZMA)
+    if good and page.predictor < 3:
+        return ""
+    return f"is compressed by {name} with pixels of type {page.dtype}, and the decoder is not installed; {CODECS}."
 
 
 def has_imagecodecs() -> bool:

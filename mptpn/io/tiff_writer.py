@@ -118,7 +118,7 @@ def _append(out: tifffile.TiffWriter, page: tifffile.TiffPage, pixels: np.ndarra
         own = own | RESOLUTION | {296}
         fractions = [page.tags[code].value for code in sorted(RESOLUTION)]
         resolution = [numerator / denominator if denominator else 0 for numerator, denominator in fractions]
-    compression, arguments, predictor = _compression(page)
+    compression, arguments, predictor = kept_compression(page)
     tile = (page.tilelength, page.tilewidth) if page.is_tiled else None
     palette = page.photometric == PHOTOMETRIC.PALETTE
     out.write(
@@ -142,7 +142,7 @@ def _append(out: tifffile.TiffWriter, page: tifffile.TiffPage, pixels: np.ndarra
     )
 
 
-def _compression(page: tifffile.TiffPage) -> tuple[int | None, dict | None, int | None]:
+def kept_compression(page: tifffile.TiffPage) -> tuple[int | None, dict | None, int | None]:
     """Compression, its arguments and the predictor of a page, where it loses nothing; else deflate."""
     kind = page.compression
     predictor = page.predictor if page.predictor in (2, 3) else None
