@@ -180,6 +180,10 @@ class Session:
         if settings.noise != "none":
             noisy = self._channels(settings.slice, settings)[settings.channel][0]
         denoiser = self._of_slice(settings)[settings.channel]
+        if denoiser is None:
+            raise ValueError(
+                f"channel {settings.channel + 1} of slice {settings.slice} is constant; it holds no noise."
+            )
         prediction = denoiser.predict(noisy, valid)
         return Result(noisy, before, valid, denoiser, prediction, assess(denoiser, noisy, prediction, valid))
 
@@ -192,21 +196,29 @@ class Session:
         own = slice.pixels * slice.slope + slice.intercept
         return (own if own.ndim == 2 else own[..., settings.channel]), slice.valid
 
-    def denoisers(self, settings: Settings) -> list[Denoiser]:
-        """One for each channel, all with one network, prepared on the sampled slices."""
+    def denoisers(self, settings: Settings) -> list[Denoiser | None]:
+        """One for each channel that holds noise, all with one network, prepared on the sampled slices."""
         return _recalled(self._denoisers, replace(settings, slice=0, channel=0), self._prepared)
 
-    def _of_slice(self, settings: Settings) -> list[Denoiser]:
+    def _of_slice(self, settings: Settings) -> list[Denoiser | None]:
         """Those of the channels of one slice."""
         denoisers = self.denoisers(settings)
         return [denoisers[law] for law in batch.laws(self.scan, settings.slice)]
 
-    def _prepared(self, settings: Settings) -> list[Denoiser]:
+    def _prepared(self, settings: Settings) -> list[Denoiser | None]:
         found: dict[int, list[batch.Channel]] = {}
         for index in self.samples:
             for law, channel in zip(batch.laws(self.scan, index), self._channels(index, settings), strict=True):
-                found.setdefault(law, []).append(channel)
-        apart = [[list(x) for x in zip(*found[law], strict=True)] for law in sorted(found)]
+                if not batch.is_constant(*channel):
+                    found.setdefault(law, []).append(channel)
+        prepared = dict(
+            zip(sorted(found), self._of_found([found[law] for law in sorted(found)], settings), strict=True)
+        )
+        return [prepared.get(law) for law in range(batch.laws(self.scan, self.scan.slices - 1).stop)]
+
+    def _of_found(self, found: list[list[batch.Channel]], settings: Settings) -> list[Denoiser]:
+        """found: the images of each channel that holds noise."""
+        apart = [[list(x) for x in zip(*channel, strict=True)] for channel in found]
         each = [NoisyImages.of(pixels, valid=valid) for pixels, valid in apart]
         if settings.method in self._filters:
             filter = self._filters[settings.method]
@@ -253,7 +265,7 @@ class Session:
         if not str(folder).strip():
             raise ValueError("no folder is given; name one to save into.")
         denoisers, wanted = self.denoisers(settings), batch.Settings(out=Path(folder).expanduser(), strength=strength)
-        note = f"({settings.method}{_weights_hash(denoisers[0])}, strength {strength:g})"
+        note = f"({settings.method}{_weights_hash(next(filter(None, denoisers)))}, strength {strength:g})"
         with Writer(self.scan, wanted.out, note=note, overwrite=overwrite) as writer:
             for index in range(writer.done, self.scan.slices):
                 own = [denoisers[law] for law in batch.laws(self.scan, index)]

@@ -121,7 +121,8 @@ def guess_axes(shape: Sequence[int], *, alpha: bool) -> Axes:
     """Axes of an array that has no names; the sentence in `guess` says what was assumed.
 
     A last axis of 3 is colour; of 4 colour and alpha where `alpha`; any other too short for an image holds channels.
-    A first axis of 2 to 4 holds channels too: a noise model for each is right for slices as well.
+    A first axis of 2 to 4 holds channels too: a noise model for each is right for slices as well. Of three axes, the
+    last holds slices where the first two are equal and at least twice as long.
 
     Raises:
         ValueError: fewer than two axes, or too many to guess.
@@ -129,6 +130,8 @@ def guess_axes(shape: Sequence[int], *, alpha: bool) -> Axes:
     shape = tuple(map(int, shape))
     if len(shape) == 2:
         return Axes("YX", shape)
+    if len(shape) == 3 and SIDE <= shape[2] <= shape[0] / 2 and shape[0] == shape[1]:  # a volume, slices last
+        return Axes("YXZ", shape, _told("YXZ", shape))
     tail = ""
     if len(shape) > 2 and (shape[-1] <= FEW or shape[-1] < SIDE <= min(shape[-3:-1])):
         tail = "S" if shape[-1] == 3 or (shape[-1] == 4 and alpha) else "C"
@@ -136,8 +139,12 @@ def guess_axes(shape: Sequence[int], *, alpha: bool) -> Axes:
     if len(shape) < 2 or len(first) > 3 - len(tail):
         raise ValueError(f"shape {shape} is no image; save two to five axes, or name them with --axes.")
     names = guess_first(first, channels=not tail) + "YX" + tail
-    last = {"S": f" (the last of {shape[-1]} is colour{' and alpha' * (shape[-1] == 4)})"}.get(tail, "")
-    return Axes(names, shape, f"axes {names} were guessed from shape {shape}{last}; name others with --axes.")
+    colour = f" (the last of {shape[-1]} is colour{' and alpha' * (shape[-1] == 4)})" if tail == "S" else ""
+    return Axes(names, shape, _told(names, shape, colour))
+
+
+def _told(names: str, shape: tuple[int, ...], more: str = "") -> str:
+    return f"axes {names} were guessed from shape {shape}{more}; name others with --axes."
 
 
 def guess_first(sizes: Sequence[int], *, channels: bool = True) -> str:

@@ -53,6 +53,9 @@ class Czi(Reader):
         scenes = self._file.scenes_bounding_rectangle
         self.scenes, self._scene = max(1, len(scenes)), min(scenes) if scenes else None
         spans = {name: end - start for name, (start, end) in box.items()}
+        further = {name: size for name, size in spans.items() if name not in "TCZXYSM" and size > 1}
+        if further:
+            raise Unreadable(f"{path}: has further axes, {further}, which are not read; export it as OME-TIFF.")
         self.sizes = {name: spans.get(name, 1) for name in "TCZ"}
         sides = scenes[self._scene] if scenes else self._file.total_bounding_rectangle
         self.sizes |= {"Y": sides.h, "X": sides.w} | ({"S": 3} if kind.startswith("Bgr") else {})

@@ -51,7 +51,7 @@ def read_layout(path: Path, source: Path, given: str | None) -> Layout:
         ValueError: no picture of a kind that is supported.
     """
     with tifffile.TiffFile(source) as file:
-        series = file.series[0]
+        series = next((x for x in file.series if not x.keyframe.is_reduced), file.series[0])
         sets = [x for x in file.series if _like(x, series)]
         shape, names = tuple(series.shape), series.axes
         numbers = _numbers(sets, file)
@@ -129,6 +129,8 @@ def check_page(path: Path, page: tifffile.TiffPage, *, is_imagej: bool) -> int:
         )
     if photometric == PHOTOMETRIC.PALETTE and not (is_imagej or is_scale(page.colormap)):
         raise Unreadable(f"{path}: its palette is no scale of one quantity; convert it to RGB.")
+    if photometric == PHOTOMETRIC.PALETTE and page.bitspersample not in (8, 16):
+        raise Unreadable(f"{path}: its palette has {page.bitspersample} bits; convert it to gray levels of 8 bits.")
     own = COLOURS.get(photometric, 1)
     if page.samplesperpixel < own:
         raise Unreadable(f"{path}: {page.samplesperpixel} samples a pixel are no {photometric.name}; export it again.")
@@ -178,20 +180,29 @@ def is_scale(table: np.ndarray) -> bool:
 
 def _with_other_pages(path: Path, source: Path, layout: Layout, levels: dict[int, int]) -> Layout:
     """The layout with the pages that are not of the scan: reduced copies, and others, which are copied."""
-    own, kinds, shapes, reduced = set(layout.pages), set(), {}, {}
+    own, kinds, reduced, above = set(layout.pages), set(), dict(levels), None
     with tifffile.TiffFile(source, is_ome=False) as file:
+        count = len(file.pages)
         for number, page in enumerate(file.pages):
-            kind = (page.shape, page.dtype, page.axes, int(page.photometric))
-            shapes[number] = page.imagelength, page.imagewidth
             if number in own:
-                kinds.add(kind)
-            elif number in levels or (page.is_reduced and number - 1 in own | set(reduced)):
-                reduced[number] = levels.get(number, number - 1 if number - 1 in own else reduced.get(number - 1))
+                above = number
+                kinds.add((page.shape, page.dtype, page.axes, int(page.photometric)))
+            elif not levels and above is not None and _is_copy(page, file.pages[above]):
+                reduced[number] = above
     if len(kinds) > 1:
         raise Unreadable(f"{path}: its {len(own)} pages differ in size or type; save pages of one kind in one file.")
-    copied = len(shapes) - len(own) - len(reduced)
-    words = f"{copied} of its {len(shapes)} pages are other pictures, they are copied and not denoised."
+    copied = count - len(own) - len(reduced)
+    words = f"{copied} of its {count} pages are other pictures, they are copied and not denoised."
     return replace(layout, reduced=reduced, notes=(words,) if copied else ())
+
+
+def _is_copy(page: tifffile.TiffPage, large: tifffile.TiffPage) -> bool:
+    """Whether a page says that it is a reduced copy, and has the other's sides divided by one number."""
+    alike = page.dtype == large.dtype and page.samplesperpixel == large.samplesperpixel
+    if not page.is_reduced or not alike or page.imagelength >= large.imagelength:
+        return False
+    factor = large.imagelength / page.imagelength
+    return abs(large.imagewidth / factor - page.imagewidth) < 1
 
 
 def describe(scan: Scan, file: tifffile.TiffFile) -> None:

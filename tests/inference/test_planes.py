@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from functools import cache
 
 import nibabel
 import numpy as np
@@ -45,6 +46,12 @@ def denoised(tmp_path, name, **settings):
     return written[0]
 
 
+@cache
+def alone(channel, count=2):
+    """A channel of the stack, [Z, Y, X], denoised as an array of its own."""
+    return mptpn.denoise(stack(count)[1][channel], model="small", axes="ZYX").image
+
+
 def of_report(target):
     return json.loads(target.with_name(f"{target.name}.trust.json").read_text())
 
@@ -55,8 +62,7 @@ def test_each_channel_of_a_file_is_denoised_as_if_it_were_alone(tmp_path):
     tifffile.imwrite(tmp_path / "both.tif", noisy.swapaxes(0, 1), imagej=True, metadata=about)
     both = tifffile.imread(denoised(tmp_path, "both.tif")).swapaxes(0, 1)
     for channel in range(2):
-        tifffile.imwrite(tmp_path / f"{channel}.tif", noisy[channel], imagej=True, metadata={"axes": "ZYX"})
-        assert np.array_equal(tifffile.imread(denoised(tmp_path, f"{channel}.tif")), both[channel])
+        assert np.abs(both[channel].astype(int) - alone(channel)).max() <= 1  # rounded in float32 and in float64
         assert rms(both[channel] - clean[channel]) < 0.5 * SIGMA[channel]
     noise = of_report(tmp_path / "out/both.tif")["noise"]
     assert [one["sigma"] for one in noise] == pytest.approx(SIGMA, rel=0.2)
@@ -89,6 +95,7 @@ FILES = {
 }
 
 
+@pytest.mark.slow
 def test_the_order_of_axes_and_the_type_of_file_do_not_matter(tmp_path):
     _, noisy = stack(2)
     results = {}
@@ -102,6 +109,7 @@ def test_the_order_of_axes_and_the_type_of_file_do_not_matter(tmp_path):
         assert np.array_equal(first, other), name
 
 
+@pytest.mark.slow
 def test_slices_along_the_first_axis_give_what_the_last_axis_gives(tmp_path):
     _, noisy = stack(9)
     volume = noisy[0].astype(np.int16)
@@ -168,8 +176,7 @@ def test_an_array_with_named_axes_gives_what_each_channel_alone_gives(kind):
     assert image.dtype == np.uint16 and image.shape == moved.shape == found.uncertainty.shape
     assert [one.sigma for one in found.noises] == pytest.approx(SIGMA, rel=0.2)
     for channel in range(2):
-        alone = mptpn.denoise(noisy[channel], model="small", axes="ZYX")
-        assert np.array_equal(image[:, channel], alone.image)
+        assert np.array_equal(image[:, channel], alone(channel))
         assert rms(image[:, channel] - clean[channel]) < 0.5 * SIGMA[channel]
 
 

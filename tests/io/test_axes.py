@@ -52,6 +52,8 @@ def test_a_plane_knows_its_channel(names):
         ((40, 50, 7), False, "YXC"),
         ((2, 40, 50), True, "CYX"),
         ((9, 40, 50), True, "ZYX"),
+        ((64, 64, 20), True, "YXZ"),
+        ((64, 64, 40), True, "ZYX"),
         ((9, 40, 50, 3), True, "ZYXS"),
         ((9, 2, 40, 50), True, "TCYX"),
         ((2, 9, 40, 50), True, "CZYX"),
@@ -297,3 +299,55 @@ def test_a_stack_without_names_is_refused_and_told_what_to_do():
         named_array(np.zeros((5, 20, 24)))
     with pytest.raises(ValueError, match="both given"):
         named_array(np.zeros((5, 20, 24)), axes="ZYX", channel_axis=0)
+
+
+@pytest.mark.parametrize("codec", ["jpeg", "jpeg2000", None])
+def test_a_slide_keeps_its_further_pictures_and_its_levels_follow(tmp_path, codec):
+    """As Aperio writes it: the slide, a thumbnail, a level, a label and a macro picture that say they are reduced."""
+    if codec:
+        pytest.importorskip("imagecodecs", reason="needs the extra codecs")
+    words = "Aperio Image Library v11.2.1\r\n{} [0,0 {}] (128x128) JPEG/RGB Q=70|AppMag = 20|MPP = 0.5"
+    slide, tiles = np.full((256, 384, 3), 100, np.uint8), {"tile": (128, 128), "compression": codec}
+    others = [
+        np.full((*shape, 3), value, np.uint8) for shape, value in (((77, 96), 30), ((40, 50), 40), ((50, 90), 50))
+    ]
+    with tifffile.TiffWriter(tmp_path / "a.svs") as file:
+        options = {"photometric": "rgb", "metadata": None}
+        file.write(slide, description=words.format("384x256", "384x256"), **options, **tiles)
+        file.write(others[0], description="Aperio Image Library thumbnail", **options)
+        file.write(slide[::4, ::4], description=words.format("96x64", "384x256"), **options, **tiles)
+        file.write(others[1], subfiletype=1, description="Aperio label 50x40", **options)
+        file.write(others[2], subfiletype=9, description="Aperio macro 90x50", **options)
+    scan = open_scan(tmp_path / "a.svs")
+    target = changed_by(scan, tmp_path / "out", lambda _: 20)
+    with tifffile.TiffFile(target) as file:
+        assert file.is_svs and [page.asarray().mean().round() for page in file.pages] == [120, 30, 120, 40, 50]
+        assert [level.shape for level in file.series[0].levels] == [(256, 384, 3), (64, 96, 3)]
+        assert "MPP = 0.5" in file.pages[0].description
+
+
+def test_a_thumbnail_that_comes_first_is_not_the_scan(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(samples((20, 24), "u2"), subfiletype=1, photometric="minisblack", metadata=None)
+        file.write(samples((40, 48), "u2"), photometric="minisblack", metadata=None)
+    assert open_scan(tmp_path / "a.tif").shape == (40, 48)
+
+
+@pytest.mark.parametrize("kind", ["shaped", "imagej", "stk"])
+def test_planes_without_a_directory_of_their_own_are_all_read(tmp_path, kind):
+    from file_makers import write_stk
+
+    array = samples((6, 20, 24), "u2")
+    if kind == "stk":
+        write_stk(tmp_path / "a.stk", array)
+    elif kind == "shaped":
+        tifffile.imwrite(tmp_path / "a.tif", array, truncate=True, photometric="minisblack")
+    else:
+        tifffile.imwrite(tmp_path / "a.tif", array, imagej=True, truncate=True, metadata={"axes": "TYX"})
+    scan = open_scan(next(tmp_path.iterdir()))
+    assert scan.slices == 6
+    same(np.stack([scan.stored(index) for index in range(6)]), array)
+    target = changed_by(scan, tmp_path / "out", lambda index: index if index != 3 else 0)
+    with tifffile.TiffFile(target) as file:
+        assert len(file.pages) == 1
+        same(file.asarray()[3], array[3])
