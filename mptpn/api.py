@@ -79,12 +79,12 @@ def denoise(
     """Denoise an image, or the planes of a stack, with a pretrained network for their noise or another one.
 
     Args:
-        image: [H, W], or [H, W, 3] or [H, W, 4] whose channels are denoised by one network, each with its own noise
-            model (alpha of uint8, and a constant channel, stay); or any array whose axes are named; any integer or
-            float type, planes of at least 16 x 16 px. An xarray.DataArray names its axes by its dims, which are kept.
-        model: "auto", the pretrained network for this noise; "small", "correlated" or "base" to choose it; "self", a
-            blind-spot network that learns from the image within `minutes`; .safetensors from mptpn train, or a network
-            from load().
+        image: [H, W], or [H, W, 3] or [H, W, 4] whose channels have a noise model each (alpha of uint8, and a constant
+            channel, stay); or any array whose axes are named; any integer or float type, planes of at least
+            16 x 16 px. An xarray.DataArray names its axes by its dims, which are kept.
+        model: "auto", the pretrained network for this noise; "small", "correlated", "base" or "colour" to choose it;
+            "self", a blind-spot network that learns from the image within `minutes`; .safetensors from mptpn train, or
+            a network from load().
         strength: 0 (the input, exactly) to 1.
         memory: bytes that the process may hold in all; None: half of what is free more than now.
         valid: [H, W] bool, or one of the image's shape; False: padding, background or saturated pixels, which no

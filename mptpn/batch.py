@@ -239,24 +239,29 @@ def _denoisers(scan: Scan, chosen: list[int], settings: Settings, writer: Writer
 
     None: a channel that holds no noise.
     """
-    found = [[list(x) for x in zip(*channel, strict=True)] for channel in sampled(scan, chosen)]
+    found = sampled(scan, chosen)
     if not any(found):
         raise ValueError(
             f"{scan.path}: no slice of at least {SMALLEST} x {SMALLEST} px holds noise in shape {scan.axes.shape}, "
             f"axes {scan.axes.names}; there is nothing to denoise."
         )
-    kept = _kept_network(writer.target)
-    own = [NoisyImages.of(channel[0], valid=channel[1]) if channel else None for channel in found]
+    kept, size = _kept_network(writer.target), colours(scan)
+    own = colour.of_groups(found, size=size)
     if str(settings.model) != SELF:
         network = settings.network
     elif writer.done and kept.is_file():
         network = load_network(kept)
     else:
-        pixels, valid = ([x for channel in found if channel for x in channel[i]] for i in (0, 1))
+        pixels, valid = (list(x) for x in zip(*sum(found, []), strict=True))
         together = own[0] if len(own) == 1 else NoisyImages.of(pixels, valid=valid)
         network = together.fit(minutes=settings.minutes, seed=settings.seed)
         save_weights(kept, network, arguments=network.arguments)
-    return [images and images.prepare(network) for images in own]
+    return colour.prepare_groups(own, network, size=size)
+
+
+def colours(scan: Scan) -> int:
+    """Number of noise models, one after the other, of the colours of one pixel; 1 where channels are no colours."""
+    return 3 if scan.axes.is_colour else 1
 
 
 def _kept_network(target: Path) -> Path:
@@ -283,12 +288,12 @@ def denoise_slice(
     """
     out, error = slice.pixels.copy(), np.zeros(slice.pixels.shape, np.float32) if settings.uncertainty else None
     found = channels(slice)
-    denoisers = denoisers if known else colour.beside(denoisers, found)
-    for i, ((own, valid), denoiser) in enumerate(zip(found, denoisers, strict=False)):
+    seen = denoisers if all(known) and known else colour.beside(denoisers, found)
+    for i, ((own, valid), denoiser) in enumerate(zip(found, seen, strict=False)):
         if denoiser is None or is_constant(own, valid):
             tick(1 / len(found))
             continue
-        colour = () if slice.pixels.ndim == 2 else (i,)
+        channel = () if slice.pixels.ndim == 2 else (i,)
         settled = {"memory": settings.memory, "uncertainty": settings.wants_uncertainty}
         parts = [(WHOLE, known[i])] if known and known[i] else denoiser.tiles(own, valid, **settled)
         for place, part in parts:
@@ -324,8 +329,9 @@ def _judge(scan: Scan, denoisers: list[Denoiser | None], chosen: list[int], sett
     starts, judged = [max(0, (side - MIDDLE) // 2) for side in scan.shape[:2]], []
     cut = tuple(slice(start, start + MIDDLE) for start in starts) if _is_large(scan) else ...
     for index in chosen if settings.report != NONE else ():
-        for law, (own, valid) in zip(laws(scan, index), channels(scan.read(index), cut), strict=False):
-            denoiser = denoisers[law]
+        found, numbers = channels(scan.read(index), cut), laws(scan, index)
+        seen = colour.beside([denoisers[law] for law in numbers], found)
+        for law, (own, valid), denoiser in zip(numbers, found, seen, strict=False):
             if denoiser is None or is_constant(own, valid):
                 continue
             prediction = denoiser.predict(own, valid, memory=settings.memory, uncertainty=settings.wants_uncertainty)

@@ -176,14 +176,11 @@ class Session:
         if not plain:
             raise ValueError(f"slice {settings.slice} is constant, masked or too small; it holds no noise.")
         before, valid = plain[settings.channel]
-        noisy = before
-        if settings.noise != "none":
-            noisy = self._channels(settings.slice, settings)[settings.channel][0]
-        denoiser = self._of_slice(settings)[settings.channel]
+        seen = plain if settings.noise == "none" else self._channels(settings.slice, settings)
+        noisy = seen[settings.channel][0]
+        denoiser = colour.beside(self._of_slice(settings), seen)[settings.channel]
         if denoiser is None:
-            raise ValueError(
-                f"channel {settings.channel + 1} of slice {settings.slice} is constant; it holds no noise."
-            )
+            raise ValueError(f"channel {settings.channel + 1} is constant in all sampled slices; it holds no noise.")
         prediction = denoiser.predict(noisy, valid)
         return Result(noisy, before, valid, denoiser, prediction, assess(denoiser, noisy, prediction, valid))
 
@@ -206,31 +203,24 @@ class Session:
         return [denoisers[law] for law in batch.laws(self.scan, settings.slice)]
 
     def _prepared(self, settings: Settings) -> list[Denoiser | None]:
-        found: dict[int, list[batch.Channel]] = {}
+        size, last = batch.colours(self.scan), batch.laws(self.scan, self.scan.slices - 1)
+        found: list[list[batch.Channel]] = [[] for _ in range(last.stop)]
         for index in self.samples:
             for law, channel in zip(batch.laws(self.scan, index), self._channels(index, settings), strict=True):
                 if not batch.is_constant(*channel):
-                    found.setdefault(law, []).append(channel)
-        prepared = dict(
-            zip(sorted(found), self._of_found([found[law] for law in sorted(found)], settings), strict=True)
-        )
-        return [prepared.get(law) for law in range(batch.laws(self.scan, self.scan.slices - 1).stop)]
-
-    def _of_found(self, found: list[list[batch.Channel]], settings: Settings) -> list[Denoiser]:
-        """found: the images of each channel that holds noise."""
-        apart = [[list(x) for x in zip(*channel, strict=True)] for channel in found]
-        each = [NoisyImages.of(pixels, valid=valid) for pixels, valid in apart]
+                    found[law].append(channel)
+        each = colour.of_groups(found, size=size)
         if settings.method in self._filters:
             filter = self._filters[settings.method]
-            return [images.around(FilterPredictor(filter, images.noise.noise_model)) for images in each]
+            return [one and one.around(FilterPredictor(filter, one.noise.noise_model)) for one in each]
         if settings.method == MODEL:
             network = load_network(self.model)
         else:
-            pixels, valid = ([x for channel in apart for x in channel[i]] for i in (0, 1))
+            pixels, valid = (list(x) for x in zip(*sum(found, []), strict=True))
             joint = each[0] if len(each) == 1 else NoisyImages.of(pixels, valid=valid)
             with contextlib.redirect_stderr(io.StringIO()):  # its progress bar: a callback's would land in a log
                 network = joint.fit(minutes=self.minutes, seed=self.seed)
-        return colour.prepare(each, network)
+        return colour.prepare_groups(each, network, size=size)
 
     def _channels(self, index: int, settings: Settings) -> list[batch.Channel]:
         """Image in the scan's unit, with the noise that is to be added, and mask, of each channel."""

@@ -75,6 +75,11 @@ class Axes:
         return count if self.names[self.samples] == "C" else {2: 1, 4: 3}.get(count, count)
 
     @property
+    def is_colour(self) -> bool:
+        """Whether the samples of a pixel are RGB."""
+        return self.samples is not None and self.names[self.samples] == "S" and self.colours == 3
+
+    @property
     def channels(self) -> int:
         """Number of channels that lie in planes of their own."""
         return max(1, math.prod(self.shape[i] for i in self.others if self.names[i] == "C"))
