@@ -129,6 +129,9 @@ def _noise(options: argparse.Namespace) -> int:
                     print(f"{path}{name}: {found}")
         except (ValueError, OSError) as error:
             failures[path] = message(path, error)
+        finally:
+            for scan in group:
+                scan.close()
     if options.json:
         print(json.dumps(estimates, indent=1))
     return _failed("noise", failures)

@@ -47,7 +47,6 @@ class Volume(Scan):
         self.spacing = {name: (side, "mm") for name, side in zip(spatial, zooms[:3], strict=False)}
         self.slope, self.intercept = float(data.slope), float(data.inter)
         self.offset, self.size = int(data.offset), self.dtype.itemsize * int(np.prod(shape))
-        self._unpacked: Unpacked | None = None
         found, needed = self._data_file.stat().st_size, self.offset + self.size
         if not self.zipped and found < needed:
             raise Unreadable(f"{path}: is cut off after {found} of {needed} bytes; copy it again.")

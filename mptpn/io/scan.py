@@ -10,15 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from mptpn.io.axes import Axes, guess_axes
+from mptpn.io.errors import Unreadable
+from mptpn.io.unpacked import Unpacked
 
 DECODERS = ("pydicom", "tifffile", "nibabel", "nibabel.global", "PIL")
 ROWS = 256  # of a slice, rounded at once: a large slice is not held in float64
 DAMAGED = "the file is damaged, cut off or of a kind that is not supported; export it again"
 NO_PICTURE = "give an image with a picture in it"
-
-
-class Unreadable(ValueError):
-    """A file gives no scan: the path, what is wrong, the remedy. Never a tag's value or a decoder's words."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +121,7 @@ class Scan:
         self.low, self.high = {"i": (-half, half - 1), "u": (0, 2 * half - 1), "f": (None, None)}[self.dtype.kind]
         self._held: tuple[int, np.ndarray] | None = None
         self._handle = None  # what the format keeps open between slices; has close()
+        self._unpacked: Unpacked | None = None  # a gzipped file as a temporary one
 
     # A format fills in endings, __init__(path), stored and assemble; the others, up to samples, where it has them.
 
@@ -178,11 +177,16 @@ class Scan:
                     )
             self._held = index, stored.astype(self.dtype, copy=False)
             if index == self.slices - 1:
-                self.close()
+                self._close_handle()
         return self._held[1]
 
     def close(self) -> None:
-        """Closes the file. The next slice opens it again; the last slice closes it by itself."""
+        """Closes the file and removes what was unpacked of it. The next slice opens it again."""
+        self._close_handle()
+        self._unpacked = None
+
+    def _close_handle(self) -> None:
+        """After the last slice too."""
         handle, self._handle = self._handle, None
         if handle is not None:
             handle.close()

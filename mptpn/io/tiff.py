@@ -43,7 +43,9 @@ class Tiff(Scan):
         self.endings = (suffix,) if self.in_place and suffix not in (*ENDINGS, ".gz", "") else ENDINGS
         if self._gzipped:
             self.endings = tuple(f"{ending}.gz" for ending in ENDINGS)
+        unpacked = self._unpacked
         super().__init__(path, axes=layout.axes, colours=layout.colours, dtype=dtype, bits=bits)
+        self._unpacked = unpacked
         with tifffile.TiffFile(self._source()) as file:
             describe(self, file)
 

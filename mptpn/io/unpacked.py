@@ -1,10 +1,12 @@
 """Gzipped files, unpacked into a temporary file that goes with its owner."""
 
 import gzip
+import shutil
 import tempfile
+import weakref
 from pathlib import Path
 
-from mptpn.io.scan import Unreadable
+from mptpn.io.errors import Unreadable
 
 LARGEST = 1050  # bytes that one byte of gzip can hold, its format's limit and a little
 PIECE = 2**20  # bytes
@@ -18,8 +20,9 @@ class Unpacked:
     """
 
     def __init__(self, source: Path):
-        self._folder = tempfile.TemporaryDirectory(prefix="mptpn-")  # goes with this object
-        self.path = Path(self._folder.name) / "unpacked"
+        folder = tempfile.mkdtemp(prefix="mptpn-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self.path = Path(folder) / "unpacked"
         left = LARGEST * source.stat().st_size
         with gzip.open(source, "rb") as packed, self.path.open("wb") as plain:
             while piece := packed.read(PIECE):
@@ -27,7 +30,3 @@ class Unpacked:
                 if left < 0:
                     raise Unreadable(f"{source}: unpacks to more than its type can hold; copy it again.")
                 plain.write(piece)
-
-    def close(self) -> None:
-        """Removes the temporary file."""
-        self._folder.cleanup()
