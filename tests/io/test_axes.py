@@ -2,6 +2,8 @@
 
 import itertools
 import sys
+from collections import namedtuple
+from types import ModuleType
 
 import nibabel
 import numpy as np
@@ -351,3 +353,39 @@ def test_planes_without_a_directory_of_their_own_are_all_read(tmp_path, kind):
     with tifffile.TiffFile(target) as file:
         assert len(file.pages) == 1
         same(file.asarray()[3], array[3])
+
+
+class FakeNd2:
+    """What nd2.ND2File says of a file of positions, slices and channels; no library writes a real one."""
+
+    def __init__(self, array, axes):
+        self.array, self.sizes, self.dtype = array, dict(zip(axes, array.shape, strict=True)), array.dtype
+        self.metadata = type("Metadata", (), {"channels": None})
+
+    def voxel_size(self):
+        return namedtuple("VoxelSize", "x y z")(0.1, 0.1, 0.3)
+
+    def read_frame(self, number):
+        loops = [size for name, size in self.sizes.items() if name not in "CYXS"]
+        return self.array.reshape(-1, *self.array.shape[len(loops) :])[number]
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("axes", ["PZCYX", "TCYX", "ZYX", "CYX", "YX", "YXS"])
+def test_planes_of_nd2_are_read_from_its_frames_and_written_as_ome(tmp_path, monkeypatch, axes):
+    sizes = {"P": 2, "T": 3, "Z": 4, "C": 2, "Y": 20, "X": 24, "S": 3}
+    array = samples([sizes[name] for name in axes], "u1" if "S" in axes else "u2")
+    module = ModuleType("nd2")
+    module.ND2File = lambda path: FakeNd2(array, axes)
+    monkeypatch.setitem(sys.modules, "nd2", module)
+    monkeypatch.setattr("mptpn.io.microscopes.find_spec", lambda name: module)
+    (tmp_path / "a.nd2").write_bytes(b"any")
+    scan = open_scan(tmp_path / "a.nd2")
+    assert scan.axes.names == axes and scan.spacing["X"] == (0.1, "µm")
+    target = copied(scan, tmp_path / "out")
+    with tifffile.TiffFile(target) as file:
+        found = np.stack([series.asarray() for series in file.series])
+        assert 'PhysicalSizeX="0.1"' in file.ome_metadata
+    same(found if "P" in axes else found[0], array)

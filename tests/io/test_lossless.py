@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from file_makers import copied, same, samples, write_czi, write_lzw, write_stk, write_zarr
+from file_makers import copied, same, samples, write_czi, write_lif, write_lzw, write_stk, write_zarr
 from mptpn.io import open_scan
 
 H, W = 20, 24
@@ -267,6 +267,8 @@ for version, axes in itertools.product((2, 3), ("YX", "CYX", "ZYX", "TCZYX")):
     add(f"{axes}.{version}.zarr", partial(write_zarr, axes=axes, zarr_format=version), read_zarr)
 for axes in ("YX", "CZYX", "YXS"):
     add(f"{axes}.czi", partial(write_czi, axes=axes), None)
+for axes in ("YX", "ZYX", "ZCYX", "TZCYX"):
+    add(f"{axes}.lif", partial(write_lif, axes=axes), None)
 
 
 def flat(found):
@@ -281,6 +283,8 @@ def test_there_are_enough_files():
 def test_pixels_and_metadata_come_back(tmp_path, name):
     make, read, axes = FILES[name]
     path = tmp_path / name
+    if path.suffix == ".lif":
+        pytest.importorskip("liffile", reason="needs the extra microscopes")
     truth = make(path)
     scan = open_scan(path, axes=axes)
     assert axes is None or scan.axes.names == axes
