@@ -77,7 +77,8 @@ class Settings:
             names = (*PRETRAINED, colour.COLOUR) if str(self.model) == AUTO else (self.model,)
             weights = b"".join(weights_path(name).read_bytes() for name in names)
             how = f"model {hashlib.sha256(weights).hexdigest()[:12]}"
-        return f"({how}, strength {self.strength:g})"
+        axes = f", axes {self.axes}" if self.axes else ""
+        return f"({how}, strength {self.strength:g}{axes})"
 
 
 def denoise_files(

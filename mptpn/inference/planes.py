@@ -13,7 +13,8 @@ from mptpn.inference.assessment import VERDICTS, Assessment, assess, together
 from mptpn.inference.denoiser import Denoiser, Network, Prediction
 from mptpn.inference.noisy_images import NoisyImages
 from mptpn.inference.orientation import orientation
-from mptpn.io import Axes, gray_array
+from mptpn.io import gray_array
+from mptpn.io.axes import Axes
 from mptpn.networks.noise_level import SMALLEST
 from mptpn.noise import NoiseEstimate, PoissonGaussian
 from mptpn.tiling import spread

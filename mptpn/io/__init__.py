@@ -4,21 +4,18 @@
 `read_image` and `spread_images` give an `Image`; arrays become one by `image_from_array`.
 """
 
-from mptpn.io.axes import Axes, guess_axes
 from mptpn.io.files import open_scan, open_scans, read_image, spread_images
 from mptpn.io.image import Image, gray_array, image_from_array, write_image
 from mptpn.io.scan import Scan, Slice, Unreadable
 from mptpn.io.writer import Writer
 
 __all__ = [
-    "Axes",
     "Image",
     "Scan",
     "Slice",
     "Unreadable",
     "Writer",
     "gray_array",
-    "guess_axes",
     "image_from_array",
     "open_scan",
     "open_scans",

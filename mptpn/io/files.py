@@ -131,7 +131,8 @@ def _belongs_to_another(file: Path) -> bool:
     pairs = {".hdr": (".img",), ".raw": (".mhd", ".nhdr"), ".zraw": (".mhd",)}
     name = file.name.removesuffix(".gz")
     ending = Path(name).suffix.lower()
-    return any(file.with_name(Path(name).stem + other).exists() for other in pairs.get(ending, ()))
+    others = (Path(name).stem + other + packed for other in pairs.get(ending, ()) for packed in ("", ".gz"))
+    return any(file.with_name(other).exists() for other in others)
 
 
 def _join(folder: Path, files: list[Scan], scans: list[Scan], left_out: dict[str, str]) -> None:

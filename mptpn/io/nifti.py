@@ -116,10 +116,10 @@ class Pair(Volume):
     """.hdr and .img, NIfTI or Analyze, written as one .nii."""
 
     kinds = (nibabel.Nifti1Pair, nibabel.AnalyzeImage)
-    endings = (".nii",)
 
     def __init__(self, path: Path, axes: str | None = None):
         super().__init__(path, axes)
+        self.endings = (".nii.gz",) if self.zipped else (".nii",)
         kind = "NIfTI" if isinstance(nibabel.load(path), nibabel.Nifti1Pair) else "Analyze"
         self.note = f"Its two files, .hdr and .img, are written as one .nii ({kind} before)."
 

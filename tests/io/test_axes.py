@@ -11,8 +11,9 @@ import pytest
 import tifffile
 
 from file_makers import copied, same, samples, write_zarr
-from mptpn.io import Axes, Writer, guess_axes, open_scan, open_scans, read_image, spread_images
+from mptpn.io import Writer, open_scan, open_scans, read_image, spread_images
 from mptpn.io.array import named_array
+from mptpn.io.axes import Axes, guess_axes
 
 SIZES = {"T": 2, "C": 3, "Z": 4, "Y": 5, "X": 7, "S": 3}
 ORDERS = ["".join(order) for order in itertools.permutations("CZYX")] + ["TCZYX", "YXS", "SYX", "ZYXS", "YXC", "YX"]
@@ -266,10 +267,23 @@ def test_a_missing_reader_of_a_microscope_is_named(tmp_path, monkeypatch, suffix
 
 
 def test_a_header_beside_its_pixels_is_one_image(tmp_path):
-    nibabel.save(nibabel.Nifti1Pair(samples((20, 24, 3), "i2"), np.eye(4)), tmp_path / "a.img")
+    SimpleITK = pytest.importorskip("SimpleITK", reason="needs the extra formats")
+    array = samples((20, 24, 3), "i2")
+    nibabel.save(nibabel.Nifti1Pair(array, np.eye(4)), tmp_path / "a.img")
+    nibabel.save(nibabel.Nifti1Pair(array, np.eye(4)), tmp_path / "b.img.gz")
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(tmp_path / "c.mhd"))
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(tmp_path / "d.nhdr"))
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(tmp_path / "e.mhd"), useCompression=True)
     found, left_out = open_scans([tmp_path])
-    assert [scan.path.name for scan in found] == ["a.img"] and not left_out
-    assert found[0].default_name() == "a.nii"
+    assert not left_out
+    names = {"a.img": "a.nii", "b.img.gz": "b.nii.gz", "c.mhd": "c.mha", "d.nhdr": "d.nrrd", "e.mhd": "e.mha"}
+    assert {scan.path.name: scan.default_name() for scan in found} == names
+    for scan in found:
+        target = copied(scan, tmp_path / "out")
+        if target.suffix in (".mha", ".nrrd"):
+            same(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(target))), array)
+        else:
+            same(nibabel.load(target).dataobj, array)
 
 
 def test_channels_that_are_no_colours_are_images_of_their_own(tmp_path):
