@@ -58,7 +58,9 @@ def read_layout(path: Path, source: Path, given: str | None) -> Layout:
         count = int(np.prod(shape)) * len(sets) // series.keyframe.size if numbers else 0
         first = series.keyframe if numbers else file.pages[0]
         run = series.dataoffset if numbers and count > len(numbers) and len(sets) == 1 else None
-        if run is None and (not numbers or count != len(numbers)):  # a set of several files, or damaged metadata
+        end = (run or 0) + series.size * series.dtype.itemsize
+        _check_held(path, file, planes=count, held=len(numbers), cut=run is None or end > source.stat().st_size)
+        if not numbers or (run is None and count != len(numbers)):  # planes in other files, or missing ones
             first, sets, numbers = file.pages[0], [series], list(range(len(file.pages)))
             shape, names = (len(numbers), *first.shape), f"I{first.axes}"
         if len(sets) > 1:
@@ -71,6 +73,15 @@ def read_layout(path: Path, source: Path, given: str | None) -> Layout:
     if given and "S" not in axes.names and axes.samples is not None:
         layout = replace(layout, colours=axes.colours)
     return layout if run is not None else _with_other_pages(path, source, layout, levels)
+
+
+def _check_held(path: Path, file: tifffile.TiffFile, *, planes: int, held: int, cut: bool) -> None:
+    """Refuses a file of fewer planes than it names. held: pages of the planes, 0: unknown. cut: no room for more."""
+    named = planes
+    if file.is_imagej and len(file.pages) == 1:
+        named = max(named, int(file.imagej_metadata.get("images", 1)))
+    if held and named > held and (cut or named > planes):
+        raise Unreadable(f"{path}: names {named} planes and does not hold them all; copy it again.")
 
 
 def _like(one: tifffile.TiffPageSeries, other: tifffile.TiffPageSeries) -> bool:

@@ -403,3 +403,17 @@ def test_planes_of_nd2_are_read_from_its_frames_and_written_as_ome(tmp_path, mon
         found = np.stack([series.asarray() for series in file.series])
         assert 'PhysicalSizeX="0.1"' in file.ome_metadata
     same(found if "P" in axes else found[0], array)
+
+
+def test_planes_that_a_file_names_and_does_not_hold_are_not_passed_over(tmp_path):
+    array = samples((6, 20, 24), "u2")
+    tifffile.imwrite(tmp_path / "a.tif", array, imagej=True, truncate=True, metadata={"axes": "TYX"})
+    whole = (tmp_path / "a.tif").read_bytes()
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        start = file.pages[0].dataoffsets[0]
+    if start + array.nbytes == len(whole):  # the pixels come last
+        (tmp_path / "a.tif").write_bytes(whole[: start + array[:2].nbytes])
+    else:
+        (tmp_path / "a.tif").write_bytes(whole.replace(b"images=6", b"images=9").replace(b"frames=6", b"frames=9"))
+    with pytest.raises(ValueError, match="a.tif: names [69] planes and does not hold them all"):
+        open_scan(tmp_path / "a.tif").read(5)
