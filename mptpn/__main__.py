@@ -8,6 +8,7 @@ from pathlib import Path
 
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 DOUBTED = 3  # exit code of --strict
+AXES = "names of the axes of the files, such as TCZYX or YXC, where they say none or others; each C has its own noise"
 FAULTS = (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError)  # become a sentence
 
 
@@ -34,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     noise.set_defaults(run=_noise)
     noise.add_argument("images", **files)
     noise.add_argument("--together", action="store_true", help="the images share one noise model: one estimate for all")
+    noise.add_argument("--axes", type=str.upper, help=AXES)
     noise.add_argument("--json", action="store_true", help="print numbers, not sentences")
     denoise = commands.add_parser("denoise", help="denoise files; a report beside each result says how far to trust it")
     denoise.set_defaults(run=_denoise)
@@ -65,6 +67,7 @@ def _add_denoise_options(parser: argparse.ArgumentParser) -> None:
     memory = "bytes that the process may hold in all, such as 1G; default: half of what is free more than now"
     add("--memory", type=_bytes, help=memory)
     error = "write NAME.uncertainty.npy too: the error's standard deviation at each pixel"
+    add("--axes", type=str.upper, help=AXES)
     add("--uncertainty", action="store_true", help=error)
     kinds = "none; short (the default), a verdict, its numbers and three pictures; full, with the uncertainty too"
     add("--report", default="short", choices=("none", "short", "full"), help=kinds)
@@ -107,26 +110,28 @@ def _bytes(text: str) -> int:
 
 def _noise(options: argparse.Namespace) -> int:
     from mptpn.api import estimate_noise
-    from mptpn.batch import message, sampled, samples
+    from mptpn.batch import measured_together, message
     from mptpn.io import open_scans
 
-    scans, failures = open_scans(options.images)
+    scans, failures = open_scans(options.images, axes=options.axes)
     estimates = []
     for group in [scans] if options.together and scans else [[scan] for scan in scans]:
-        name = f"{group[0].path}{f' and {len(group) - 1} more' if len(group) > 1 else ''}"
+        path = f"{group[0].path}{f' and {len(group) - 1} more' if len(group) > 1 else ''}"
         try:
-            of_scans = [sampled(scan, samples(scan)) for scan in group]
-            found, subjects = sum(of_scans, []), [n for n, images in enumerate(of_scans) for _ in images]
-            if not found:
-                raise ValueError(f"{name}: no slice of at least 16 x 16 px holds noise.")
-            images, valid = (list(x) for x in zip(*found, strict=True))
-            found = estimate_noise(images, valid=valid, subjects=subjects)
+            if group[0].axes.guess:
+                print(f"{path}: {group[0].axes.guess}", file=sys.stderr)
+            for name, of_scans in measured_together(group):
+                subjects = [n for n, images in enumerate(of_scans) for _ in images]
+                images, valid = (list(x) for x in zip(*sum(of_scans, []), strict=True))
+                found = estimate_noise(images, valid=valid, subjects=subjects)
+                estimates.append({"file": path + name, "unit": group[0].unit} | found.to_dict())
+                if not options.json:
+                    print(f"{path}{name}: {found}")
         except (ValueError, OSError) as error:
-            failures[name] = message(name, error)
-            continue
-        estimates.append({"file": name, "unit": group[0].unit} | found.to_dict())
-        if not options.json:
-            print(f"{name}: {found}")
+            failures[path] = message(path, error)
+        finally:
+            for scan in group:
+                scan.close()
     if options.json:
         print(json.dumps(estimates, indent=1))
     return _failed("noise", failures)
@@ -137,7 +142,7 @@ def _denoise(options: argparse.Namespace) -> int:
     from mptpn.batch import Settings, denoise_files
     from mptpn.inference.assessment import USE
 
-    names = ("out", "model", "strength", "minutes", "memory", "overwrite", "uncertainty", "report", "seed")
+    names = ("out", "model", "strength", "minutes", "memory", "overwrite", "uncertainty", "report", "seed", "axes")
     doubted = []
 
     def tell(path: Path, judged: list) -> None:

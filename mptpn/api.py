@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from skimage import img_as_float
 from torch import Tensor
 
 from mptpn.atomic import write_atomically
-from mptpn.inference import AUTO, Assessment, NoisyImages, QualityControl, assess
-from mptpn.inference.assessment import together
-from mptpn.inference.colour import beside, of_channels, prepare
+from mptpn.inference import AUTO, Assessment, NoisyImages, QualityControl
 from mptpn.inference.denoiser import Network, check_strength
+from mptpn.inference.planes import changed, check_planes, denoise_planes
 from mptpn.io import Image, gray_array, image_from_array, open_scans, photographs, read_image, spread_images
+from mptpn.io.array import named_array
 from mptpn.io.files import KNOWN
-from mptpn.io.image import as_array
+from mptpn.io.image import as_array, check_type
 from mptpn.networks import load_weights, save_weights
 from mptpn.networks.noise_level import SMALLEST
 from mptpn.noise import NoiseEstimate
@@ -51,6 +52,7 @@ class Denoised:
         trust: checks of the full removal, whatever the strength; of colour, those of all channels.
         psnr_gain: estimated gain in PSNR of the full removal, dB, and its 95 % interval; None: see reason.
         reason: why there is no psnr_gain, or "".
+        noises: estimate of each channel that holds noise.
     """
 
     image: np.ndarray
@@ -59,6 +61,7 @@ class Denoised:
     trust: QualityControl
     psnr_gain: tuple[float, tuple[float, float]] | None
     reason: str = ""
+    noises: tuple[NoiseEstimate, ...] = ()
 
 
 def denoise(
@@ -70,60 +73,79 @@ def denoise(
     memory: int | None = None,
     valid: np.ndarray | None = None,
     seed: int = 0,
+    axes: str | None = None,
+    channel_axis: int | None = None,
 ) -> Denoised:
-    """Denoise one image, with a pretrained network for its noise or another one.
+    """Denoise an image, or the planes of a stack, with a pretrained network for their noise or another one.
 
     Args:
-        image: [H, W], or [H, W, 3] or [H, W, 4] whose channels have a noise model each (alpha, and a constant channel,
-            stay); any integer or float type, at least 16 x 16 px.
+        image: [H, W], or [H, W, 3] or [H, W, 4] whose channels have a noise model each (alpha of uint8, and a constant
+            channel, stay); or any array whose axes are named; any integer or float type, planes of at least
+            16 x 16 px. An xarray.DataArray names its axes by its dims, which are kept.
         model: "auto", the pretrained network for this noise; "small", "correlated", "base" or "colour" to choose it;
             "self", a blind-spot network that learns from the image within `minutes`; .safetensors from mptpn train, or
             a network from load().
         strength: 0 (the input, exactly) to 1.
         memory: bytes that the process may hold in all; None: half of what is free more than now.
-        valid: [H, W] bool; False: padding, background or saturated pixels, which no estimate sees and which stay as
-            they are. Areas of 9 x 9 px or more of one value are found without it.
+        valid: [H, W] bool, or one of the image's shape; False: padding, background or saturated pixels, which no
+            estimate sees and which stay as they are. Areas of 9 x 9 px or more of one value are found without it.
         seed: of the training.
+        axes: one letter an axis, such as "CZYX": T, Z and others share a noise model, each C has its own, S is RGB.
+        channel_axis: the axis of the channels, instead of axes; the last two others are height and width.
     Raises:
-        ValueError: not an image, too small, constant, NaN or infinite.
+        ValueError: not an image, axes that do not fit, too small, constant, NaN or infinite.
         FileNotFoundError: no such model.
     """
     check_strength(strength)
-    settings = {"valid": valid, "smallest": SMALLEST, "colour": "kept", "remedy": "replace, crop or mask"}
-    pixels, out = gray_array(image, name="the image", **settings), as_array(image).copy()
-    colour = pixels.ndim == 3
-    planes = [pixels[..., i] for i in range(3)] if colour else [pixels]
-    kept = [i for i, plane in enumerate(planes) if not colour or (plane != plane.flat[0]).any()]
-    found = [(planes[i], valid) for i in kept]
-    images = NoisyImages.of([planes[i] for i in kept], valid=[valid] * len(kept))
-    network = images.network(model, minutes=minutes, seed=seed)
-    uncertainty, assessments = np.zeros(out.shape, np.float32), []
-    channels = [images] if len(kept) == 1 else of_channels(*zip(*found, strict=True), count=len(kept))
-    for i, denoiser in zip(kept, beside(prepare(channels, network), found), strict=True):
-        place = (..., i) if colour else ...
-        prediction = denoiser.predict(planes[i], valid, memory=memory)
-        assessments.append(assess(denoiser, planes[i], prediction, valid))
-        change, uncertainty[place] = prediction.at(strength * assessments[-1].share)
-        out[place] = changed(out[place], change)
-    assessment = together(assessments, kept)
+    array, named, wrap = named_array(image, axes=axes, channel_axis=channel_axis)
+    if named.names == "YXS" and named.shape[-1] == 4:
+        warnings.warn("the fourth channel is taken for alpha and stays; axes='YXC' denoises all four", stacklevel=2)
+    check_planes(array, named, valid=valid)
+    settings = {"strength": strength, "minutes": minutes, "memory": memory, "valid": valid, "seed": seed}
+    done = denoise_planes(array, named, model=model, **settings)
+    assessment = done.assessment
     _warn(assessment)
-    return Denoised(out, uncertainty, images.estimate, assessment.quality, assessment.gain, assessment.reason)
+    about = done.noise, assessment.quality, assessment.gain, assessment.reason
+    return Denoised(wrap(done.array), wrap(done.uncertainty), *about, done.noises)
+
+
+def denoise_image(
+    image: np.ndarray, sigma: float | None = None, *, channel_axis: int | None = None, preserve_range: bool = False
+) -> np.ndarray:
+    """Denoise an image in the manner of scikit-image's restoration functions.
+
+    Args:
+        image: [H, W], or with further axes, whose planes share a noise model; integers or floats.
+        sigma: standard deviation of white Gaussian noise, in the range of the result; None: the noise is estimated.
+        channel_axis: the axis of the channels, each with a noise model of its own; None: there is none.
+        preserve_range: keep the range of the input; else integers become 0 to 1 (or -1 to 1), see img_as_float.
+    Returns:
+        Same shape; float32 or float64, as img_as_float gives it.
+    Raises:
+        ValueError: as denoise().
+    """
+    array = as_array(image)
+    check_type(array, name="the image")
+    if preserve_range:
+        array = array.astype(array.dtype if array.dtype in (np.float32, np.float64) else np.float64)
+    else:
+        array = img_as_float(array)
+    rank = array.ndim - (channel_axis is not None)
+    if rank < 2:
+        raise ValueError(f"the image: shape {array.shape} has {rank} axes beside the channels; give two or more.")
+    names = None if channel_axis is not None else "QPRTZ"[5 - (rank - 2) :] + "YX"
+    array, named, _ = named_array(array, axes=names, channel_axis=channel_axis)
+    check_planes(array, named, valid=None)
+    settings = {"model": AUTO, "strength": 1.0, "minutes": 3.0, "memory": None, "valid": None, "seed": 0}
+    done = denoise_planes(array, named, sigma=sigma, **settings)
+    _warn(done.assessment)
+    return done.array
 
 
 def _warn(assessment: Assessment) -> None:
     for check in assessment.quality.checks:
         if check.alarm:
             warnings.warn(check.verdict, stacklevel=3)
-
-
-def changed(array: np.ndarray, change: np.ndarray) -> np.ndarray:
-    """An array plus a change, in its own type, rounded and clipped; where nothing moves, no digit is lost."""
-    moved = array + change.astype(np.float64)
-    if np.issubdtype(array.dtype, np.integer):
-        limits = np.iinfo(array.dtype)
-        highest = float(limits.max) if limits.bits < 54 else np.nextafter(float(limits.max), 0)
-        moved = np.clip(np.rint(moved), limits.min, highest)
-    return np.where(change == 0, array, moved.astype(array.dtype, copy=False))
 
 
 def estimate_noise(

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,6 +44,7 @@ class Settings:
         overwrite: whether earlier results may be replaced.
         uncertainty: whether the error's standard deviation is written too, as .npy.
         report: one of REPORTS: none; verdict, numbers and three pictures; the uncertainty too, six pictures.
+        axes: names of the files' axes, one letter each; None: as the files say, or guessed.
     """
 
     out: Path
@@ -54,6 +56,7 @@ class Settings:
     uncertainty: bool = False
     report: str = SHORT
     seed: int = 0
+    axes: str | None = None
 
     @property
     def wants_uncertainty(self) -> bool:
@@ -74,7 +77,8 @@ class Settings:
             names = (*PRETRAINED, colour.COLOUR) if str(self.model) == AUTO else (self.model,)
             weights = b"".join(weights_path(name).read_bytes() for name in names)
             how = f"model {hashlib.sha256(weights).hexdigest()[:12]}"
-        return f"({how}, strength {self.strength:g})"
+        axes = f", axes {self.axes}" if self.axes else ""
+        return f"({how}, strength {self.strength:g}{axes})"
 
 
 def denoise_files(
@@ -91,9 +95,11 @@ def denoise_files(
     """
     if str(settings.model) not in (AUTO, SELF):
         weights_path(settings.model)
-    scans, failures = open_scans(paths)
+    scans, failures = open_scans(paths, axes=settings.axes)
     written = []
     for scan in scans:
+        for words in filter(None, (scan.axes.guess, scan.note)):
+            warnings.warn(f"{scan.path}: {words}", stacklevel=2)
         try:
             target, judged = denoise_scan(scan, settings)
             written.append(target)
@@ -131,10 +137,12 @@ def denoise_scan(scan: Scan, settings: Settings) -> tuple[Path, list[Judged]]:
         errors = _uncertainty_file(scan, writer.target, settings)
         judged = _judge(scan, denoisers, chosen, settings)
         whole = {index: [one for one in judged if one.slice == index] for index in chosen if not _is_large(scan)}
-        shares = [min((one.assessment.share for one in judged if one.channel == i), default=1.0) for i in range(3)]
+        shares = [_share(judged, law) for law in range(len(denoisers))]
         for index in range(writer.done, scan.slices):
-            known = [one.prediction for one in whole.get(index, [])]
-            pixels, error = denoise_slice(scan.read(index), denoisers, settings, bar.update, known, shares)
+            known, own = {one.channel: one.prediction for one in whole.get(index, [])}, laws(scan, index)
+            of_slice = [[items[law] for law in own] for items in (denoisers, shares)]
+            known = [known.get(law) for law in own]
+            pixels, error = denoise_slice(scan.read(index), of_slice[0], settings, bar.update, known, of_slice[1])
             if errors is not None:
                 errors[index] = error
             writer.write(index, pixels)
@@ -147,11 +155,27 @@ def denoise_scan(scan: Scan, settings: Settings) -> tuple[Path, list[Judged]]:
     return writer.target, judged
 
 
+def _share(judged: Sequence[Judged], law: int) -> float:
+    return min((one.assessment.share for one in judged if one.channel == law), default=1.0)
+
+
+def laws(scan: Scan, index: int) -> range:
+    """Numbers of the noise models of a slice: one, or one for each channel of its pixels."""
+    count = math.prod(scan.shape[2:])
+    first = count * scan.axes.channel(index)
+    return range(first, first + count)
+
+
 def samples(scan: Scan) -> list[int]:
-    """Slices, spread over a scan, that hold noise: up to eight, fewer where slices are large."""
-    wanted = max(1, min(SAMPLES, scan.slices, PIXELS // math.prod(scan.shape)))
-    order = sorted({round(i) for i in np.linspace(0, scan.slices - 1, min(scan.slices, 4 * wanted))})
-    order = order if len(order) > wanted else list(range(scan.slices))
+    """Slices, spread over each channel of a scan, that hold noise: up to eight, fewer where slices are large."""
+    return sorted(i for number in range(scan.axes.channels) for i in _samples(scan, scan.axes.of_channel(number)))
+
+
+def _samples(scan: Scan, own: list[int]) -> list[int]:
+    """own: slices of one channel."""
+    wanted = max(1, min(SAMPLES, len(own), PIXELS // math.prod(scan.shape)))
+    order = sorted({own[round(i)] for i in np.linspace(0, len(own) - 1, min(len(own), 4 * wanted))})
+    order = order if len(order) > wanted else own
     good = [index for index in order if pieces(scan.read(index))]
     return good if len(good) <= wanted else [good[round(i)] for i in np.linspace(0, len(good) - 1, wanted + 2)[1:-1]]
 
@@ -165,9 +189,40 @@ def pieces(slice: Slice) -> list[list[Channel]]:
     return [found for cut in cuts if (found := channels(slice, cut))]
 
 
-def sampled(scan: Scan, chosen: list[int]) -> list[Channel]:
-    """What the noise of a scan is estimated from: these slices, or pieces of them, each channel by itself."""
-    return [channel for index in chosen for piece in pieces(scan.read(index)) for channel in piece]
+def sampled(scan: Scan, chosen: list[int]) -> list[list[Channel]]:
+    """What each noise model of a scan is estimated from: its channel of these slices, or of pieces of them."""
+    found: list[list[Channel]] = [[] for _ in range(scan.axes.channels * math.prod(scan.shape[2:]))]
+    for index in chosen:
+        for piece in pieces(scan.read(index)):
+            for law, channel in zip(laws(scan, index), piece, strict=True):
+                if not is_constant(*channel):
+                    found[law].append(channel)
+    return found
+
+
+def measured_together(scans: Sequence[Scan]) -> list[tuple[str, list[list[Channel]]]]:
+    """What shares a noise estimate: all of several scans, or of one scan each channel that lies in its own slices.
+
+    Returns:
+        A name to follow that of the scan, and for each scan its images.
+    Raises:
+        ValueError: nothing holds noise.
+    """
+    found = [sampled(scan, samples(scan)) for scan in scans]
+    if not any(map(any, found)):
+        raise ValueError(f"{scans[0].path}: no slice of at least {SMALLEST} x {SMALLEST} px holds noise.")
+    count = scans[0].axes.channels
+    if len(scans) > 1 or count == 1:
+        return [("", [sum(channels, []) for channels in found])]
+    names, size = scans[0].channel_names or range(1, count + 1), len(found[0]) // count
+    parts = [sum(found[0][i * size : (i + 1) * size], []) for i in range(count)]
+    return [(f" channel {name}", [part]) for name, part in zip(names, parts, strict=True) if part]
+
+
+def is_constant(own: np.ndarray, valid: np.ndarray) -> bool:
+    """Whether a channel has one value: a colour that is empty, an alpha channel."""
+    inside = own[valid]
+    return bool((inside == inside[0]).all())
 
 
 def channels(slice: Slice, cut=...) -> list[Channel]:
@@ -177,28 +232,37 @@ def channels(slice: Slice, cut=...) -> list[Channel]:
     if len(inside) < SMALLEST**2 or min(valid.shape) < SMALLEST or (inside == inside[0]).all():
         return []
     own = pixels if (slice.slope, slice.intercept) == (1, 0) else pixels * np.float64(slice.slope) + slice.intercept
-    return [(own, valid)] if own.ndim == 2 else [(own[..., i], valid) for i in range(3)]
+    return [(own, valid)] if own.ndim == 2 else [(own[..., i], valid) for i in range(own.shape[2])]
 
 
-def _denoisers(scan: Scan, chosen: list[int], settings: Settings, writer: Writer) -> list[Denoiser]:
-    """One for each channel, of one network: the model, what an interrupted call left, or newly learned and kept."""
+def _denoisers(scan: Scan, chosen: list[int], settings: Settings, writer: Writer) -> list[Denoiser | None]:
+    """One for each channel, of one network: the model, what an interrupted call left, or newly learned and kept.
+
+    None: a channel that holds no noise.
+    """
     found = sampled(scan, chosen)
-    if not found:
+    if not any(found):
         raise ValueError(
-            f"{scan.path}: no slice of at least {SMALLEST} x {SMALLEST} px holds noise; there is nothing to denoise."
+            f"{scan.path}: no slice of at least {SMALLEST} x {SMALLEST} px holds noise in shape {scan.axes.shape}, "
+            f"axes {scan.axes.names}; there is nothing to denoise."
         )
-    pixels, valid = (list(x) for x in zip(*found, strict=True))
-    count, kept = 3 if scan.shape[2:] else 1, _kept_network(writer.target)
-    own = colour.of_channels(pixels, valid, count=count)
+    kept, size = _kept_network(writer.target), colours(scan)
+    own = colour.of_groups(found, size=size)
     if str(settings.model) != SELF:
         network = settings.network
     elif writer.done and kept.is_file():
         network = load_network(kept)
     else:
-        together = own[0] if count == 1 else NoisyImages.of(pixels, valid=valid)
+        pixels, valid = (list(x) for x in zip(*sum(found, []), strict=True))
+        together = own[0] if len(own) == 1 else NoisyImages.of(pixels, valid=valid)
         network = together.fit(minutes=settings.minutes, seed=settings.seed)
         save_weights(kept, network, arguments=network.arguments)
-    return colour.prepare(own, network)
+    return colour.prepare_groups(own, network, size=size)
+
+
+def colours(scan: Scan) -> int:
+    """Number of noise models, one after the other, of the colours of one pixel; 1 where channels are no colours."""
+    return 3 if scan.axes.is_colour else 1
 
 
 def _kept_network(target: Path) -> Path:
@@ -207,11 +271,11 @@ def _kept_network(target: Path) -> Path:
 
 def denoise_slice(
     slice: Slice,
-    denoisers: list[Denoiser],
+    denoisers: Sequence[Denoiser | None],
     settings: Settings,
     tick: Callable[[float], object] = float,
-    known: Sequence[Prediction] = (),
-    shares: Sequence[float] = (1.0, 1.0, 1.0),
+    known: Sequence[Prediction | None] = (),
+    shares: Sequence[float] = (),
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """A slice in stored values and, if it is wanted, the uncertainty in the scan's unit, float32, same shape.
 
@@ -219,18 +283,22 @@ def denoise_slice(
     is.
 
     Args:
+        denoisers: of the channels of the slice; None: it stays as it is.
         tick: called after each tile with its share of the slice.
         known: predictions of the channels, if they are there. shares: of the change of each channel, beside strength.
     """
     out, error = slice.pixels.copy(), np.zeros(slice.pixels.shape, np.float32) if settings.uncertainty else None
     found = channels(slice)
-    denoisers = denoisers if known else colour.beside(denoisers, found)
-    for i, ((own, valid), denoiser) in enumerate(zip(found, denoisers, strict=False)):
+    seen = denoisers if all(known) and known else colour.beside(denoisers, found)
+    for i, ((own, valid), denoiser) in enumerate(zip(found, seen, strict=False)):
+        if denoiser is None or is_constant(own, valid):
+            tick(1 / len(found))
+            continue
         channel = () if slice.pixels.ndim == 2 else (i,)
         settled = {"memory": settings.memory, "uncertainty": settings.wants_uncertainty}
-        parts = [(WHOLE, known[i])] if known else denoiser.tiles(own, valid, **settled)
+        parts = [(WHOLE, known[i])] if known and known[i] else denoiser.tiles(own, valid, **settled)
         for place, part in parts:
-            change, unsure = part.at(settings.strength * shares[i])
+            change, unsure = part.at(settings.strength * (shares[i] if shares else 1.0))
             step = change / np.float64(slice.slope)
             target = out[place + channel]
             out[place + channel] = np.where(step == 0, target, target + step)  # where nothing moves, no digit is lost
@@ -257,15 +325,17 @@ def _is_large(scan: Scan) -> bool:
     return math.prod(scan.shape[:2]) > PIXELS
 
 
-def _judge(scan: Scan, denoisers: list[Denoiser], chosen: list[int], settings: Settings) -> list[Judged]:
+def _judge(scan: Scan, denoisers: list[Denoiser | None], chosen: list[int], settings: Settings) -> list[Judged]:
     """The full removal judged on some slices, or on the middle of large ones; nothing where no report is wanted."""
     starts, judged = [max(0, (side - MIDDLE) // 2) for side in scan.shape[:2]], []
     cut = tuple(slice(start, start + MIDDLE) for start in starts) if _is_large(scan) else ...
     for index in chosen if settings.report != NONE else ():
-        found = channels(scan.read(index), cut)
-        seen = colour.beside(denoisers, found)
-        for number, ((own, valid), denoiser) in enumerate(zip(found, seen, strict=False)):
+        found, numbers = channels(scan.read(index), cut), laws(scan, index)
+        seen = colour.beside([denoisers[law] for law in numbers], found)
+        for law, (own, valid), denoiser in zip(numbers, found, seen, strict=False):
+            if denoiser is None or is_constant(own, valid):
+                continue
             prediction = denoiser.predict(own, valid, memory=settings.memory, uncertainty=settings.wants_uncertainty)
             assessment = assess(denoiser, own, prediction, valid)
-            judged.append(Judged(index, number, own, valid, denoiser, prediction, assessment))
+            judged.append(Judged(index, law, own, valid, denoiser, prediction, assessment))
     return judged

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import html
 import io
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -177,7 +178,9 @@ class Session:
         before, valid = plain[settings.channel]
         seen = plain if settings.noise == "none" else self._channels(settings.slice, settings)
         noisy = seen[settings.channel][0]
-        denoiser = colour.beside(self.denoisers(settings), seen)[settings.channel]
+        denoiser = colour.beside(self._of_slice(settings), seen)[settings.channel]
+        if denoiser is None:
+            raise ValueError(f"channel {settings.channel + 1} is constant in all sampled slices; it holds no noise.")
         prediction = denoiser.predict(noisy, valid)
         return Result(noisy, before, valid, denoiser, prediction, assess(denoiser, noisy, prediction, valid))
 
@@ -190,26 +193,34 @@ class Session:
         own = slice.pixels * slice.slope + slice.intercept
         return (own if own.ndim == 2 else own[..., settings.channel]), slice.valid
 
-    def denoisers(self, settings: Settings) -> list[Denoiser]:
-        """One for each channel, all with one network, prepared on the sampled slices."""
+    def denoisers(self, settings: Settings) -> list[Denoiser | None]:
+        """One for each channel that holds noise, all with one network, prepared on the sampled slices."""
         return _recalled(self._denoisers, replace(settings, slice=0, channel=0), self._prepared)
 
-    def _prepared(self, settings: Settings) -> list[Denoiser]:
-        found = [self._channels(index, settings) for index in self.samples]
-        apart = [[list(x) for x in zip(*channel, strict=True)] for channel in zip(*found, strict=True)]
-        channels = ([x for image in found for x in (channel[i] for channel in image)] for i in (0, 1))
-        each = colour.of_channels(*channels, count=len(apart))
+    def _of_slice(self, settings: Settings) -> list[Denoiser | None]:
+        """Those of the channels of one slice."""
+        denoisers = self.denoisers(settings)
+        return [denoisers[law] for law in batch.laws(self.scan, settings.slice)]
+
+    def _prepared(self, settings: Settings) -> list[Denoiser | None]:
+        size, last = batch.colours(self.scan), batch.laws(self.scan, self.scan.slices - 1)
+        found: list[list[batch.Channel]] = [[] for _ in range(last.stop)]
+        for index in self.samples:
+            for law, channel in zip(batch.laws(self.scan, index), self._channels(index, settings), strict=True):
+                if not batch.is_constant(*channel):
+                    found[law].append(channel)
+        each = colour.of_groups(found, size=size)
         if settings.method in self._filters:
             filter = self._filters[settings.method]
-            return [images.around(FilterPredictor(filter, images.noise.noise_model)) for images in each]
+            return [one and one.around(FilterPredictor(filter, one.noise.noise_model)) for one in each]
         if settings.method == MODEL:
             network = load_network(self.model)
         else:
-            pixels, valid = ([x for channel in apart for x in channel[i]] for i in (0, 1))
+            pixels, valid = (list(x) for x in zip(*sum(found, []), strict=True))
             joint = each[0] if len(each) == 1 else NoisyImages.of(pixels, valid=valid)
             with contextlib.redirect_stderr(io.StringIO()):  # its progress bar: a callback's would land in a log
                 network = joint.fit(minutes=self.minutes, seed=self.seed)
-        return colour.prepare(each, network)
+        return colour.prepare_groups(each, network, size=size)
 
     def _channels(self, index: int, settings: Settings) -> list[batch.Channel]:
         """Image in the scan's unit, with the noise that is to be added, and mask, of each channel."""
@@ -244,10 +255,11 @@ class Session:
         if not str(folder).strip():
             raise ValueError("no folder is given; name one to save into.")
         denoisers, wanted = self.denoisers(settings), batch.Settings(out=Path(folder).expanduser(), strength=strength)
-        note = f"({settings.method}{_weights_hash(denoisers[0])}, strength {strength:g})"
+        note = f"({settings.method}{_weights_hash(next(filter(None, denoisers)))}, strength {strength:g})"
         with Writer(self.scan, wanted.out, note=note, overwrite=overwrite) as writer:
             for index in range(writer.done, self.scan.slices):
-                writer.write(index, batch.denoise_slice(self.scan.read(index), denoisers, wanted)[0])
+                own = [denoisers[law] for law in batch.laws(self.scan, index)]
+                writer.write(index, batch.denoise_slice(self.scan.read(index), own, wanted)[0])
                 if progress:
                     progress(index + 1)
         return writer.target
@@ -341,7 +353,8 @@ class Explorer(ipywidgets.VBox):
     def _make_controls(self, method: str, folder: str | Path) -> None:
         session, scan = self.session, self.session.scan
         (height, width), (low, high) = scan.shape[:2], session.span
-        room, channels = 0.3 * (high - low) or 1.0, [("red", 0), ("green", 1), ("blue", 2)]
+        room, names = 0.3 * (high - low) or 1.0, ("red", "green", "blue") if scan.shape[2:] == (3,) else ()
+        channels = [(name, i) for i, name in enumerate(names or map(str, range(1, 1 + math.prod(scan.shape[2:]))))]
         self.method = ipywidgets.Dropdown(options=session.methods, value=method, description="method")
         self.strength = _slider(1.0, 0.0, 1.0, "strength", step=0.05)
         self.noise = ipywidgets.Dropdown(options=NOISES, description="add noise")

@@ -1,7 +1,10 @@
 """Medical files of known pixels, as the libraries themselves write them."""
 
+import struct
+
 import nibabel
 import numpy as np
+import pytest
 import tifffile
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, generate_uid
@@ -96,3 +99,101 @@ def volume(folder, kind):
         series(folder / "v")
         return folder / "v"
     return folder / f"v.{kind}"
+
+
+def write_stk(path, planes):
+    """MetaMorph: one directory for all planes, [N, H, W], uint16."""
+    count, height, width = planes.shape
+    start, tags = 8 + 2 + 12 * 11 + 4, []
+    two = start + 8
+    moments = b"".join(struct.pack("<6I", 0, 1, 2451545 + i, 1000 * i, 2451545, 0) for i in range(count))
+    body = bytes(8) + moments
+    pixels = start + len(body)
+    layout = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 16), (259, 3, 1, 1), (262, 3, 1, 1)]
+    layout += [(273, 4, 1, pixels), (277, 3, 1, 1), (278, 4, 1, height), (279, 4, 1, 2 * height * width)]
+    layout += [(33628, 4, 1, start), (33629, 5, count, two)]
+    for entry in layout:
+        tags.append(struct.pack("<HHII", *entry))
+    head = b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags)) + b"".join(tags) + bytes(4)
+    path.write_bytes(head + body + planes.astype("<u2").tobytes())
+
+
+def write_lzw(path, array, *, photometric):
+    """TIFF of one page by LZW, of a kind that tifffile's own words cannot ask for."""
+    tifffile.imwrite(path, array, photometric="miniswhite" if photometric == 0 else "minisblack", compression="lzw")
+
+
+def write_zarr(path, *, axes, zarr_format, seed=0):
+    """OME-Zarr 0.4 (Zarr 2) or 0.5 (Zarr 3) of two levels; its pixels."""
+    zarr = pytest.importorskip("zarr", reason="needs the extra zarr")
+    sizes, kinds = {"T": 2, "C": 3, "Z": 4, "Y": 40, "X": 50}, {"T": "time", "C": "channel"}
+    array = samples([sizes[name] for name in axes], "u2", seed)
+    described = [{"name": name.lower(), "type": kinds.get(name, "space")} for name in axes]
+    scale = [1.0 if name in "TC" else 0.5 for name in axes]
+    datasets = [{"path": p, "coordinateTransformations": [{"type": "scale", "scale": scale}]} for p in "01"]
+    about = {"multiscales": [{"axes": described, "datasets": datasets, "version": "0.4"}]}
+    if "C" in axes:
+        about["omero"] = {"channels": [{"label": name} for name in ("DAPI", "GFP", "Cy5")]}
+    group = zarr.open_group(path, mode="w", zarr_format=zarr_format)
+    for name, step in (("0", 1), ("1", 2)):
+        level = np.ascontiguousarray(array[..., ::step, ::step])
+        group.create_array(name, data=level, chunks=(1,) * (array.ndim - 2) + (32, 32))
+    group.attrs.update(about if zarr_format == 2 else {"ome": {"version": "0.5"} | about})
+    return array
+
+
+def write_czi(path, axes):
+    """Zeiss CZI as its own library writes it; its pixels."""
+    czi = pytest.importorskip("pylibCZIrw.czi", reason="needs the extra microscopes")
+    sizes = {"C": 2, "Z": 3, "Y": 40, "X": 50, "S": 3}
+    array = samples([sizes[name] for name in axes], "u1" if "S" in axes else "u2")
+    whole = array if "S" in axes else array.reshape(sizes["C"] if "C" in axes else 1, -1, 40, 50)
+    with czi.create_czi(str(path)) as file:
+        if "S" in axes:
+            file.write(data=np.ascontiguousarray(whole[..., ::-1]), plane={"C": 0, "Z": 0, "T": 0})
+        else:
+            for channel, stack in enumerate(whole):
+                for place, plane in enumerate(stack):
+                    file.write(data=plane[..., None], plane={"C": channel, "Z": place, "T": 0})
+            names = dict(enumerate(["DAPI", "GFP"][: len(whole)]))
+            file.write_metadata(document_name="d", channel_names=names, scale_x=1e-7, scale_y=1e-7, scale_z=3e-7)
+    return array
+
+
+def write_lif(path, axes):
+    """Leica LIF of one image, as its public description says; its pixels in the order of the file."""
+    sizes, size = {"T": 2, "Z": 3, "C": 2, "Y": 20, "X": 24}, 2
+    array = samples([sizes[name] for name in axes], "u2")
+    plane, channels = size * sizes["X"] * sizes["Y"], sizes["C"] if "C" in axes else 1
+    steps = {"X": (1, size), "Y": (2, size * sizes["X"])}
+    stride = plane * channels
+    for name in reversed([name for name in axes if name in "TZ"]):
+        steps[name] = {"Z": 3, "T": 4}[name], stride
+        stride *= sizes[name]
+    described = "".join(
+        f'<DimensionDescription DimID="{number}" NumberOfElements="{sizes[name]}" Origin="0" '
+        f'Length="{(sizes[name] - 1) * 2e-7}" Unit="m" BitInc="0" BytesInc="{step}"/>'
+        for name, (number, step) in steps.items()
+    )
+    seen = "".join(
+        f'<ChannelDescription DataType="0" ChannelTag="0" Resolution="16" NameOfMeasuredQuantity="" Min="0" Max="1" '
+        f'Unit="" LUTName="Green" IsLUTInverted="0" BytesInc="{number * plane}" BitInc="0"/>'
+        for number in range(channels)
+    )
+    xml = (
+        '<LMSDataContainerHeader Version="2"><Element Name="f" UniqueID="a"><Data/><Memory Size="0" '
+        'MemoryBlockID="MemBlock_0"/><Children><Element Name="i" UniqueID="b"><Data><Image TextDescription="">'
+        f"<ImageDescription><Channels>{seen}</Channels><Dimensions>{described}</Dimensions></ImageDescription></Image>"
+        f'</Data><Memory Size="{array.nbytes}" MemoryBlockID="MemBlock_1"/></Element></Children></Element>'
+        "</LMSDataContainerHeader>"
+    )
+
+    def memory(name, data):
+        words = name.encode("utf-16-le")
+        head = struct.pack("<IIBQBI", 0x70, 14 + len(words), 0x2A, len(data), 0x2A, len(name))
+        return head + words + data
+
+    words = xml.encode("utf-16-le")
+    head = struct.pack("<IIBI", 0x70, 5 + len(words), 0x2A, len(xml)) + words
+    path.write_bytes(head + memory("MemBlock_0", b"") + memory("MemBlock_1", array.tobytes()))
+    return array

@@ -209,7 +209,7 @@ def shelf(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     np.save("a.npy", noisy())
     np.save("five.npy", noisy()[:5, :5])
-    np.save("four.npy", np.zeros((2, 3, 40, 40)))
+    np.save("six.npy", np.zeros((1, 2, 2, 3, 40, 40)))
     np.save("constant.npy", np.full((40, 40), 7.0))
     np.save("nan.npy", np.full((40, 40), np.nan))
     np.save("pickled.npy", np.array([{}], dtype=object), allow_pickle=True)
@@ -222,7 +222,7 @@ def shelf(tmp_path, monkeypatch) -> Path:
 
 FILES = {
     "five.npy": r"five\.npy: 5 x 5 pixels are too few",
-    "four.npy": r"four\.npy: shape \(2, 3, 40, 40\) is no image",
+    "six.npy": r"six\.npy: shape \(1, 2, 2, 3, 40, 40\) is no image",
     "constant.npy": r"constant\.npy: every pixel is 7",
     "nan.npy": r"nan\.npy: 1600 of 1600 pixels are NaN",
     "pickled.npy": r"pickled\.npy: holds pickled objects",

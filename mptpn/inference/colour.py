@@ -54,10 +54,35 @@ class ColourPredictor(StabilisedPredictor):
         return self._of_its_brightness(found, noisy, place.noise(self.noise_model))
 
 
-def of_channels(pixels: Sequence[np.ndarray], valid: Sequence[np.ndarray | None], *, count: int) -> list[NoisyImages]:
-    """The noise of each channel of an image or a series, in one orientation; arrays in turn of each channel."""
-    turn = orientation(pixels, valid)
-    return [NoisyImages.of(pixels[i::count], valid=valid[i::count], turn=turn) for i in range(count)]
+def of_groups(
+    found: Sequence[Sequence[tuple[np.ndarray, np.ndarray | None]]], *, size: int
+) -> list[NoisyImages | None]:
+    """The noise of each channel of a scan; None where it has no image.
+
+    Args:
+        found: images [H, W] and masks of each channel.
+        size: number of channels, one after the other, that are colours of one pixel and have one orientation.
+    """
+    result: list[NoisyImages | None] = []
+    for first in range(0, len(found), size):
+        group = found[first : first + size]
+        turn = orientation(*zip(*sum(map(list, group), []), strict=True)) if size > 1 and any(group) else None
+        for own in group:
+            pixels, valid = (list(x) for x in zip(*own, strict=True)) if own else ((), ())
+            result.append(NoisyImages.of(pixels, valid=valid, turn=turn) if own else None)
+    return result
+
+
+def prepare_groups(
+    channels: Sequence[NoisyImages | None], network: Network | None = None, *, size: int
+) -> list[Denoiser | None]:
+    """A denoiser for each channel that has noise; arguments as in of_groups and prepare."""
+    result: list[Denoiser | None] = []
+    for first in range(0, len(channels), size):
+        group = channels[first : first + size]
+        prepared = iter(prepare([one for one in group if one], network) if any(group) else ())
+        result += [next(prepared) if one else None for one in group]
+    return result
 
 
 def prepare(channels: Sequence[NoisyImages], network: Network | None = None) -> list[Denoiser]:
@@ -110,13 +135,18 @@ def _shared(first: tuple, second: tuple) -> float:
     return 1 - estimate_from(found).sigma ** 2
 
 
-def beside(denoisers: Sequence[Denoiser], planes: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> Sequence[Denoiser]:
+def beside(
+    denoisers: Sequence[Denoiser | None], planes: Sequence[tuple[np.ndarray, np.ndarray | None]]
+) -> Sequence[Denoiser | None]:
     """The denoisers of the channels of one image, which see its other channels.
 
     Args:
+        denoisers: as prepare_groups gives them.
         planes: image [H, W] in the own unit and mask of each channel.
     """
-    if not denoisers or not isinstance(denoisers[0].predictor, ColourPredictor) or len(planes) != len(denoisers):
+    if not all(denoisers) or not denoisers or len(planes) != len(denoisers):
+        return denoisers
+    if not isinstance(denoisers[0].predictor, ColourPredictor):
         return denoisers
     seen = torch.cat([_plane(one, *plane) for one, plane in zip(denoisers, planes, strict=True)], 1)
     return [replace(one, predictor=replace(one.predictor, planes=seen)) for one in denoisers]

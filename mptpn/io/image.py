@@ -60,6 +60,12 @@ def as_array(image: np.ndarray | Tensor) -> np.ndarray:
     return np.asarray(image)
 
 
+def check_type(array: np.ndarray, *, name: str) -> None:
+    """Refuses an array that holds neither integers nor floats."""
+    if array.dtype == bool or not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
+        raise ValueError(f"{name}: pixels of type {array.dtype} are not gray levels; give integers or floats.")
+
+
 def gray_array(
     image: np.ndarray | Tensor,
     *,
@@ -85,8 +91,7 @@ def gray_array(
             or has no valid pixel; NaN or infinite; constant.
     """
     array = as_array(image)
-    if array.dtype == bool or not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
-        raise ValueError(f"{name}: pixels of type {array.dtype} are not gray levels; give integers or floats.")
+    check_type(array, name=name)
     if colour == "refused" and array.ndim != 2:
         raise ValueError(f"{name}: shape {array.shape} is not an image [H, W]; give each slice or channel alone.")
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):

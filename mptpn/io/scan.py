@@ -4,10 +4,14 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+
+from mptpn.io.axes import Axes, guess_axes
+from mptpn.io.errors import Unreadable
+from mptpn.io.unpacked import Unpacked
 
 DECODERS = ("pydicom", "tifffile", "nibabel", "nibabel.global", "PIL")
 ROWS = 256  # of a slice, rounded at once: a large slice is not held in float64
@@ -15,16 +19,12 @@ DAMAGED = "the file is damaged, cut off or of a kind that is not supported; expo
 NO_PICTURE = "give an image with a picture in it"
 
 
-class Unreadable(ValueError):
-    """A file gives no scan: the path, what is wrong, the remedy. Never a tag's value or a decoder's words."""
-
-
 @dataclass(frozen=True)
 class Slice:
     """One slice in stored values.
 
     Attributes:
-        pixels: [H, W] or [H, W, 3], without alpha; NaN and infinite pixels are 0. float32 up to 16 bits, else float64.
+        pixels: [H, W] or [H, W, C], without alpha; NaN and infinite pixels are 0. float32 up to 16 bits, else float64.
         valid: [H, W], False at the file's own padding value and at NaN or infinite pixels.
         slope, intercept: pixels * slope + intercept is in the scan's unit; slices of one series may differ (PET).
     """
@@ -66,7 +66,10 @@ class Scan:
     Attributes:
         path, name: of the file, or of the series' folder; open_scans makes names unique.
         slices: their number.
-        shape: of one slice's pixels, (H, W) or (H, W, 3).
+        axes: names and sizes of the axes of the whole, in the file's order.
+        spacing: distance between neighbours along an axis and its unit, by the axis' name, where the file says it.
+        channel_names: of the channels that lie in slices of their own, where the file says them.
+        shape: of one slice's pixels, (H, W) or (H, W, C), a noise model each.
         dtype, bits: stored type with its byte order, and bits a sample.
         low, high: smallest and largest stored value that is written; None for floats.
         slope, intercept: of the first slice; read() gives each slice's own.
@@ -78,14 +81,34 @@ class Scan:
     note = ""
     series = ""  # files of a folder with the same series, not empty, become one scan by the class method join
     identity = ""  # files of a series with the same identity are copies
+    takes_axes = False  # whether its constructor takes `axes`, names that the user gives
 
     def __init__(
-        self, path: Path, *, slices: int, sample_shape: tuple[int, ...], dtype: np.dtype, colours: int, bits: int = 0
+        self,
+        path: Path,
+        *,
+        dtype: np.dtype,
+        bits: int = 0,
+        axes: Axes | None = None,
+        slices: int = 1,
+        sample_shape: tuple[int, ...] = (),
+        colours: int | None = None,
     ):
-        """sample_shape: of a stored slice, [H, W] or [H, W, samples]; samples beyond the first `colours` are alpha."""
+        """Give either axes, or slices and sample_shape.
+
+        Args:
+            sample_shape: of a stored slice, [H, W] or [H, W, samples].
+            colours: number of samples that are a picture, those after them are alpha; None: as the axes say.
+        """
+        if axes:
+            slices, sample_shape = axes.slices, axes.sample_shape
+        colours = colours or (axes.colours if axes else 1)
         self.path, self.name = path, path.name
         self.slices, self.sample_shape, self.dtype, self.colours = slices, tuple(sample_shape), np.dtype(dtype), colours
-        self.shape = self.sample_shape[:2] + ((3,) if colours == 3 else ())
+        self.shape = self.sample_shape[:2] + ((colours,) if colours > 1 else ())
+        self.axes = axes or _axes_of_slices(slices, self.sample_shape)
+        self.spacing: dict[str, tuple[float, str]] = {}
+        self.channel_names: tuple[str, ...] = ()
         self.slope, self.intercept, self.unit = 1.0, 0.0, "stored value"
         if self.dtype.kind not in "iuf" or self.dtype.itemsize > 8:
             raise Unreadable(
@@ -98,6 +121,7 @@ class Scan:
         self.low, self.high = {"i": (-half, half - 1), "u": (0, 2 * half - 1), "f": (None, None)}[self.dtype.kind]
         self._held: tuple[int, np.ndarray] | None = None
         self._handle = None  # what the format keeps open between slices; has close()
+        self._unpacked: Unpacked | None = None  # a gzipped file as a temporary one
 
     # A format fills in endings, __init__(path), stored and assemble; the others, up to samples, where it has them.
 
@@ -153,11 +177,16 @@ class Scan:
                     )
             self._held = index, stored.astype(self.dtype, copy=False)
             if index == self.slices - 1:
-                self.close()
+                self._close_handle()
         return self._held[1]
 
     def close(self) -> None:
-        """Closes the file. The next slice opens it again; the last slice closes it by itself."""
+        """Closes the file and removes what was unpacked of it. The next slice opens it again."""
+        self._close_handle()
+        self._unpacked = None
+
+    def _close_handle(self) -> None:
+        """After the last slice too."""
         handle, self._handle = self._handle, None
         if handle is not None:
             handle.close()
@@ -181,7 +210,7 @@ class Scan:
         return Slice(pixels, valid, *self.scale(index))
 
     def in_unit(self, index: int) -> np.ndarray:
-        """One slice in the scan's unit, float64, [H, W] or [H, W, 3]; ValueError where every pixel is padding.
+        """One slice in the scan's unit, float64, [H, W] or [H, W, C]; ValueError where every pixel is padding.
 
         Padding has the smallest value of the other pixels; NaN and infinite pixels stay.
         """
@@ -229,6 +258,28 @@ class Scan:
         picture = stored.reshape(*pixels.shape[:2], -1)[..., : self.colours]
         fitted = np.where(changed, fitted, 0).astype(self.dtype)
         np.copyto(picture, fitted.reshape(picture.shape), where=changed.reshape(picture.shape))
+
+
+def name_axes(
+    path: Path,
+    shape: tuple[int, ...],
+    *,
+    given: str | None,
+    known: str = "",
+    alpha: bool = False,
+    first_fastest: bool = False,
+) -> Axes:
+    """Axes of a file's array: as the user gives them, else as the file names them, else guessed; see Axes."""
+    try:
+        found = Axes(given or known, tuple(shape)) if given or known else guess_axes(shape, alpha=alpha)
+    except ValueError as error:
+        raise Unreadable(f"{path}: {error}") from None
+    return replace(found, first_fastest=first_fastest)
+
+
+def _axes_of_slices(slices: int, sample_shape: tuple[int, ...]) -> Axes:
+    names = "Z" * (slices > 1) + "YX" + "S" * (len(sample_shape) == 3)
+    return Axes(names, ((slices,) if slices > 1 else ()) + sample_shape)
 
 
 def _valid(finite: np.ndarray, padding: np.ndarray | None) -> np.ndarray:

@@ -1,101 +1,121 @@
-"""TIFF files as scans."""
+"""TIFF files as scans: plain, ImageJ, OME, slides with reduced copies, and movies with one directory."""
 
+import gzip
+import shutil
 from pathlib import Path
 
 import numpy as np
 import tifffile
 from PIL import Image
+from tifffile import COMPRESSION, PHOTOMETRIC
 
-from mptpn.io.scan import Scan, Unreadable
+from mptpn.io.scan import Scan
+from mptpn.io.tiff_layout import describe, has_imagecodecs, read_layout
+from mptpn.io.tiff_writer import can_stay, kept_compression, write_anew, write_in_place
+from mptpn.io.unpacked import Unpacked
 
-RESOLUTION = {282, 283}  # tags
-LOST = {330: "reduced copies", 34665: "EXIF", 34853: "GPS"}  # tag: what it points to, not copied
+ENDINGS = (".tif", ".tiff")
+LOST = {34665: "EXIF", 34853: "GPS"}  # tag: what it points to, not copied where a file is written anew
 
 
 class Tiff(Scan):
-    """TIFF of one or more pages of one size and type; all tags of a page are kept but the layout of its bytes."""
+    """TIFF of one or more planes of one size and type.
 
-    endings = (".tif", ".tiff")
+    A file without compression is copied and its pixels are replaced, so that every other byte stays. Any other is
+    written anew with the tags of its pages. Reduced copies follow what was removed; further pictures are copied.
+    """
 
-    def __init__(self, path: Path):
-        with tifffile.TiffFile(path, is_ome=False) as file:
-            first, kinds, tags = file.pages[0], set(), set()
-            for page in file.pages:
-                kinds.add((page.shape, page.dtype, page.axes, int(page.photometric)))
-                tags |= {tag.code for tag in page.tags}
-            colours = 3 if first.photometric == tifffile.PHOTOMETRIC.RGB else 1
-            _check(path, file, first, kinds=len(kinds), colours=colours)
-            self.planar = first.axes == "SYX"
-            shape = (*first.shape[1:], first.shape[0]) if self.planar else first.shape
-            dtype, bits = first.dtype.newbyteorder(file.byteorder), first.bitspersample
-            self.note = " ".join(
-                f"{what} within the file are not written." for tag, what in LOST.items() if tag in tags
-            )
-            pages = len(file.pages)
-            super().__init__(path, slices=pages, sample_shape=shape, dtype=dtype, colours=colours, bits=bits)
+    takes_axes = True
+
+    def __init__(self, path: Path, axes: str | None = None):
+        self.path = path
+        self._gzipped = path.name.lower().endswith(".gz")
+        self._unpacked: Unpacked | None = None
+        self.layout = layout = read_layout(path, self._source(), axes)
+        with tifffile.TiffFile(self._source(), is_ome=False) as file:
+            first = file.pages[layout.pages[0]]
+            self.in_place = layout.run is not None or can_stay(file, layout)
+            self.photometric = first.photometric
+            bits = first.bitspersample if first.bitspersample in range(1, 65) else 0
+            dtype = first.dtype.newbyteorder(file.byteorder)
+            self.note = " ".join([*layout.notes, *([] if self.in_place else self._losses(file))])
+        suffix = path.suffix.lower()
+        self.endings = (suffix,) if self.in_place and suffix not in (*ENDINGS, ".gz", "") else ENDINGS
+        if self._gzipped:
+            self.endings = tuple(f"{ending}.gz" for ending in ENDINGS)
+        unpacked = self._unpacked
+        super().__init__(path, axes=layout.axes, colours=layout.colours, dtype=dtype, bits=bits)
+        self._unpacked = unpacked
+        with tifffile.TiffFile(self._source()) as file:
+            describe(self, file)
+
+    def _source(self) -> Path:
+        """The file, unpacked."""
+        if not self._gzipped:
+            return self.path
+        if self._unpacked is None:
+            self._unpacked = Unpacked(self.path)
+        return self._unpacked.path
+
+    def _losses(self, file: tifffile.TiffFile) -> list[str]:
+        """What a file written anew does not keep."""
+        pages = [file.pages[number] for number in self.layout.pages]
+        tags = {tag.code for page in pages for tag in page.tags}
+        lost = [f"{what} within the file are not written." for tag, what in LOST.items() if tag in tags]
+        if kept_compression(pages[0])[0] not in (None, pages[0].compression):
+            name = getattr(pages[0].compression, "name", pages[0].compression)
+            lost.append(f"Its {name} pixels are written with deflate, which keeps every value.")
+        if pages[0].bitspersample not in (8, 16, 32, 64):
+            lost.append(f"Its packed pixels of {pages[0].bitspersample} bits are written in whole bytes.")
+        return lost
 
     def stored(self, index: int) -> np.ndarray:
         if self._handle is None:
-            self._handle = tifffile.TiffFile(self.path, is_ome=False)
-        page = self._handle.pages[index]
-        if page.compression == tifffile.COMPRESSION.LZW and page.photometric != tifffile.PHOTOMETRIC.MINISWHITE:
-            with Image.open(self.path) as image:  # tifffile leaves LZW to a library that is not required here
-                image.seek(index)
-                return np.asarray(image)  # Pillow narrows some types; samples() compares the type and refuses
-        array = page.asarray()
-        return np.moveaxis(array, 0, -1) if self.planar else array
+            self._handle = _Pages(self._source())
+        if self.layout.run is None:
+            array = self._handle.page(self.layout.pages[index])
+        else:
+            count = int(np.prod(self.sample_shape))
+            self._handle.file.filehandle.seek(self.layout.run + index * count * self.dtype.itemsize)
+            array = self._handle.file.filehandle.read_array(self.dtype, count)
+            shape = np.roll(self.sample_shape, 1) if self.layout.planar else self.sample_shape
+            array = array.reshape(shape)
+        return np.moveaxis(array, 0, -1) if self.layout.planar else array
 
     def assemble(self, temporary: Path, part: Path, *, note: str) -> None:
-        pixels = np.memmap(part, self.dtype, mode="r", shape=(self.slices, *self.sample_shape))
-        pixels = np.moveaxis(pixels, -1, 1) if self.planar else pixels
-        with tifffile.TiffFile(self.path, is_ome=False) as original:
-            first, bigtiff = original.pages[0], original.is_bigtiff or part.stat().st_size > 2**32 - 2**25
-            with tifffile.TiffWriter(temporary, bigtiff=bigtiff, byteorder=original.byteorder, ome=False) as target:
-                # readers of these kinds look at the first page alone and take the pixels for one piece
-                if first.is_imagej or first.is_shaped:
-                    others = {tag.code for tag in original.pages[self.slices - 1].tags}
-                    self._append(target, first, pixels, once={tag.code for tag in first.tags} - others)
-                else:
-                    for page, array in zip(original.pages, pixels, strict=True):
-                        self._append(target, page, array, once=set())
-
-    def _append(
-        self, target: tifffile.TiffWriter, page: tifffile.TiffPage, pixels: np.ndarray, *, once: set[int]
-    ) -> None:
-        """Writes pixels with the tags of a page; those in `once` on the first page only."""
-        own, resolution = tifffile.TIFF.TAG_FILTERED, None
-        if RESOLUTION <= {tag.code for tag in page.tags}:
-            own = own | RESOLUTION | {296}
-            fractions = [page.tags[code].value for code in sorted(RESOLUTION)]
-            resolution = [numerator / denominator if denominator else 0 for numerator, denominator in fractions]
-        target.write(
-            pixels,
-            photometric=page.photometric,
-            planarconfig="separate" if self.planar else "contig" if len(self.sample_shape) == 3 else None,
-            extrasamples=page.extrasamples or None,
-            compression=None if page.compression == tifffile.COMPRESSION.NONE else "zlib",
-            resolution=resolution,
-            resolutionunit=page.resolutionunit if resolution else None,
-            software=False,
-            metadata=None,
-            contiguous=False,
-            extratags=[(*tag.astuple()[:4], tag.code in once) for tag in page.tags if tag.code not in own],
-        )
+        planes = np.memmap(part, self.dtype, mode="r", shape=(self.slices, *self.sample_shape))
+        planes = np.moveaxis(planes, -1, 1) if self.layout.planar else planes
+        write = write_in_place if self.in_place else write_anew
+        if not self._gzipped:
+            write(self._source(), temporary, planes, self.layout)
+            return
+        plain = temporary.with_name(f"{temporary.name}.plain")
+        try:
+            write(self._source(), plain, planes, self.layout)
+            with plain.open("rb") as source, gzip.open(temporary, "wb", compresslevel=6) as target:
+                shutil.copyfileobj(source, target)
+        finally:
+            plain.unlink(missing_ok=True)
 
 
-def _check(path: Path, file: tifffile.TiffFile, first: tifffile.TiffPage, *, kinds: int, colours: int) -> None:
-    pages, extra = len(file.pages), first.samplesperpixel - colours
-    if kinds > 1:
-        raise Unreadable(f"{path}: its {pages} pages differ in size or type; save pages of one kind in one file.")
-    if file.is_imagej and pages == 1 and file.imagej_metadata.get("images", 1) > 1:
-        raise Unreadable(
-            f"{path}: an ImageJ stack without pages of its own; save it again with fewer than 4 GB, or as NIfTI."
-        )
-    if first.dtype is None or first.axes not in ("YX", "YXS", "SYX") or first.photometric not in (0, 1, 2):
-        raise Unreadable(
-            f"{path}: pages of kind {first.axes} {first.photometric.name} are no gray or RGB pictures; convert them."
-        )
-    if extra not in (0, 1) or (colours == 1 and extra and not any(first.extrasamples)):
-        raise Unreadable(
-            f"{path}: {first.samplesperpixel} samples a pixel are no gray or RGB picture; save one channel a page."
-        )
+class _Pages:
+    """Pages of one open file, in any order; LZW without the extra `codecs` is read by Pillow."""
+
+    def __init__(self, path: Path):
+        self.file = tifffile.TiffFile(path, is_ome=False)
+        self._path, self._pillow = path, None
+
+    def page(self, number: int) -> np.ndarray:
+        page = self.file.pages[number]
+        plain = page.photometric != PHOTOMETRIC.MINISWHITE
+        if page.compression != COMPRESSION.LZW or has_imagecodecs() or not plain:
+            return page.asarray()
+        if self._pillow is None:
+            self._pillow = Image.open(self._path)
+        self._pillow.seek(number)
+        return np.asarray(self._pillow)  # Pillow narrows some types; samples() compares the type and refuses
+
+    def close(self) -> None:
+        self.file.close()
+        if self._pillow is not None:
+            self._pillow.close()

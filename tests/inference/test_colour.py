@@ -25,7 +25,7 @@ def noisy(clean: np.ndarray, *, levels=(SIGMA, SIGMA, SIGMA), shared: float = 0.
 
 def prepared(image: np.ndarray):
     planes = [image[..., i] for i in range(3)]
-    return colour.prepare(colour.of_channels(planes, [None] * 3, count=3))
+    return colour.prepare(colour.of_groups([[(plane, None)] for plane in planes], size=3))
 
 
 def psnr(image: np.ndarray, clean: np.ndarray) -> float:

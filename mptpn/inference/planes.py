@@ -1,0 +1,224 @@
+"""Arrays of several planes: each channel has a noise model of its own, and its planes share it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mptpn.inference import colour
+from mptpn.inference.assessment import VERDICTS, Assessment, assess, together
+from mptpn.inference.denoiser import Denoiser, Network, Prediction
+from mptpn.inference.noisy_images import NoisyImages
+from mptpn.inference.orientation import orientation
+from mptpn.io import gray_array
+from mptpn.io.axes import Axes
+from mptpn.networks.noise_level import SMALLEST
+from mptpn.noise import NoiseEstimate, PoissonGaussian
+from mptpn.tiling import spread
+
+SAMPLES = 8  # planes of a channel from which its noise is learned
+Place = tuple  # where a plane [H, W] lies in the array
+Channels = list[list[Place]]  # of colours of one pixel, or a single one; the places of the planes of each
+
+
+@dataclass(frozen=True)
+class DenoisedPlanes:
+    """An array after denoising.
+
+    Attributes:
+        array: type and shape of the input. uncertainty: float32, same shape; 0 in alpha.
+        noise: of all channels together, in the array's unit. noises: of each channel that holds noise.
+        assessment: of the worst plane that was judged of each channel, together.
+    """
+
+    array: np.ndarray
+    uncertainty: np.ndarray
+    noise: NoiseEstimate
+    noises: tuple[NoiseEstimate, ...]
+    assessment: Assessment
+
+
+def denoise_planes(
+    array: np.ndarray,
+    axes: Axes,
+    *,
+    model: str | Path | Network,
+    strength: float,
+    minutes: float,
+    memory: int | None,
+    valid: np.ndarray | None,
+    seed: int,
+    sigma: float | None = None,
+) -> DenoisedPlanes:
+    """Denoise all planes of an array; arguments as in mptpn.denoise.
+
+    sigma: known standard deviation of white Gaussian noise, in the array's unit; None: estimated.
+    """
+    masks = _Masks(valid, axes)
+    channels = places(axes)
+    kept = [[own for own in one if _holds_noise(array, own)] for one in channels]
+    groups = [_Group(array, masks, one, memory) for one in kept if one]
+    images = _images([channel for group in groups for channel in group.samples()], sigma)
+    network = images.network(model, minutes=minutes, seed=seed)
+    out, uncertainty, worst, noises = array.copy(), np.zeros(array.shape, np.float32), [], []
+    for group in groups:
+        own = [images] if len(groups) == len(group.channels) == 1 else group.images(sigma)
+        noises += [one.estimate for one in own]
+        group.prepare(own, network)
+        worst += group.worst()
+        for place, prediction, share in group.predictions():
+            change, uncertainty[place] = prediction.at(strength * share)
+            out[place] = changed(out[place], change)
+    numbers = [number for number, own in enumerate(sum(channels, [])) if _holds_noise(array, own)]
+    return DenoisedPlanes(out, uncertainty, images.estimate, tuple(noises), together(worst, numbers))
+
+
+class _Group:
+    """Channels that a network may take at once: the colours of a pixel, or one channel alone."""
+
+    def __init__(self, array: np.ndarray, masks: "_Masks", channels: Channels, memory: int | None):
+        self.array, self.masks, self.channels, self.memory = array, masks, channels, memory
+        noisy = [[i for i, place in enumerate(own) if not _is_constant(array[place])] for own in channels]
+        self.noisy = noisy
+        self.chosen = [spread(own, SAMPLES) for own in noisy]
+        self.denoisers: Sequence[Denoiser] = ()
+        self._known: dict[tuple[int, int], Prediction] = {}
+        self._shares = [1.0] * len(channels)
+
+    def samples(self) -> list[list[tuple[np.ndarray, np.ndarray | None]]]:
+        """The planes and masks from which the noise of each channel is learned."""
+        return [[self._plane(own[i]) for i in some] for own, some in zip(self.channels, self.chosen, strict=True)]
+
+    def images(self, sigma: float | None) -> list[NoisyImages]:
+        """The noise of each channel, in one orientation."""
+        samples = self.samples()
+        turn = orientation(*zip(*sum(samples, []), strict=True)) if len(samples) > 1 else None
+        return [_images([own], sigma, turn=turn) for own in samples]
+
+    def prepare(self, images: list[NoisyImages], network: Network | None) -> None:
+        """Prepares the denoisers."""
+        self.denoisers = colour.prepare(images, network)
+
+    def worst(self) -> list[Assessment]:
+        """Of each channel, that of the worst plane that was judged; the predictions are kept."""
+        judged: list[list[Assessment]] = [[] for _ in self.channels]
+        for index in sorted({i for some in self.chosen for i in some}):
+            planes = self._planes(index)
+            for number, denoiser in enumerate(colour.beside(self.denoisers, planes)):
+                if index in self.chosen[number]:
+                    prediction = denoiser.predict(*planes[number], memory=self.memory)
+                    self._known[number, index] = prediction
+                    judged[number].append(assess(denoiser, planes[number][0], prediction, planes[number][1]))
+        self._shares = [min(one.share for one in own) for own in judged]
+        return [max(own, key=lambda one: VERDICTS.index(one.verdict)) for own in judged]
+
+    def predictions(self):
+        """Place, prediction and share of the change of each plane that holds noise."""
+        for index in range(len(self.channels[0])):
+            planes = self._planes(index)
+            wanted = [number for number, own in enumerate(self.noisy) if index in own]
+            missing = any((number, index) not in self._known for number in wanted)
+            seen = colour.beside(self.denoisers, planes) if missing else self.denoisers
+            for number in wanted:
+                prediction = self._known.pop((number, index), None)
+                if prediction is None:
+                    prediction = seen[number].predict(*planes[number], memory=self.memory)
+                yield self.channels[number][index], prediction, self._shares[number]
+
+    def _planes(self, index: int) -> list[tuple[np.ndarray, np.ndarray | None]]:
+        return [self._plane(own[index]) for own in self.channels]
+
+    def _plane(self, place: Place) -> tuple[np.ndarray, np.ndarray | None]:
+        return self.array[place], self.masks.of(place)
+
+
+def check_planes(array: np.ndarray, axes: Axes, *, valid: np.ndarray | None) -> None:
+    """Refuses arrays that are no images, see gray_array; planes that are constant among others stay."""
+    if axes.slices == 0 or 0 in array.shape:
+        raise ValueError(f"the image: it is empty, shape {array.shape}; give one with pixels.")
+    masks = _Masks(valid, axes)
+    planes = [place for one in places(axes) for own in one for place in own]
+    height, width = array[planes[0]].shape
+    if min(height, width) < SMALLEST:  # with its sentence
+        gray_array(array[planes[0]], name="the image", smallest=SMALLEST)
+    rows = np.concatenate([array[place] for place in planes])
+    mask = None if valid is None else np.concatenate([masks.of(place) for place in planes])
+    gray_array(rows, name="the image", valid=mask, smallest=SMALLEST, remedy="replace, crop or mask")
+
+
+def places(axes: Axes) -> list[Channels]:
+    """Where the planes [H, W] of each channel lie, alpha left out; the colours of a pixel belong together."""
+    count, found = axes.colours, []
+    for channel in range(axes.channels):
+        one = []
+        for number in range(count):
+            own = []
+            for index in axes.of_channel(channel):
+                place = list(axes.place(index))
+                if axes.samples is not None:
+                    place[axes.samples] = number
+                own.append(tuple(place))
+            one.append(own)
+        found += [one] if axes.is_colour else [[own] for own in one]
+    return found
+
+
+def changed(array: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """An array plus a change, in its own type, rounded and clipped; where nothing moves, no digit is lost."""
+    moved = array + change.astype(np.float64)
+    if np.issubdtype(array.dtype, np.integer):
+        limits = np.iinfo(array.dtype)
+        highest = float(limits.max) if limits.bits < 54 else np.nextafter(float(limits.max), 0)
+        moved = np.clip(np.rint(moved), limits.min, highest)
+    return np.where(change == 0, array, moved.astype(array.dtype, copy=False))
+
+
+class _Masks:
+    """The mask of each plane: one for all, [H, W], or one of the array's shape."""
+
+    def __init__(self, valid: np.ndarray | None, axes: Axes):
+        self._valid = None if valid is None else np.asarray(valid)
+        sides = tuple(axes.shape[i] for i in axes.sides)
+        if self._valid is not None and self._valid.shape not in (sides, axes.shape):
+            raise ValueError(f"the image: the mask is {self._valid.shape}; give {sides} or {axes.shape}.")
+        self._each = self._valid is not None and self._valid.shape == axes.shape
+
+    def of(self, place: Place) -> np.ndarray | None:
+        return self._valid[place] if self._each else self._valid
+
+
+def _holds_noise(array: np.ndarray, own: list[Place]) -> bool:
+    return not all(_is_constant(array[place]) for place in own)
+
+
+def _is_constant(plane: np.ndarray) -> bool:
+    return bool((plane == plane.flat[0]).all())
+
+
+def _images(
+    channels: Sequence[Sequence[tuple[np.ndarray, np.ndarray | None]]], sigma: float | None, turn: int | None = None
+) -> NoisyImages:
+    """The noise of planes and masks of channels together, or white Gaussian noise of a known level."""
+    arrays, valid = (list(x) for x in zip(*sum(map(list, channels), []), strict=True))
+    images = NoisyImages.of(arrays, valid=valid, turn=turn)
+    if sigma is None:
+        return images
+    if not 0 < sigma < math.inf:
+        raise ValueError(f"sigma {sigma}: give a finite standard deviation above 0, or None.")
+    own, white = sigma / images.unit, torch.zeros_like(images.noise.correlation)
+    white[tuple(side // 2 for side in white.shape)] = 1
+    noise = replace(
+        images.noise,
+        sigma=own,
+        sigma_interval=(own, own),
+        kind="gaussian",
+        noise_model=PoissonGaussian(own),
+        parameters={"sigma": (own, 0.0)},
+        correlation=white,
+        half_size=(0, 0),
+        findings=(),
+    )
+    return replace(images, noise=noise, noise_models=(noise.noise_model,) * len(images.images))
