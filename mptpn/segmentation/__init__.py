@@ -1,0 +1,1 @@
+"""Segmentation by prompt: the question, the mask or *not found*, and the training."""
