@@ -16,14 +16,14 @@ def double(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class Merge(nn.Sequential):
-    """Patch merging: 2 x 2 pixels to one, layer normalisation, a linear layer; [B, c, H, W] -> [B, 2 c, H / 2, W / 2]."""
+    """Patch merging: 2 x 2 pixels to one, layer normalisation, a linear layer; c channels become 2 c."""
 
     def __init__(self, width: int):
         super().__init__(nn.PixelUnshuffle(2), ChannelNorm(4 * width), nn.Conv2d(4 * width, 2 * width, 1))
 
 
 class Expand(nn.Sequential):
-    """Patch expanding: depth to space, layer normalisation, a linear layer; [B, 2 c, H, W] -> [B, c, 2 H, 2 W]."""
+    """Patch expanding: depth to space, layer normalisation, a linear layer; 2 c channels become c."""
 
     def __init__(self, width: int):
         super().__init__(nn.PixelShuffle(2), ChannelNorm(width // 2), nn.Conv2d(width // 2, width, 1))

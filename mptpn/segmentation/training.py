@@ -1,44 +1,27 @@
-"""Training a prompt segmentation network: each example is one image, asked with several prompts, some of them empty."""
+"""Training a prompt segmentation network: the loss, the choice of the step on validation images, the calibration."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mptpn.filters import turned
-from mptpn.networks.segmentation import GLANCE, SegmentationNetwork
-from mptpn.random import generator
-from mptpn.segmentation.words import Words, turn_words, word_numbers
+from mptpn.metrics import dice
+from mptpn.networks.segmentation import SegmentationNetwork
+from mptpn.segmentation.examples import Crops, Example
+from mptpn.segmentation.inference import GrayRange, Segmenter
+from mptpn.segmentation.words import Target, word_numbers
+from mptpn.training import fit
 
-SIDE = 128  # px of a training crop
-ABSENT = 0.15  # share of the prompts that ask an image for what it does not have
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
-
-@dataclass(frozen=True)
-class Example:
-    """An image, and the truth for each prompt that was answered by a person.
-
-    Attributes:
-        image: [1, 3, H, W], normalised (see `mptpn.segmentation.normalised`), float16 or float32.
-        masks: prompt, as words, to mask [1, 1, H, W], bool; any other prompt has an empty truth.
-        group: examples of one group are drawn as often as its weight says.
-        scales: smallest and largest factor by which the image is resized before it is cut.
-        unknown: prompts whose truth is not known; they are not asked.
-        name: of the image.
-    """
-
-    image: Tensor
-    masks: dict[Words, Tensor]
-    group: str = ""
-    scales: tuple[float, float] = (0.7, 1.4)
-    unknown: frozenset[Words] = field(default_factory=frozenset)
-    name: str = ""
-
-    def has(self, prompt: Words) -> bool:
-        """Whether the image has what the prompt asks for."""
-        return prompt in self.masks and bool(self.masks[prompt].any())
+REFUSED = 0.97  # least share of validation images without a target that its presence threshold refuses
 
 
 class PromptLoss(nn.Module):
@@ -86,117 +69,158 @@ def soft_dice_loss(logits: Tensor, mask: Tensor) -> Tensor:
     return (loss * has).sum() / has.sum().clamp(min=1)
 
 
-class Crops:
-    """Batches of crops as a function of the step; prompts are turned with the image.
+def fit_segmenter(
+    segmenter: Segmenter,
+    examples: Sequence[Example],
+    validation: Sequence[Example],
+    *,
+    fabric: "Fabric",
+    seconds: float = math.inf,
+    steps: int = 100_000,
+    lr: float = 2e-3,
+    ema: float = 0.998,
+    weights: dict[str, float] | None = None,
+    batch: int = 8,
+    side: int = 128,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    watch_seconds: float = 300.0,
+    title: str = "segmentation",
+) -> tuple[Segmenter, list[dict]]:
+    """Train in place; the weights with the best mean Dice on the validation images are kept, and calibrated on them.
+
+    A killed training goes on from its checkpoint; the best weights until then lie beside it, in CHECKPOINT.best.
 
     Args:
-        examples: what is learned from.
-        prompts: every known prompt, as words.
-        vocabulary: words of the network's own encoder.
-        weights: of the groups, how often each is drawn; by default all alike.
-        batch, side: crops of a step, and their side, px.
-        absent: share of prompts without a truth in the image. seed: decides everything that is drawn.
+        segmenter: its targets are what is asked; its network starts from its own weights.
+        examples, validation: disjoint; no test image is in either.
+        seconds, steps, lr, ema, checkpoint, watch_seconds, title: see `mptpn.training.fit`.
+        weights, batch, side, seed: see Crops.
+    Returns:
+        the segmenter with calibrated targets, and the history.
     """
-
-    def __init__(
-        self,
-        examples: Sequence[Example],
-        *,
-        prompts: Sequence[Words],
-        weights: dict[str, float] | None = None,
-        batch: int = 8,
-        side: int = SIDE,
-        absent: float = ABSENT,
-        seed: int = 0,
-    ):
-        if not examples or not prompts:
-            raise ValueError(f"{len(examples)} examples and {len(prompts)} prompts: there is nothing to learn from.")
-        self.prompts, self.batch, self.side, self.absent, self.seed = list(prompts), batch, side, absent, seed
-        groups = sorted({example.group for example in examples})
-        self.groups = [[example for example in examples if example.group == name] for name in groups]
-        self.shares = torch.tensor([(weights or {}).get(name, 1.0) for name in groups])
-        self.reduced = {id(e): F.adaptive_avg_pool2d(e.image.float(), GLANCE + 32) for e in examples}
-
-    def __call__(self, step: int) -> dict[str, Tensor]:
-        """One batch, see PromptLoss.forward."""
-        draw = generator(self.seed, "segmentation crops", step)
-        rows = [self._draw(draw) for _ in range(self.batch)]
-        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-
-    def _draw(self, draw: torch.Generator) -> dict[str, Tensor]:
-        group = self.groups[int(torch.multinomial(self.shares, 1, generator=draw))]
-        example = group[_below(draw, len(group))]
-        turn = _below(draw, 8)
-        prompt = self._prompt(example, draw)
-        mask = example.masks.get(prompt)
-        mask = torch.zeros(1, 1, *example.image.shape[2:]) if mask is None else mask.float()
-        image, mask = self._crop(example, mask, draw)
-        look = self.reduced[id(example)]
-        top, left = _below(draw, 33), _below(draw, 33)
-        look = look[:, :, top : top + GLANCE, left : left + GLANCE]
-        image, look = _recoloured(turned(image, turn), turned(look, turn), draw)
-        present = [self._present(example, other) for other in self.prompts]
-        asked = turn_words(prompt, turn)
-        asked = self.prompts.index(asked if asked in self.prompts else prompt)
-        return {
-            "image": image[0],
-            "reduced": look[0],
-            "asked": torch.tensor(asked),
-            "mask": turned(mask, turn)[0],
-            "present": torch.tensor(present),
-        }
-
-    def _prompt(self, example: Example, draw: torch.Generator) -> Words:
-        here = [prompt for prompt in example.masks if example.has(prompt)]
-        others = [p for p in self.prompts if p not in here and p not in example.unknown]
-        absent = others and (not here or float(torch.rand((), generator=draw)) < self.absent)
-        choice = others if absent else here
-        return choice[_below(draw, len(choice))]
-
-    @staticmethod
-    def _present(example: Example, prompt: Words) -> float:
-        return -1.0 if prompt in example.unknown else float(example.has(prompt))
-
-    def _crop(self, example: Example, mask: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A square of `side` px, resized by a factor of the example's scales; reflected where the image is small."""
-        low, high = example.scales
-        scale = low * (high / low) ** float(torch.rand((), generator=draw))
-        height, width = example.image.shape[2:]
-        part = min(round(self.side / scale), height), min(round(self.side / scale), width)
-        top, left = _below(draw, height - part[0] + 1), _below(draw, width - part[1] + 1)
-        place = slice(top, top + part[0]), slice(left, left + part[1])
-        size = [min(self.side, max(1, round(n * scale))) for n in part]
-        image = F.interpolate(example.image[..., *place].float(), size=size, mode="bilinear", antialias=scale < 1)
-        mask = F.interpolate(mask[..., *place], size=size, mode="bilinear", antialias=scale < 1).round()
-        missing = self.side - size[0], self.side - size[1]
-        if max(missing):
-            before = _below(draw, missing[0] + 1), _below(draw, missing[1] + 1)
-            pad = before[1], missing[1] - before[1], before[0], missing[0] - before[0]
-            image, mask = F.pad(image, pad, mode="replicate"), F.pad(mask, pad)
-        return image, mask
+    network, targets = segmenter.network.train(), segmenter.targets
+    prompts = [target.words for target in targets]
+    crops = Crops(examples, prompts=prompts, weights=weights, batch=batch, side=side, seed=seed)
+    numbers = [word_numbers(prompt, network.words, length=segmenter.length) for prompt in prompts]
+    module = PromptLoss(network.to(memory_format=torch.channels_last), torch.stack(numbers))
+    best = _Best(targets, validation, checkpoint and Path(f"{checkpoint}.best"))
+    settings = {"steps": steps, "seconds": seconds, "lr": lr, "ema": ema, "checkpoint": checkpoint, "title": title}
+    settings |= {"watch": best, "watch_seconds": watch_seconds}
+    history = fit(module, loss=lambda learner, data, _: learner(**data), batches=crops, fabric=fabric, **settings)
+    network.load_state_dict(best.state)
+    return calibrated(Segmenter(network.cpu(), targets, segmenter.note), validation), history
 
 
-def _below(draw: torch.Generator, count: int) -> int:
-    return int(torch.randint(count, (1,), generator=draw))
+class _Best:
+    """Called with the averaged module: scores it on the validation images and keeps the best weights."""
+
+    def __init__(self, targets: Sequence[Target], validation: Sequence[Example], path: Path | None):
+        self.targets, self.validation, self.path, self.score, self.state = targets, validation, path, -1.0, None
+        if path and path.is_file():
+            kept = torch.load(path, weights_only=True)
+            self.score, self.state = kept["score"], kept["state"]
+
+    def __call__(self, module: PromptLoss) -> dict:
+        found = scores(Segmenter(module.network, self.targets), self.validation)
+        mean = float(np.mean([np.mean(row["dice"]) for row in found.values()]))
+        if mean > self.score:
+            self.score = mean
+            self.state = {name: tensor.detach().cpu().clone() for name, tensor in module.network.state_dict().items()}
+            if self.path:
+                torch.save({"score": self.score, "state": self.state}, self.path)
+        return {"validation_dice": round(mean, 4)}
 
 
-def _recoloured(image: Tensor, look: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Another stain, exposure and contrast for an image and its reduced self, and some noise."""
-    gray = bool((image[:, :1] - image[:, 1:2]).abs().max() < 1e-3)
-    shift, tone, level, tint, noisy = (float(torch.rand((), generator=draw)) for _ in range(5))
-    gain = 0.85 + 0.3 * torch.rand((1, 3, 1, 1), generator=draw)
-    if gray:
-        gain = torch.full_like(gain, float(gain[0, 0, 0, 0]))
-        if tint < 0.15:
-            gain = gain * torch.rand((1, 3, 1, 1), generator=draw)
-    power = 2 ** (0.6 * tone - 0.3)
-    image, look = ((x.clamp(0, 1.2) ** power) * gain + 0.1 * (shift - 0.5) for x in (image, look))
-    if noisy < 0.3:
-        image = image + 0.12 * level * torch.randn(image.shape, generator=draw)
-    return image, look
+def scores(segmenter: Segmenter, examples: Sequence[Example]) -> dict[tuple[str, str], dict[str, list[float]]]:
+    """Dice of every image that has a target, without any judgement of presence, by group and target.
+
+    Returns:
+        {(group, name of the target): {"dice": [...], "name": [...]}}, images in their order.
+    """
+    found: dict = {}
+    for example in examples:
+        for target in segmenter.targets:
+            if example.has(target.words):
+                mask = segmenter.probability(example.image.float(), target, gray=AS_IT_IS) >= target.threshold
+                row = found.setdefault((example.group, target.name), {"dice": [], "name": []})
+                row["dice"].append(dice(mask[0, 0].numpy(), example.masks[target.words][0, 0].numpy()))
+                row["name"].append(example.name)
+    return found
 
 
-def questions(prompts: Sequence[Words], vocabulary: Sequence[str]) -> Tensor:
-    """Word numbers [P, T] of prompts; -1 where a prompt has fewer words than the longest."""
-    most = max(map(len, prompts))
-    return torch.stack([word_numbers(prompt, vocabulary, length=most) for prompt in prompts])
+def presences(segmenter: Segmenter, examples: Sequence[Example]) -> dict[str, tuple[list[float], list[float]]]:
+    """Probabilities of presence, {name of the target: (images that have it, images that do not)}."""
+    found = {target.name: ([], []) for target in segmenter.targets}
+    for example in examples:
+        for target in segmenter.targets:
+            if target.words not in example.unknown:
+                value = segmenter.presence(example.image.float(), target, gray=AS_IT_IS)
+                found[target.name][not example.has(target.words)].append(value)
+    return found
+
+
+def calibrated(segmenter: Segmenter, validation: Sequence[Example]) -> Segmenter:
+    """The same network with presence thresholds from validation images.
+
+    A threshold lies half way (in logits) between the values of images that have the target and of those that do not;
+    where these overlap it refuses at least 97 % of the images without the target.
+    """
+    targets, found = [], presences(segmenter, validation)
+    for target in segmenter.targets:
+        here, absent = (np.array(values) for values in found[target.name])
+        targets.append(replace(target, presence=_between(here, absent)) if len(here) and len(absent) else target)
+    return Segmenter(segmenter.network, targets, segmenter.note)
+
+
+def _between(here: np.ndarray, absent: np.ndarray) -> float:
+    here, absent = (np.log(np.clip(p, 1e-6, 1 - 1e-6) / np.clip(1 - p, 1e-6, 1)) for p in (here, absent))
+    highest = np.quantile(absent, REFUSED, method="higher")
+    lowest = np.quantile(here, 0.02, method="lower")
+    middle = (highest + lowest) / 2 if lowest > highest else highest + 1e-3
+    return float(np.round(1 / (1 + np.exp(-middle)), 4))
+
+
+class _AsItIs(GrayRange):
+    """Examples are normalised already."""
+
+    def __init__(self):
+        self.low, self.span = 0.0, 1.0
+
+
+AS_IT_IS = _AsItIs()
+
+
+def train_folder(
+    examples: Sequence[Example],
+    targets: Sequence[Target],
+    *,
+    fabric: "Fabric",
+    seconds: float,
+    seed: int = 0,
+    width: int = 16,
+    steps: int = 100_000,
+    checkpoint: Path | None = None,
+) -> tuple[Segmenter, dict]:
+    """A segmenter from a user's own images; each fifth of them by name is kept aside to choose and calibrate.
+
+    Raises:
+        ValueError: fewer than two images, or no mask with anything in it.
+    """
+    if len(examples) < 2:
+        raise ValueError(f"{len(examples)} image is too few to train and to validate; give at least 2.")
+    ordered = sorted(examples, key=lambda example: example.name)
+    validation = ordered[1::5]
+    training = [example for number, example in enumerate(ordered) if number % 5 != 1]
+    if not any(example.has(t.words) for example in training for t in targets):
+        raise ValueError("every mask is empty; give at least one with the structure in it.")
+    vocabulary = tuple(dict.fromkeys(word for target in targets for word in target.words))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # the layers' first weights take no generator
+        network = SegmentationNetwork(vocabulary, width=width)
+    settings = {"seconds": seconds, "seed": seed, "steps": steps, "checkpoint": checkpoint, "watch_seconds": 30.0}
+    segmenter, history = fit_segmenter(Segmenter(network, targets), training, validation, fabric=fabric, **settings)
+    rows = scores(segmenter, validation)
+    found = {target: round(float(np.mean(row["dice"])), 4) for (_, target), row in rows.items()}
+    report = {"steps": history[-1]["step"], "seed": seed, "training": len(training), "validation": len(validation)}
+    return segmenter, report | {"validation_dice": found, "validation_images": [e.name for e in validation]}

@@ -12,8 +12,9 @@ import torch
 from PIL import Image as Picture
 from torch import Tensor
 
+from mptpn.segmentation.examples import Example
 from mptpn.segmentation.inference import normalised
-from mptpn.segmentation.training import Example
+from mptpn.segmentation.words import Target
 from support import datasets
 
 NUCLEI, VESSELS, MEMBRANES = ("nucleus",), ("vessel",), ("membrane",)
@@ -22,6 +23,16 @@ WHITE_NUCLEUS, CYTOPLASM, WHITE_CELL = (("white", word) for word in ("nucleus", 
 PROMPTS = (NUCLEI, VESSELS, MEMBRANES, INTERIOR, LESION, WHITE_NUCLEUS, CYTOPLASM, WHITE_CELL)
 WORDS = ("nucleus", "vessel", "membrane", "interior", "lesion", "white", "cytoplasm", "cell")
 LESION_SIDE = 128  # px, longer side at which ultrasound is read
+TARGETS = (
+    Target("nuclei", NUCLEI, least=12, images="stained tissue, blood smears and fluorescence"),
+    Target("vessels", VESSELS, objects=False, least=20, images="photographs of the retina"),
+    Target("membranes", MEMBRANES, objects=False, images="electron micrographs of nerve tissue"),
+    Target("cell interior", INTERIOR, objects=False, images="electron micrographs of nerve tissue"),
+    Target("breast lesion", LESION, side=LESION_SIDE, least=60, images="ultrasound of the breast"),
+    Target("white blood cell nucleus", WHITE_NUCLEUS, least=50, images="blood smears"),
+    Target("white blood cell cytoplasm", CYTOPLASM, objects=False, least=50, images="blood smears"),
+    Target("white blood cell", WHITE_CELL, least=50, images="blood smears"),
+)
 EM_SLICES = {"train": (0, 1, 10, 11, 12, 13, 14), "val": (16, 17)}  # slice 15 is the gap
 CHILDREN = {"train": range(1, 6), "val": range(6, 8)}
 
@@ -177,7 +188,7 @@ def white_cells(split: str) -> tuple[Example, ...]:
 @cache
 def others(split: str) -> tuple[Example, ...]:
     """Images that have none of the targets: photographs, CT, OCT, MR and noise."""
-    arrays = [image.array.squeeze() for image in datasets.natural(split, colour=True)][::5 if split == "train" else 1]
+    arrays = [image.array.squeeze() for image in datasets.natural(split, colour=True)][:: 5 if split == "train" else 1]
     for name in ("oct", "ldct_d45f", "m4raw_t1"):
         pairs = datasets.pairs(name, split)
         arrays += [side.array.squeeze() for pair in pairs for side in (pair.clean, pair.noisy)]
