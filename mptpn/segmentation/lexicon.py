@@ -68,9 +68,9 @@ DESCRIPTIONS = frozenset("density dense distributed distribution sparsely evenly
 OTHER_STRUCTURES = frozenset(
     "liver kidney kidneys heart lung lungs brain bone bones spleen pancreas stomach bladder prostate colon polyp "
     "polyps tooth teeth skin hair rib ribs spine muscle nerve nerves axon axons neuron neurons synapse synapses "
-    "mitochondria mitochondrion organelle organelles bacteria bacterium virus parasite gland glands fat ventricle ventricles "
-    "hippocampus aorta trachea optic disc macula fovea drusen exudates hemorrhage hemorrhages haemorrhage redcell "
-    "platelet platelets fibres fibers collagen cartilage tendon embryo fetus foetus pneumonia stroma".split()
+    "mitochondria mitochondrion organelle organelles bacteria bacterium virus parasite gland glands fat ventricle "
+    "ventricles hippocampus aorta trachea optic disc macula fovea drusen exudates hemorrhage hemorrhages haemorrhage "
+    "redcell platelet platelets fibres fibers collagen cartilage tendon embryo fetus foetus pneumonia stroma".split()
 )
 FILLERS = frozenset(
     # asking
