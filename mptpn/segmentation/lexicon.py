@@ -64,6 +64,7 @@ WORD_SIZE = {word: size for size, words in SIZES.items() for word in words.split
 NUMBERS = {"one": 1, "single": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
 NUMBERS |= {"nine": 9, "ten": 10, "both": 2}
 NEGATIONS = frozenset("no not without except excluding exclude never neither nor non absence absent lacking".split())
+AROUND = frozenset("around surrounding encircling beside".split())
 DESCRIPTIONS = frozenset("density dense distributed distribution sparsely evenly irregularly scattered".split())
 OTHER_STRUCTURES = frozenset(
     "liver kidney kidneys heart lung lungs brain bone bones spleen pancreas stomach bladder prostate colon polyp "
@@ -85,7 +86,8 @@ FILLERS = frozenset(
     "retinal breast ultrasound sonogram sonography histology histological pathology smear stain stained staining "
     "fluorescence fluorescent electron biopsy part parts region regions area areas pixel pixels mask masks contour "
     "contours shape shaped boundary boundaries border borders edge edges structure structures body bodies object "
-    "objects instance instances material content location position placed located lying lie lies sitting near around "
+    "objects instance instances material content location position placed located lying lie lies sitting near "
+    "around surrounding encircling beside "
     "half third quarter quadrant quadrants corner corners side sides hand several multiple many few few number tree "
     "network system individual separate single type types kind blood cell cells cellular eye "
     # looks

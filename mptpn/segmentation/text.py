@@ -70,7 +70,7 @@ def parse(text: str, targets: Sequence[Target]) -> Prompt:
     ignored = _ignored(words, own)
     _ask_back_misspelt(text, ignored, targets)
     foreign = [word for word in words if word in lexicon.OTHER_STRUCTURES]
-    target = own or _built_in(words, concepts, targets)
+    target = own or _built_in(text, words, concepts, targets)
     if target is None or (foreign and own is None):
         return Prompt(text, why=_unknown(text, foreign or ignored or words, targets))
     if own is None and len(set(words) & lexicon.NEGATIONS) and target.name != "white blood cell cytoplasm":
@@ -99,8 +99,16 @@ def plain_words(text: str) -> list[str]:
 
 
 def _concepts(words: list[str]) -> frozenset[str]:
-    found = {lexicon.WORD_CONCEPT[word] for word in words if word in lexicon.WORD_CONCEPT}
-    return frozenset(found if found <= {"cell"} else found - {"cell"})
+    """Structures that are named; not what only says where: around the nucleus, inside the white blood cell."""
+    kept = [word for at, word in enumerate(words) if not _is_reference(words, at)]
+    found = {lexicon.WORD_CONCEPT[word] for word in kept if word in lexicon.WORD_CONCEPT}
+    found = found if found <= {"cell"} else found - {"cell"}
+    return frozenset(found if found <= {"interior"} or "membrane" in found else found - {"interior"})
+
+
+def _is_reference(words: list[str], at: int) -> bool:
+    """Whether a word names what something lies around: around the nucleus."""
+    return words[at] in lexicon.WORD_CONCEPT and bool(set(words[max(0, at - 2) : at]) & lexicon.AROUND)
 
 
 def _singular(word: str) -> str:
@@ -117,19 +125,19 @@ def _own_target(words: list[str], targets: Sequence[Target]) -> Target | None:
     return max(found, key=lambda one: one[0])[1] if found else None
 
 
-def _built_in(words: list[str], concepts: frozenset[str], targets: Sequence[Target]) -> Target | None:
+def _built_in(text: str, words: list[str], concepts: frozenset[str], targets: Sequence[Target]) -> Target | None:
     if not concepts:
         kinds = [word for word in words if word in lexicon.FINER]
-        return _finer(kinds, targets)
+        return _finer(text, kinds, targets)
     if concepts == {"cell"}:
         names = ", ".join(target.name for target in targets)
-        raise AskBack(f"prompt {_short(' '.join(words))}: cells may mean several targets; ask for one of {names}.")
+        raise AskBack(f"prompt {_short(text)}: cells may mean several targets; ask for one of {names}.")
     if concepts == {"white", "nucleus"} and _without_nucleus(words):
         concepts = frozenset({"cytoplasm"})
     name = lexicon.BUILT_IN.get(concepts)
     if name is None:
         named = " and ".join(sorted(concepts))
-        raise AskBack(f"prompt {_short(' '.join(words))}: names {named}; ask for one target at a time.")
+        raise AskBack(f"prompt {_short(text)}: names {named}; ask for one target at a time.")
     return next((target for target in targets if target.name == name), None)
 
 
@@ -138,14 +146,14 @@ def _without_nucleus(words: list[str]) -> bool:
     return any(lexicon.WORD_CONCEPT.get(word) == "nucleus" for i in places for word in words[i:])
 
 
-def _finer(kinds: list[str], targets: Sequence[Target]) -> Target | None:
+def _finer(text: str, kinds: list[str], targets: Sequence[Target]) -> Target | None:
     """The target of two kinds that make up the whole, as arteries and veins do; one kind alone is asked back."""
     if not kinds:
         return None
     whole = lexicon.FINER[kinds[0]]
     if whole == "vessels" and len({kind[0] for kind in kinds}) == 2:  # arteries and veins
         return next((target for target in targets if target.name == whole), None)
-    raise AskBack(f"prompt: {kinds[0]} are not told from other {whole} here; ask for {whole}.")
+    raise AskBack(f"prompt {_short(text)}: {kinds[0]} are not told from other {whole} here; ask for {whole}.")
 
 
 def _known_words() -> set[str]:
@@ -157,6 +165,7 @@ def _known_words() -> set[str]:
 def _ignored(words: list[str], own: Target | None) -> list[str]:
     named = {_singular(word) for word in plain_words(own.name)} if own else set()
     known = _known_words()
+    words = [word if not _is_reference(words, at) else f"around {word}" for at, word in enumerate(words)]
     return [word for word in words if word not in known and _singular(word) not in named and not word.isdigit()]
 
 
@@ -164,7 +173,7 @@ def _ask_back_misspelt(text: str, unknown: list[str], targets: Sequence[Target])
     """Raises AskBack where a word that is not known is like one that has an effect."""
     effects = {*lexicon.WORD_CONCEPT, *lexicon.WORD_PLACE, *lexicon.WORD_SIZE} - {"whitecell"}
     names = {word for target in targets for word in target.name.split()}
-    for word in unknown:
+    for word in (word for word in unknown if " " not in word):
         near = get_close_matches(word, sorted(effects | names | {"leukocyte"}), n=1, cutoff=CLOSE)
         if near and len(word) > 3:
             raise AskBack(f"prompt {_short(text)}: {word!r} is not known; did you mean {near[0]!r}?")

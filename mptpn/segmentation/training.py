@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from mptpn.training import fit
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
+STATISTICS = 12  # batches from which the statistics of batch normalisation are taken
 REFUSED = 0.97  # least share of validation images without a target that its presence threshold refuses
 
 
@@ -78,7 +80,7 @@ def fit_segmenter(
     seconds: float = math.inf,
     steps: int = 100_000,
     lr: float = 2e-3,
-    ema: float = 0.998,
+    ema: float = 0.99,
     weights: dict[str, float] | None = None,
     batch: int = 8,
     side: int = 128,
@@ -104,7 +106,7 @@ def fit_segmenter(
     crops = Crops(examples, prompts=prompts, weights=weights, batch=batch, side=side, seed=seed)
     numbers = [word_numbers(prompt, network.words, length=segmenter.length) for prompt in prompts]
     module = PromptLoss(network.to(memory_format=torch.channels_last), torch.stack(numbers))
-    best = _Best(targets, validation, checkpoint and Path(f"{checkpoint}.best"))
+    best = _Best(targets, validation, crops, checkpoint and Path(f"{checkpoint}.best"))
     settings = {"steps": steps, "seconds": seconds, "lr": lr, "ema": ema, "checkpoint": checkpoint, "title": title}
     settings |= {"watch": best, "watch_seconds": watch_seconds}
     history = fit(module, loss=lambda learner, data, _: learner(**data), batches=crops, fabric=fabric, **settings)
@@ -115,21 +117,45 @@ def fit_segmenter(
 class _Best:
     """Called with the averaged module: scores it on the validation images and keeps the best weights."""
 
-    def __init__(self, targets: Sequence[Target], validation: Sequence[Example], path: Path | None):
-        self.targets, self.validation, self.path, self.score, self.state = targets, validation, path, -1.0, None
+    def __init__(self, targets: Sequence[Target], validation: Sequence[Example], crops: Crops, path: Path | None):
+        self.targets, self.validation, self.crops, self.path = targets, validation, crops, path
+        self.score, self.state = -1.0, None
         if path and path.is_file():
             kept = torch.load(path, weights_only=True)
             self.score, self.state = kept["score"], kept["state"]
 
     def __call__(self, module: PromptLoss) -> dict:
-        found = scores(Segmenter(module.network, self.targets), self.validation)
+        network = with_own_statistics(module, self.crops)
+        found = scores(Segmenter(network, self.targets), self.validation)
         mean = float(np.mean([np.mean(row["dice"]) for row in found.values()]))
         if mean > self.score:
             self.score = mean
-            self.state = {name: tensor.detach().cpu().clone() for name, tensor in module.network.state_dict().items()}
+            self.state = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
             if self.path:
                 torch.save({"score": self.score, "state": self.state}, self.path)
         return {"validation_dice": round(mean, 4)}
+
+
+@torch.no_grad()
+def with_own_statistics(module: PromptLoss, crops: Crops) -> SegmentationNetwork:
+    """A copy of the network whose batch normalisation has the statistics of its own, averaged weights.
+
+    The running statistics that come with averaged weights are those of the last weights: with them the masks of a
+    short training are nearly empty (measured: Dice of nuclei 0.11 against 0.75).
+    """
+    own = deepcopy(module)
+    for layer in own.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_running_stats()
+            layer.momentum = None  # the mean over all batches
+    own.train()
+    device = own.questions.device
+    for step in range(STATISTICS):
+        own(**{name: tensor.to(device) for name, tensor in crops(-1 - step).items()})
+    for layer in own.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 0.1
+    return own.network.eval()
 
 
 def scores(segmenter: Segmenter, examples: Sequence[Example]) -> dict[tuple[str, str], dict[str, list[float]]]:
