@@ -27,6 +27,8 @@ def add_commands(commands: argparse._SubParsersAction, files: dict, size) -> Non
     add("--prompt", default="", help="what the masks show, where there is no prompts.csv")
     add("--out", type=Path, required=True, help="the weights, .safetensors")
     add("--minutes", type=float, default=8.0, help="wall-clock budget, default %(default)g")
+    words = "own (the default): words are learned with the network; wordllama; or the folder of a BERT model"
+    add("--encoder", default="own", help=words)
     add("--accelerator", default="auto", choices=("cpu", "cuda", "auto"))
     add("--seed", type=int, default=0)
 
@@ -62,6 +64,7 @@ def _train_segment(options: argparse.Namespace) -> int:
 
     examples, targets = read_folder(options.folder, prompt=options.prompt)
     about = {"fabric": launch(accelerator=options.accelerator), "seconds": 60 * options.minutes, "seed": options.seed}
+    about["encoder"] = options.encoder
     segmenter, report = train_folder(examples, targets, checkpoint=options.out.with_suffix(".checkpoint"), **about)
     segmenter.save(options.out, {"name": options.out.stem} | report)
     text = json.dumps(report, indent=1) + "\n"

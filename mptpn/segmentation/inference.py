@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mptpn.networks import load_weights, save_weights
 from mptpn.networks.segmentation import SegmentationNetwork
+from mptpn.segmentation.encoders import PretrainedWords
 from mptpn.segmentation.pieces import chosen, pieces, without_specks
 from mptpn.segmentation.text import Prompt, parse
 from mptpn.segmentation.words import Target, word_numbers
@@ -99,15 +100,25 @@ class Segmenter:
     """A network, and the targets that it knows.
 
     Args:
-        network: repaired configuration, with its own words.
+        network: repaired configuration.
         targets: what can be asked for.
         note: of the weights file.
+        encoder: reads the targets' names where the network has no words of its own.
     """
 
-    def __init__(self, network: SegmentationNetwork, targets: Sequence[Target], note: dict | None = None):
-        self.network, self.targets, self.note = network.eval(), tuple(targets), note or {}
-        if network.published or network.vectors is None:
+    def __init__(
+        self,
+        network: SegmentationNetwork,
+        targets: Sequence[Target],
+        note: dict | None = None,
+        *,
+        encoder: PretrainedWords | None = None,
+    ):
+        self.network, self.targets, self.note, self.encoder = network.eval(), tuple(targets), note or {}, encoder
+        if network.published:
             raise ValueError("the network is of the published configuration; prompts need a repaired one.")
+        if (network.vectors is None) == (encoder is None):
+            raise ValueError(f"the network has {len(network.words)} words of its own; give either these or an encoder.")
         self.length = max(len(target.words) for target in targets)
 
     @classmethod
@@ -121,16 +132,34 @@ class Segmenter:
         if "targets" not in note:
             raise ValueError(f"{model}: names no targets; give weights from mptpn train-segment.")
         network = network.to(memory_format=torch.channels_last)
-        return cls(network, [Target(**{**one, "words": tuple(one["words"])}) for one in note["targets"]], note)
+        targets = [Target(**{**one, "words": tuple(one["words"])}) for one in note["targets"]]
+        return cls(network, targets, note, encoder=PretrainedWords(note["encoder"]) if note.get("encoder") else None)
 
     def save(self, path: str | Path, note: dict) -> Path:
         """Write the weights with what they know; `note`: how they came about."""
-        about = note | {"targets": [asdict(target) for target in self.targets]}
+        about = (
+            note
+            | {"encoder": self.encoder.name if self.encoder else ""}
+            | {"targets": [asdict(target) for target in self.targets]}
+        )
         return save_weights(path, self.network, arguments=self.network.arguments, note=json.loads(json.dumps(about)))
 
     def text(self, target: Target) -> Tensor:
         """Word vectors of a target, [1, T, D]."""
+        if self.encoder is not None:
+            return self.encoder(target.name)[None]
         return self.network.read(word_numbers(target.words, self.network.words, length=self.length)[None])
+
+    def of(self, network: SegmentationNetwork) -> "Segmenter":
+        """The same questions to another network."""
+        return Segmenter(network, self.targets, self.note, encoder=self.encoder)
+
+    def questions(self) -> Tensor:
+        """What `PromptLoss` reads of all targets: their word numbers [P, T], or an encoder's vectors [P, T, D]."""
+        if self.encoder is not None:
+            return self.encoder.together([target.name for target in self.targets])
+        words = [word_numbers(target.words, self.network.words, length=self.length) for target in self.targets]
+        return torch.stack(words)
 
     @torch.no_grad()
     def presence(self, image: Tensor, target: Target, *, gray: GrayRange | None = None) -> float:

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 
 from mptpn.metrics import dice
 from mptpn.networks.segmentation import SegmentationNetwork
+from mptpn.segmentation.encoders import OWN, PretrainedWords
 from mptpn.segmentation.examples import Crops, Example
 from mptpn.segmentation.inference import GrayRange, Segmenter
-from mptpn.segmentation.words import Target, word_numbers
+from mptpn.segmentation.words import Target
 from mptpn.training import fit
 
 if TYPE_CHECKING:
@@ -104,21 +105,20 @@ def fit_segmenter(
     network, targets = segmenter.network.train(), segmenter.targets
     prompts = [target.words for target in targets]
     crops = Crops(examples, prompts=prompts, weights=weights, batch=batch, side=side, seed=seed)
-    numbers = [word_numbers(prompt, network.words, length=segmenter.length) for prompt in prompts]
-    module = PromptLoss(network.to(memory_format=torch.channels_last), torch.stack(numbers))
-    best = _Best(targets, validation, crops, checkpoint and Path(f"{checkpoint}.best"))
+    module = PromptLoss(network.to(memory_format=torch.channels_last), segmenter.questions())
+    best = _Best(segmenter, validation, crops, checkpoint and Path(f"{checkpoint}.best"))
     settings = {"steps": steps, "seconds": seconds, "lr": lr, "ema": ema, "checkpoint": checkpoint, "title": title}
     settings |= {"watch": best, "watch_seconds": watch_seconds}
     history = fit(module, loss=lambda learner, data, _: learner(**data), batches=crops, fabric=fabric, **settings)
     network.load_state_dict(best.state)
-    return calibrated(Segmenter(network.cpu(), targets, segmenter.note), validation), history
+    return calibrated(segmenter.of(network.cpu()), validation), history
 
 
 class _Best:
     """Called with the averaged module: scores it on the validation images and keeps the best weights."""
 
-    def __init__(self, targets: Sequence[Target], validation: Sequence[Example], crops: Crops, path: Path | None):
-        self.targets, self.validation, self.crops, self.path = targets, validation, crops, path
+    def __init__(self, segmenter: Segmenter, validation: Sequence[Example], crops: Crops, path: Path | None):
+        self.segmenter, self.validation, self.crops, self.path = segmenter, validation, crops, path
         self.score, self.state = -1.0, None
         if path and path.is_file():
             kept = torch.load(path, weights_only=True)
@@ -126,7 +126,7 @@ class _Best:
 
     def __call__(self, module: PromptLoss) -> dict:
         network = with_own_statistics(module, self.crops)
-        found = scores(Segmenter(network, self.targets), self.validation)
+        found = scores(self.segmenter.of(network), self.validation)
         mean = float(np.mean([np.mean(row["dice"]) for row in found.values()]))
         if mean > self.score:
             self.score = mean
@@ -196,7 +196,7 @@ def calibrated(segmenter: Segmenter, validation: Sequence[Example]) -> Segmenter
     for target in segmenter.targets:
         here, absent = (np.array(values) for values in found[target.name])
         targets.append(replace(target, presence=_between(here, absent)) if len(here) and len(absent) else target)
-    return Segmenter(segmenter.network, targets, segmenter.note)
+    return Segmenter(segmenter.network, targets, segmenter.note, encoder=segmenter.encoder)
 
 
 def _between(here: np.ndarray, absent: np.ndarray) -> float:
@@ -226,6 +226,7 @@ def train_folder(
     seed: int = 0,
     width: int = 16,
     steps: int = 100_000,
+    encoder: str | Path = OWN,
     checkpoint: Path | None = None,
 ) -> tuple[Segmenter, dict]:
     """A segmenter from a user's own images; each fifth of them by name is kept aside to choose and calibrate.
@@ -240,12 +241,15 @@ def train_folder(
     training = [example for number, example in enumerate(ordered) if number % 5 != 1]
     if not any(example.has(t.words) for example in training for t in targets):
         raise ValueError("every mask is empty; give at least one with the structure in it.")
-    vocabulary = tuple(dict.fromkeys(word for target in targets for word in target.words))
+    reader = None if encoder == OWN else PretrainedWords(encoder)
+    vocabulary = () if reader else tuple(dict.fromkeys(word for target in targets for word in target.words))
+    text_width = {"text_width": reader.width} if reader else {}
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # the layers' first weights take no generator
-        network = SegmentationNetwork(vocabulary, width=width)
+        network = SegmentationNetwork(vocabulary, width=width, **text_width)
+    start = Segmenter(network, targets, encoder=reader)
     settings = {"seconds": seconds, "seed": seed, "steps": steps, "checkpoint": checkpoint, "watch_seconds": 30.0}
-    segmenter, history = fit_segmenter(Segmenter(network, targets), training, validation, fabric=fabric, **settings)
+    segmenter, history = fit_segmenter(start, training, validation, fabric=fabric, **settings)
     rows = scores(segmenter, validation)
     found = {target: round(float(np.mean(row["dice"])), 4) for (_, target), row in rows.items()}
     report = {"steps": history[-1]["step"], "seed": seed, "training": len(training), "validation": len(validation)}
