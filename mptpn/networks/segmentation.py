@@ -7,7 +7,6 @@ from torch.nn import functional as F
 from mptpn.networks.prompt_encoder import PATCH, SIDE, WORDS, ChannelNorm, PromptEncoder, unit
 
 GLANCE = 96  # px, side of the reduced image by which presence is judged
-NEVER_TRAINED = 4.61e6  # parameters of the public network that never get a gradient; they are left out here
 
 
 def double(inputs: int, outputs: int) -> nn.Sequential:
@@ -131,7 +130,6 @@ class SegmentationNetwork(nn.Module):
 
     alignment = PATCH
     halo = 256  # px, a multiple of PATCH; five token blocks reach 160, patches and convolutions less than 80 more
-    bytes_per_pixel = 3000  # measured, at width 16, float32, on a CPU
 
     def __init__(
         self,
@@ -144,6 +142,7 @@ class SegmentationNetwork(nn.Module):
         gates: bool = True,
     ):
         super().__init__()
+        self.bytes_per_pixel = 60 * width  # 730 measured at width 16, float32, on a CPU
         self.published, self.words, widths = published, tuple(words), (width, 2 * width, 4 * width)
         self.arguments = {"words": list(words), "published": published, "width": width, "text_width": text_width}
         self.arguments |= {"fusion": fusion, "gates": gates}
@@ -160,12 +159,9 @@ class SegmentationNetwork(nn.Module):
         condition = 0 if published else 3 * text_width
         choices = {"published": published, "gated": gates, "condition": condition}
         self.up = nn.ModuleList(
-            [
-                UpAttention(skips[2], skips[1], widths[1], **choices),
-                UpAttention(widths[1], skips[0], widths[0], **choices),
-            ]
+            [UpAttention(skips[2], skips[1], skips[1], **choices), UpAttention(skips[1], skips[0], skips[0], **choices)]
         )
-        self.logit = nn.Conv2d(widths[0], 1, 1)
+        self.logit = nn.Conv2d(skips[0], 1, 1)
         if not published:
             self.judge = nn.Sequential(nn.Linear(condition, text_width), nn.ReLU(), nn.Linear(text_width, text_width))
             self.ask = nn.Linear(text_width, text_width + 1)

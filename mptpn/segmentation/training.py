@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 STATISTICS = 12  # batches from which the statistics of batch normalisation are taken
-REFUSED = 0.97  # least share of validation images without a target that its presence threshold refuses
 
 
 class PromptLoss(nn.Module):
@@ -189,8 +188,8 @@ def presences(segmenter: Segmenter, examples: Sequence[Example]) -> dict[str, tu
 def calibrated(segmenter: Segmenter, validation: Sequence[Example]) -> Segmenter:
     """The same network with presence thresholds from validation images.
 
-    A threshold lies half way (in logits) between the values of images that have the target and of those that do not;
-    where these overlap it refuses at least 97 % of the images without the target.
+    A threshold has the largest balanced accuracy (images with the target accepted, images without it refused), and
+    lies half way, in logits, between the two values around it.
     """
     targets, found = [], presences(segmenter, validation)
     for target in segmenter.targets:
@@ -201,10 +200,13 @@ def calibrated(segmenter: Segmenter, validation: Sequence[Example]) -> Segmenter
 
 def _between(here: np.ndarray, absent: np.ndarray) -> float:
     here, absent = (np.log(np.clip(p, 1e-6, 1 - 1e-6) / np.clip(1 - p, 1e-6, 1)) for p in (here, absent))
-    highest = np.quantile(absent, REFUSED, method="higher")
-    lowest = np.quantile(here, 0.02, method="lower")
-    middle = (highest + lowest) / 2 if lowest > highest else highest + 1e-3
-    return float(np.round(1 / (1 + np.exp(-middle)), 4))
+    values = np.unique(np.concatenate([here, absent]))
+    middles, gaps = (values[1:] + values[:-1]) / 2, values[1:] - values[:-1]
+    if not len(middles):
+        return 0.5
+    balanced = [(here >= middle).mean() + (absent < middle).mean() for middle in middles]
+    best = max(range(len(middles)), key=lambda at: (round(balanced[at], 9), gaps[at]))
+    return float(np.round(1 / (1 + np.exp(-middles[best])), 4))
 
 
 class _AsItIs(GrayRange):

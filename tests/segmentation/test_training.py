@@ -1,10 +1,11 @@
 """Training: crops are a function of the step, absent prompts have empty truths, words turn with the image."""
 
+import numpy as np
 import pytest
 import torch
 
 from mptpn.segmentation import Crops, Example, Segmenter, Target, fit_segmenter
-from mptpn.segmentation.training import PromptLoss, calibrated, presences, scores, soft_dice_loss, with_own_statistics
+from mptpn.segmentation.training import PromptLoss, _between, calibrated, scores, soft_dice_loss, with_own_statistics
 from mptpn.training import launch
 from support import prompt_scenes
 from support.prompt_scenes import CYTOPLASM, NUCLEI, TARGETS, VESSELS
@@ -79,15 +80,18 @@ def test_averaged_weights_get_statistics_of_their_own():
     assert own.encoder[0][1].running_mean.abs().max() < 5 and norm.running_mean.min() == 50 and not own.training
 
 
-def test_the_threshold_of_presence_parts_what_is_there_from_what_is_not():
+def test_the_threshold_of_presence_lies_between_what_is_there_and_what_is_not():
+    """Half way in logits where they part; where they overlap, the best balanced accuracy: 3 of 4 and 4 of 4."""
+    apart = _between(np.array([0.9, 0.99]), np.array([0.1, 0.02]))
+    overlapping = _between(np.array([0.3, 0.8, 0.85, 0.9]), np.array([0.1, 0.2, 0.4, 0.5]))
+    assert apart == pytest.approx(0.5) and 0.5 < overlapping < 0.8
+
+
+def test_a_segmenter_is_calibrated_target_by_target_and_its_weights_stay():
     segmenter = prompt_scenes.untrained(0)
-    data = prompt_scenes.scenes("val", count=2)
-    found = calibrated(segmenter, data)
-    for target in found.targets:
-        here, absent = presences(found, data)[target.name]
-        refused = sum(value < target.presence for value in absent) / len(absent)
-        assert refused >= 0.97 or max(absent) < target.presence
-        assert 0 < target.presence < 1
+    found = calibrated(segmenter, prompt_scenes.scenes("val", count=2))
+    assert found.network is segmenter.network and all(0 < target.presence < 1 for target in found.targets)
+    assert [t.name for t in found.targets] == [t.name for t in segmenter.targets]
 
 
 @pytest.mark.slow
