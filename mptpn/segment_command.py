@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import warnings
 from pathlib import Path
 
 
@@ -43,6 +44,7 @@ def _segment(options: argparse.Namespace) -> int:
         return 0
     if not options.images or options.prompt is None or options.out is None:
         raise ValueError('give images, --prompt "..." and --out FOLDER; --prompts lists what the weights know.')
+    warnings.showwarning = lambda message, *_: print(f"mptpn segment: {message}", file=sys.stderr)
     names = ("out", "prompt", "instances", "memory", "overwrite")
     settings = Settings(**{n: getattr(options, n) for n in names}, denoise=_denoised if options.denoise else None)
     failures = segment_files(options.images, segmenter, settings, lambda path, found: print(f"{path}: {found}"))

@@ -6,7 +6,7 @@ from scipy import ndimage
 from mptpn.segmentation.text import Place, Prompt
 
 SMOOTH = 1.0  # px, blur of the distance to the border before its peaks are taken
-APART = 3  # px, least distance of two peaks
+RISE = 0.75  # px, least height of a peak; both by the AJI of true masks of DSB 2018's training images (0.915)
 
 
 def pieces(mask: np.ndarray, *, split: bool) -> np.ndarray:
@@ -17,14 +17,12 @@ def pieces(mask: np.ndarray, *, split: bool) -> np.ndarray:
     labels, count = ndimage.label(mask)
     if not split or not count:
         return labels.astype(np.int32)
-    from skimage.feature import peak_local_max  # slow to import
+    from skimage.morphology import h_maxima  # slow to import
     from skimage.segmentation import watershed
 
     distance = ndimage.distance_transform_edt(mask)
     smooth = ndimage.gaussian_filter(distance, SMOOTH) * mask
-    peaks = peak_local_max(smooth, min_distance=APART, labels=labels, exclude_border=False)
-    seeds = np.zeros(mask.shape, np.int32)
-    seeds[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
+    seeds, _ = ndimage.label(h_maxima(smooth, RISE))
     found = watershed(-smooth, seeds, mask=mask)
     return renumbered(np.where((found == 0) & mask, labels + found.max(), found))
 
