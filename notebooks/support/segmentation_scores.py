@@ -205,6 +205,49 @@ def _cures(clean: Picture, noisy: Picture, sigma: float) -> dict[str, Picture]:
     return {"clean": clean, "noisy": noisy, **blurs, "NLM": nlm.astype(np.float32), "mptpn denoise": ours}
 
 
+def text_worth(segmenter: Segmenter, *, seed: int = 0) -> pd.DataFrame:
+    """What the words are worth at test: rows set, text, image, dice of the target's truth, and answered.
+
+    own: the image's sentence (MoNuSeg) or the target's name; shuffled: the sentence of the next image; nonsense: a
+    prompt without a target. "network alone" is given no words (zeros), vectors drawn at random, or those of another
+    target, with nothing that refuses.
+    """
+    rows, draw = [], generator(seed, "nonsense words")
+    told = segmentation_sets.sentences("val")
+    names = list(told)
+    for example in (*segmentation_sets.monuseg("val"), *segmentation_sets.white_cells("val")):
+        histology = example.group == "monuseg"
+        target = segmenter.targets[0 if histology else 6]
+        truth = example.masks[target.words][0, 0].numpy()
+        asked = {"own": target.name, "nonsense": "purple elephants"}
+        if histology:
+            later = names[(names.index(example.name) + 1) % len(names)]
+            asked |= {"own": told[example.name], "shuffled": told[later]}
+        for text, prompt in asked.items():
+            answer = segmenter.ask(picture(example), prompt)
+            row = {
+                "set": example.group,
+                "text": text,
+                "image": example.name,
+                "answered": answer.prompt.target is not None,
+            }
+            rows.append(row | {"dice": dice(answer.mask, truth) if answer.prompt.target else np.nan})
+        own = segmenter.text(target)
+        vectors = {"own": own, "no words": torch.zeros_like(own), "other target": segmenter.text(segmenter.targets[5])}
+        vectors |= {"random words": own.std() * torch.randn(own.shape, generator=draw)}
+        for text, vector in vectors.items():
+            mask = _with_words(segmenter, example, vector)
+            row = {"set": example.group, "text": f"network alone, {text}", "image": example.name, "answered": True}
+            rows.append(row | {"dice": dice(mask, truth)})
+    return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def _with_words(segmenter: Segmenter, example: Example, vector: torch.Tensor) -> np.ndarray:
+    image, network = example.image.float(), segmenter.network
+    return (network(image, vector, network.look(image)) > 0)[0, 0].numpy()
+
+
 def strangers() -> list[Example]:
     """Kinds of image that no training saw, none with a target: chest X-rays, head MR, standard photographs."""
     folder, found = datasets.home(), []
@@ -228,6 +271,7 @@ def main(out: Path, weights: str = "segmentation") -> None:
     judged = overlaps(segmenter, val)
     tables = {"overlap_mask_alone": mask_alone, "overlap_judged": judged, "instances": instances(segmenter)}
     tables |= {"not_here": not_here(segmenter, [*val, *segmentation_sets.others("val")]), "wording": wording(segmenter)}
+    tables |= {"text_worth": text_worth(segmenter)}
     tables |= {"strangers": not_here(segmenter, strangers())}
     tables |= {"summary_mask_alone": summary(mask_alone), "summary_judged": summary(judged)}
     for name, table in tables.items():
@@ -239,6 +283,7 @@ def main(out: Path, weights: str = "segmentation") -> None:
             table = tables[name].assign(empty=tables[name].share < 0.001)
             print(name, table.groupby(["nonsense", "set"]).empty.agg(["mean", "count"]).round(3), sep="\n")
             print(table.groupby("nonsense").empty.agg(["mean", "count"]).round(4))
+        print(tables["text_worth"].groupby(["set", "text"])[["dice", "answered"]].agg(["mean", "count"]).round(3))
         print(tables["wording"].groupby("target").understood.mean())
 
 

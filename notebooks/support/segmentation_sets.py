@@ -3,9 +3,11 @@
 import csv
 import hashlib
 import io
+import zipfile
 from functools import cache
 from pathlib import Path
 from urllib.parse import quote
+from xml.etree import ElementTree
 
 import numpy as np
 import torch
@@ -107,6 +109,16 @@ def monuseg(split: str) -> tuple[Example, ...]:
         image = as_input(_pixels("monuseg_text", file))
         found.append(Example(image, {NUCLEI: _mask(mask)}, "monuseg", (0.45, 1.2), name=Path(file).stem))
     return tuple(found)
+
+
+def sentences(split: str) -> dict[str, str]:
+    """The sentence of each MoNuSeg image, by its name."""
+    book = zipfile.ZipFile(io.BytesIO(fetch("monuseg_text", f"{split}/{split.capitalize()}_text.xlsx")))
+    space = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
+    texts = ["".join(item.itertext()) for item in ElementTree.fromstring(book.read("xl/sharedStrings.xml"))]
+    rows = ElementTree.fromstring(book.read("xl/worksheets/sheet1.xml")).iter(f"{space}row")
+    cells = [[texts[int(cell.findtext(f"{space}v"))] for cell in row.iter(f"{space}c")][:2] for row in rows]
+    return {Path(image).stem: text for image, text in cells[1:]}
 
 
 @cache
