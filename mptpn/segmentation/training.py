@@ -32,12 +32,22 @@ class PromptLoss(nn.Module):
     Args:
         network: what is trained.
         questions: word numbers [P, T] of every known prompt, or their vectors [P, T, D] from a pretrained encoder.
+        fixed_statistics: batch normalisation keeps its statistics, so that what learns is what will be asked: small
+            batches of unlike images have statistics far from those of any one image.
     """
 
-    def __init__(self, network: SegmentationNetwork, questions: Tensor):
+    def __init__(self, network: SegmentationNetwork, questions: Tensor, *, fixed_statistics: bool = False):
         super().__init__()
-        self.network = network
+        self.network, self.fixed_statistics = network, fixed_statistics
         self.register_buffer("questions", questions, persistent=False)
+
+    def train(self, mode: bool = True) -> "PromptLoss":
+        """As of any module; batch normalisation stays in eval mode where its statistics are fixed."""
+        super().train(mode)
+        for layer in self.modules() if self.fixed_statistics else ():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.eval()
+        return self
 
     def forward(self, image: Tensor, reduced: Tensor, asked: Tensor, mask: Tensor, present: Tensor) -> Tensor:
         """The loss of a batch.
@@ -85,6 +95,7 @@ def fit_segmenter(
     batch: int = 8,
     side: int = 128,
     seed: int = 0,
+    fixed_statistics: bool = False,
     checkpoint: str | Path | None = None,
     watch_seconds: float = 300.0,
     title: str = "segmentation",
@@ -97,14 +108,16 @@ def fit_segmenter(
         segmenter: its targets are what is asked; its network starts from its own weights.
         examples, validation: disjoint; no test image is in either.
         seconds, steps, lr, ema, checkpoint, watch_seconds, title: see `mptpn.training.fit`.
-        weights, batch, side, seed: see Crops.
+        weights, batch, side, seed: see Crops. fixed_statistics: see PromptLoss.
     Returns:
         the segmenter with calibrated targets, and the history.
     """
     network, targets = segmenter.network.train(), segmenter.targets
     prompts = [target.words for target in targets]
     crops = Crops(examples, prompts=prompts, weights=weights, batch=batch, side=side, seed=seed)
-    module = PromptLoss(network.to(memory_format=torch.channels_last), segmenter.questions())
+    module = PromptLoss(
+        network.to(memory_format=torch.channels_last), segmenter.questions(), fixed_statistics=fixed_statistics
+    ).train()
     best = _Best(segmenter, validation, crops, checkpoint and Path(f"{checkpoint}.best"))
     settings = {"steps": steps, "seconds": seconds, "lr": lr, "ema": ema, "checkpoint": checkpoint, "title": title}
     settings |= {"watch": best, "watch_seconds": watch_seconds}
@@ -124,7 +137,7 @@ class _Best:
             self.score, self.state = kept["score"], kept["state"]
 
     def __call__(self, module: PromptLoss) -> dict:
-        network = with_own_statistics(module, self.crops)
+        network = module.network if module.fixed_statistics else with_own_statistics(module, self.crops)
         found = scores(self.segmenter.of(network), self.validation)
         mean = float(np.mean([np.mean(row["dice"]) for row in found.values()]))
         if mean > self.score:

@@ -80,6 +80,16 @@ def test_averaged_weights_get_statistics_of_their_own():
     assert own.encoder[0][1].running_mean.abs().max() < 5 and norm.running_mean.min() == 50 and not own.training
 
 
+@pytest.mark.parametrize("fixed", [True, False])
+def test_fixed_statistics_stay_through_a_step_and_others_move(fixed):
+    network = prompt_scenes.untrained(0).network
+    module = PromptLoss(network, torch.tensor([[0], [1], [2]]), fixed_statistics=fixed).train()
+    before = network.encoder[0][1].running_mean.clone()
+    module(**crops()(0)).backward()
+    assert torch.equal(network.encoder[0][1].running_mean, before) == fixed
+    assert network.encoder[0][1].weight.grad.any()
+
+
 def test_the_threshold_of_presence_lies_between_what_is_there_and_what_is_not():
     """Half way in logits where they part; where they overlap, the best balanced accuracy: 3 of 4 and 4 of 4."""
     apart = _between(np.array([0.9, 0.99]), np.array([0.1, 0.02]))
