@@ -9,6 +9,7 @@ PUBLIC = {
     "estimate_noise": "mptpn.api",
     "train": "mptpn.api",
     "enlarge": "mptpn.api",
+    "segment": "mptpn.api",
     "load": "mptpn.networks",
 }
 

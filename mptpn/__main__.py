@@ -1,10 +1,12 @@
-"""The command mptpn: noise, denoise, train, enlarge."""
+"""The command mptpn: noise, denoise, train, enlarge, segment, train-segment."""
 
 import argparse
 import json
 import sys
 import warnings
 from pathlib import Path
+
+from mptpn.segment_command import add_commands
 
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 DOUBTED = 3  # exit code of --strict
@@ -50,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     enlarge.add_argument("--out", type=Path, required=True, help="the larger image, .npy or .tif")
     enlarge.add_argument("--scale", type=int, default=2, choices=(2, 4))
     enlarge.add_argument("--tile", type=int, default=0, help="side of tiles, px, for little memory; 0: the whole image")
+    add_commands(commands, files, _bytes)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The public functions, on arrays in their own unit and on folders: denoise, estimate_noise, train, enlarge."""
+"""The public functions, on arrays and folders: denoise, estimate_noise, train, enlarge, segment."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ from mptpn.stages import SetNoise, pipeline
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
+
+    from mptpn.segmentation import Answer
 
 Picture = np.ndarray | Tensor | Image | str | Path
 NO_NOISE = "no part of it holds noise that can be measured: all is constant or clipped"
@@ -345,6 +347,27 @@ def enlarge(image: np.ndarray, *, scale: int = 2, tile: int = 0) -> np.ndarray:
     larger = enlarge_image(image_from_array(pixels, name="the image"), scale=scale, tile=tile).array
     zeros = np.zeros(larger.shape, pixels.dtype)
     return changed(zeros, larger)
+
+
+def segment(image: np.ndarray, prompt: str, *, model: str | Path = "segmentation", memory: int | None = None) -> Answer:
+    """Find what a prompt names in an image, or say that it is not there.
+
+    Args:
+        image: [H, W], [H, W, 3] or [H, W, 4] (alpha is dropped), any integer or float type and unit.
+        prompt: in English, such as "large nuclei in the left half".
+        model: weights from mptpn train-segment; default: those of the package.
+        memory: bytes that the process may hold in all; None: half of what is free more than now.
+    Returns:
+        mask, numbered pieces, whether anything was found and why not, and how sure that is.
+    Raises:
+        ValueError: not an image, NaN or infinite; or a prompt that cannot be answered as it stands (AskBack).
+        FileNotFoundError: no such model.
+    """
+    from mptpn.segmentation import Segmenter
+
+    pixels = as_array(image)
+    pixels = pixels[..., :3] if pixels.ndim == 3 and pixels.shape[2] == 4 else pixels
+    return Segmenter.load(model).ask(pixels, prompt, memory=memory)
 
 
 def enlarge_image(image: Image, *, scale: int = 2, tile: int = 0) -> Image:

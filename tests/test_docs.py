@@ -71,7 +71,7 @@ def test_every_file_and_public_name_that_a_page_tells_exists(page):
     assert [name for name in named if name != "NAME" and not (ROOT / f"reproduce/presets/{name}.yaml").exists()] == []
 
 
-@pytest.mark.parametrize("command", ["noise", "denoise", "train", "enlarge"])
+@pytest.mark.parametrize("command", ["noise", "denoise", "train", "enlarge", "segment", "train-segment"])
 def test_commands_of_the_pages_have_their_options(command):
     lines = [line.split("#")[0] for page in PAGES for line in COMMAND.findall(page.read_text())]
     asked = {option for line in lines if f"mptpn {command} " in line for option in re.findall(r"--[a-z-]+", line)}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import uniform_filter
 
-from mptpn.metrics import psnr_db, residual_correlation, ssim
+from mptpn.metrics import aggregated_jaccard, dice, hausdorff_95, iou, pooled_dice, psnr_db, residual_correlation, ssim
 from mptpn.random import generator
 
 
@@ -72,3 +72,52 @@ def test_box_filtered_noise_correlates_as_computed_along_each_axis(box, expected
 def test_a_checkerboard_correlates_negatively():
     board = (torch.arange(30)[:, None] + torch.arange(41)) % 2
     assert residual_correlation(board[None, None].float()) == pytest.approx((-1, -1), abs=0.1)
+
+
+A = np.array([[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 1, 1], [0, 0, 0, 1, 1]])
+B = np.array([[0, 1, 1, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 1, 1]])
+
+
+def test_overlaps_of_a_five_by_five_case_are_those_counted_by_hand():
+    """8 and 6 pixels, 4 in both: Dice 8 / 14, IoU 4 / 10; objects: 2 / 6 and 2 / 4, together 4 / 10."""
+    assert dice(B, A) == pytest.approx(8 / 14) and iou(B, A) == pytest.approx(4 / 10)
+    assert pooled_dice([B], [A]) == pytest.approx(8 / 14)
+    first, second = (np.where(np.arange(5)[:, None] > 2, 2 * one, one) for one in (A, B))
+    assert aggregated_jaccard(second, first) == pytest.approx(4 / 10)
+
+
+def test_an_unmatched_object_counts_in_the_union():
+    more = np.where(np.arange(5)[:, None] > 2, 2 * B, B)
+    more[2, 4] = 3
+    truth = np.where(np.arange(5)[:, None] > 2, 2 * A, A)
+    assert aggregated_jaccard(more, truth) == pytest.approx(4 / 11)
+
+
+def test_mean_and_pooled_dice_differ_on_a_planted_case_and_pooled_obeys_the_identity():
+    """One large image is met, one small one is missed: mean 0.5, pooled 2 * 100 / 204."""
+    large, small = np.ones((10, 10), bool), np.zeros((10, 10), bool)
+    small[0, :4] = True
+    masks, truths = [large, np.zeros_like(small)], [large, small]
+    assert np.mean([dice(m, t) for m, t in zip(masks, truths, strict=True)]) == 0.5
+    pooled = pooled_dice(masks, truths)
+    assert pooled == pytest.approx(200 / 204)
+    assert iou(np.stack(masks), np.stack(truths)) == pytest.approx(pooled / (2 - pooled))
+
+
+def test_an_empty_truth_scores_one_for_an_empty_mask_alone():
+    nothing = np.zeros((5, 5), bool)
+    for measure in (dice, iou, aggregated_jaccard):
+        assert measure(nothing.astype(int), nothing.astype(int)) == 1 and measure(A, nothing.astype(int)) == 0
+    assert hausdorff_95(nothing, nothing) == 0 and hausdorff_95(A > 0, nothing) == np.inf
+
+
+def test_hausdorff_of_a_shifted_square_is_the_shift():
+    square = np.zeros((40, 50), bool)
+    square[10:20, 10:20] = True
+    assert hausdorff_95(np.roll(square, 7, 1), square) == 7
+
+
+@pytest.mark.parametrize("measure", [dice, iou, aggregated_jaccard, hausdorff_95])
+def test_masks_of_two_sizes_are_refused(measure):
+    with pytest.raises(ValueError, match=r"\(5, 5\) and \(4, 5\)"):
+        measure(A, A[1:])

@@ -15,6 +15,7 @@ from mptpn.networks.transformer import RetractableTransformer
 
 DENOISERS = {name: name for name in ("small", "correlated", "base", "colour")}  # see MODEL_CARD.md
 ENLARGERS = {"x2": "super_resolution_x2", "x4": "super_resolution_x4"}  # trained by notebook 08
+SEGMENTERS = {"segmentation": "segmentation"}
 RENAMED = {"hole": "half_size"}  # arguments of networks, as weights files of version 0.1.0 name them
 
 
@@ -37,7 +38,7 @@ def load(name: str) -> RetractableTransformer:
     return network
 
 
-def pretrained_paths(stems: dict[str, str] = DENOISERS | ENLARGERS) -> dict[str, Path]:
+def pretrained_paths(stems: dict[str, str] = DENOISERS | ENLARGERS | SEGMENTERS) -> dict[str, Path]:
     """Paths of the networks that come with the package, by name."""
     paths = {name: Path(str(files("mptpn") / "weights" / f"{stem}.safetensors")) for name, stem in stems.items()}
     return {name: path for name, path in paths.items() if path.is_file()}
