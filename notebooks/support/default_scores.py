@@ -17,6 +17,7 @@ from support import baselines, datasets, methods, small_structures
 
 CLASSICAL = ("BM3D, stabilised", "ndsafir")
 WHITENED, DEFAULT = "small, estimated", "default"
+STRENGTHS = (0.9, 0.8, 0.7, 0.5)  # of the default, below 1
 Scene = tuple[str, str, str, Tensor, Tensor]  # test, image, subject, noisy and clean [1, 1, H, W]
 
 
@@ -58,7 +59,17 @@ def scores(scenes: Iterable[Scene], *, seed: int) -> pd.DataFrame:
                     array = noisy[0, 0].numpy()
                     row |= small_structures.measure(partial(_on_array, label), array, structures)
                 rows.append(row)
+                if label == DEFAULT:
+                    rows += [_at(strength, row, noisy, found, clean) for strength in STRENGTHS]
     return pd.DataFrame(rows)
+
+
+def _at(strength: float, full: dict, noisy: Tensor, found: Tensor, clean: Tensor) -> dict:
+    """The row of the default at a strength below 1: noisy + strength (denoised - noisy), whose contrast is linear."""
+    compared, truth, peak = datasets.comparable(full["test"], noisy + strength * (found - noisy), clean)
+    row = full | {"method": f"{DEFAULT}, strength {strength:g}", "psnr_db": psnr_db(compared, truth, peak=peak)}
+    row |= {"kept": 1 - strength + strength * full["kept"]} if "kept" in full else {}
+    return {name: value for name, value in row.items() if name != "auc"}
 
 
 def _structures(test: str, noisy: Tensor, clean: Tensor, *, seed: int) -> tuple[small_structures.Structure, ...]:
