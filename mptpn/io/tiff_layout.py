@@ -16,6 +16,8 @@ JPEG = (COMPRESSION.JPEG, COMPRESSION.ALT_JPEG, COMPRESSION.OJPEG)
 COLOURS = {PHOTOMETRIC.RGB: 3, PHOTOMETRIC.YCBCR: 3, PHOTOMETRIC.SEPARATED: 4}  # samples; 1 of all others
 KNOWN = {*COLOURS, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.PALETTE}
 CODECS = "pip install imagecodecs"
+# what tifffile decodes by itself
+PLAIN = (COMPRESSION.NONE, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE, COMPRESSION.LZMA, COMPRESSION.PACKBITS)
 STEP = 1 / 8  # of the range of a colour: largest step between neighbours in a table that is a scale
 
 
@@ -163,7 +165,7 @@ def _missing_codec(page: tifffile.TiffPage) -> str:
         good = page.dtype == np.uint8 and page.photometric != PHOTOMETRIC.MINISWHITE
         good |= page.dtype == np.uint16 and gray
     else:
-        good = kind in (COMPRESSION.NONE, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE, COMPRESSION.LZMA)
+        good = kind in PLAIN
     if good and page.predictor < 3:
         return ""
     return f"is compressed by {name} with pixels of type {page.dtype}, and the decoder is not installed; {CODECS}."
