@@ -92,6 +92,8 @@ def assess(
         return Assessment(quality, None, f"{noise.kind} noise: Stein's estimate is for Gaussian noise of mean 0")
     if error >= 1 / NORMAL_95:
         return Assessment(quality, None, "the noise level is not known")
+    if not quality["stripes"].passed:
+        return Assessment(quality, None, "the noise has stripes, which the noise model does not know")
     parts = [place for side in (PART, FREE) for place in _free(seen.measured, side=side)][:PARTS]
     if not parts:
         return Assessment(quality, None, f"no block of {FREE} x {FREE} px is free of masked or clipped pixels")

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mptpn.filters import lagged
+from mptpn.inference.stripes import stripe_level
 from mptpn.networks.noise_level import LAGS
 from mptpn.noise import NoiseEstimate, NoiseModel
 from mptpn.noise.bands import MAX_LEVEL_ERROR
@@ -40,6 +41,9 @@ RING = 2.5  # px, width of the ring around a disc whose mean is subtracted
 SPOT = 5.5
 OUTLIER = 4.0  # sigmas, at which single pixels are cut: a dead pixel is no structure
 FEW_SPOTS = 2
+# sigmas and standard errors of the offsets of lines: 12 real validation images and 9 photographs under noise of 3, 10
+# and 25 gray levels show at most 0.17, or fewer errors; drawn offsets of 0.3 are found in 26 of these 27
+STRIPE, STRIPE_ERRORS = 0.2, 5.0
 
 
 @dataclass(frozen=True)
@@ -123,13 +127,14 @@ def check_residual(
     size = _size(residual, valid, math.log(noise.sigma_interval[1] / noise.sigma_interval[0]) if noise else 0.0)
     model = [_model(noise)] if noise else []
     if size.value < NOTHING**2:
-        names, verdict = ("shift", "whiteness", "structure", "spots"), "not judged, nothing was removed"
+        names, verdict = ("shift", "whiteness", "structure", "spots", "stripes"), "not judged, nothing was removed"
         shift, *others = [Check(name, 0.0, 0.0, False, f"{name}: {verdict}") for name in names]
         return QualityControl((shift, size, *others, *model))
     others = [
         _whiteness(residual, valid, noise_model, removed=min(1.0, size.value)),
         _structure(residual, denoised, valid, sigma),
         _spots(residual, valid),
+        _stripes(noisy / sigma.median(), valid),
     ]
     return QualityControl((_shift(residual, denoised, valid, unit), size, *others, *model))
 
@@ -300,6 +305,17 @@ def _spots(residual: Tensor, valid: Tensor) -> Check:
     if not passed:
         verdict = f"small structures may have been removed: {count} places of the residual are like discs {size}"
     return Check("spots", float(count), float(FEW_SPOTS), passed, verdict)
+
+
+def _stripes(noisy: Tensor, valid: Tensor) -> Check:
+    """The offset that rows, or columns, share; noisy: in units of the noise."""
+    found = {"rows": stripe_level(noisy, valid), "columns": stripe_level(noisy.mT, valid.mT)}
+    lines, (level, errors) = max(found.items(), key=lambda one: one[1][0] * (one[1][1] > STRIPE_ERRORS))
+    passed = level <= STRIPE or errors <= STRIPE_ERRORS
+    verdict = "rows and columns have no offsets of their own"
+    if not passed:
+        verdict = f"stripes: {lines} have offsets of {level:.2f} sigma ({errors:.0f} standard errors), which stay"
+    return Check("stripes", level if errors > STRIPE_ERRORS else 0.0, STRIPE, passed, verdict)
 
 
 def _disc(diameter: float, *, like: Tensor) -> Tensor:
