@@ -1,17 +1,21 @@
 """Any medical file or folder as scans, which are read and written slice by slice, or as images, 0 to 1."""
 
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from pkgutil import resolve_name
+from stat import S_ISREG
 
 import numpy as np
 
 from mptpn.io.image import Image, image_from_array
-from mptpn.io.scan import Scan, Unreadable, explained
+from mptpn.io.layout import check_layout
+from mptpn.io.scan import NoImage, Scan, Unreadable, explained
+from mptpn.io.states import state
 
 KNOWN = "give DICOM, NIfTI, TIFF, PNG, JPEG, BMP or .npy"
+# a file of another name that is no image is passed over in a folder
+ENDINGS = (".dcm", ".dicom", ".ima", ".nii", ".nii.gz", ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".npy")
 SLICES = 16  # of a scan, as images
 # A new format is a subclass of Scan in a file of its own, and its line here: the class, the first bytes of its files.
 # A class is imported when the first of its files is met.
@@ -19,7 +23,6 @@ FORMATS = {
     "npy:Npy": (b"\x93NUMPY",),
     "raster:Raster": (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM"),
     "tiff:Tiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
-    "dicom:Dicom": (b"\x08\0\0\0", b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x02\0\0\0"),  # without its preamble
 }
 
 
@@ -31,98 +34,55 @@ def open_scan(path: str | Path) -> Scan:
     """
     path = Path(path)
     if path.is_dir():
-        raise Unreadable(f"{path}: is a folder; give one file, or open it with open_scans.")
-    with explained(path), path.open("rb") as file:
-        head = file.read(132)
-    if not head:
-        raise Unreadable(f"{path}: is empty, 0 bytes; copy it again.")
-    kind = _format(path, head)
+        raise Unreadable(f"{path}: is a folder; give one file, or open it with mptpn.io.open_scans.")
+    with explained(path):
+        before = state(path)
+    refusal = Unreadable if path.name.lower().endswith(ENDINGS) else NoImage
+    kind = format_of(path)
+    if kind is None and not path.stat().st_size:
+        raise refusal(f"{path}: is empty, 0 bytes; copy it again.")
     if kind is None:
-        raise Unreadable(f"{path}: is no image of a known type; {KNOWN}.")
+        raise refusal(f"{path}: is no image of a known type; {KNOWN}.")
     opened = resolve_name(f"mptpn.io.{kind}")
     with explained(path):
-        return opened(path)
+        check_layout(path, kind)
+        scan = opened(path)
+    scan.states = {path: before}
+    return scan
+
+
+def format_of(path: Path) -> str | None:
+    """The class that reads a file, as in FORMATS; None: no image.
+
+    Raises:
+        FileNotFoundError, PermissionError, ValueError: it cannot be read, or is no regular file.
+    """
+    with explained(path):
+        if not S_ISREG(path.stat().st_mode):
+            raise Unreadable(f"{path}: is no regular file but a pipe, a device or the like; give a file.")
+        with path.open("rb") as file:
+            head = file.read(132)
+    return _format(path, head) if head else None
 
 
 def _format(path: Path, head: bytes) -> str | None:
     if path.name.lower().endswith((".nii", ".nii.gz")):
         return "nifti:Nifti"
-    if head[128:] == b"DICM":
+    if head[128:] == b"DICM" or head.startswith(b"DICM") or _is_bare_dicom(head):
         return "dicom:Dicom"
     if head.startswith(b"BM") and head[6:10] != bytes(4):  # BMP reserves four bytes; text may begin with BM
         return None
     return next((kind for kind, magic in FORMATS.items() if head.startswith(magic)), None)
 
 
-def open_scans(paths: Sequence[str | Path]) -> tuple[list[Scan], dict[str, str]]:
-    """Files, and folders with what lies below them, as scans in a stable order, and what was left out.
-
-    Single-frame DICOM files of one series (SeriesInstanceUID) in a folder are one scan; any other file is one.
-    Hidden files are passed over. Names are made unique.
-
-    Returns:
-        The scans; and for each path that gave none, one sentence.
-    """
-    scans: list[Scan] = []
-    left_out: dict[str, str] = {}
-    seen: set[Path] = set()
-    for path in map(Path, paths):
-        before = len(scans), len(left_out)
-        series: dict[str, list[Scan]] = {}
-        for file in _below(path) if path.is_dir() else [path]:
-            if file.resolve() in seen:
-                continue
-            seen.add(file.resolve())
-            try:
-                scan = open_scan(file)
-            except (ValueError, OSError) as error:
-                left_out[str(file)] = str(error)
-                continue
-            (series.setdefault(scan.series, []) if path.is_dir() and scan.series else scans).append(scan)
-        for files in series.values():
-            _join(path, files, scans, left_out)
-        if path.is_dir() and before == (len(scans), len(left_out)):
-            left_out[str(path)] = f"{path}: holds no image that was not given before; {KNOWN}."
-    _make_names_unique(scans)
-    return scans, left_out
-
-
-def _below(folder: Path) -> list[Path]:
-    files = (file for file in folder.rglob("*") if file.is_file())
-    return sorted(file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
-
-
-def _join(folder: Path, files: list[Scan], scans: list[Scan], left_out: dict[str, str]) -> None:
-    """Appends the files of one series to scans, as one scan, and its copies to left_out."""
-    first, parents, slices = files[0], set(), {}
-    for scan in files:
-        same = slices.setdefault(scan.identity or str(scan.path), scan)
-        if same is scan:
-            parents.add(scan.path.parent)
-        else:
-            left_out[str(scan.path)] = (
-                f"{scan.path}: is the same image as {same.path.name} by its SOPInstanceUID; delete one of them."
-            )
-    try:
-        one = len(slices) == 1
-        place = parents.pop() if len(parents) == 1 else folder
-        scans.append(first if one else first.join(list(slices.values()), place))
-    except ValueError as error:
-        left_out[str(first.path)] = str(error)
-
-
-def _make_names_unique(scans: list[Scan]) -> None:
-    taken: set[str] = set()
-    for scan in scans:
-        name, number = scan.name or "scan", 1
-        scan.name = name
-        ending = Path(name).suffix if scan.path.is_file() else ""
-        ending = next((known for known in scan.endings if name.lower().endswith(known)), ending)
-        stem = name[: len(name) - len(ending)]
-        while scan.default_name().lower() in taken:
-            number += 1
-            scan.name = f"{stem}_{number}{name[len(stem) :]}"
-        taken.add(scan.default_name().lower())
+def _is_bare_dicom(head: bytes) -> bool:
+    """Whether a file without preamble begins with an element of group 2 or 8, explicit or implicit."""
+    for order in ("little", "big"):
+        group, element = (int.from_bytes(head[at : at + 2], order) for at in (0, 2))
+        if group in (2, 8) and element <= 0x60 and len(head) > 12:
+            length = int.from_bytes(head[4:8], order)
+            return head[4:6].isalpha() and head[4:6].isupper() or length <= 1024
+    return False
 
 
 def read_image(path: str | Path) -> Image:
