@@ -180,11 +180,10 @@ def _denoise(options: argparse.Namespace) -> int:
 
 
 def _complain(options: argparse.Namespace, words: str, trace: str = "") -> None:
-    """One line, and with --debug where it came from; an error channel that takes nothing stops no work."""
-    with suppress(OSError):
-        print(f"mptpn {options.command}: {words}", file=sys.stderr)
-        if options.debug and trace:
-            print(trace, file=sys.stderr)
+    """One line, and with --debug where it came from."""
+    print(f"mptpn {options.command}: {words}", file=sys.stderr)
+    if options.debug and trace:
+        print(trace, file=sys.stderr)
 
 
 def _tell_passed_over(options: argparse.Namespace, files: list) -> None:
@@ -210,6 +209,26 @@ def _open_closed() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r+"))  # for as long as the process lives
+    sys.stderr = _Patient(sys.stderr)
+
+
+class _Patient:
+    """An error channel that passes over what it cannot write: a full disk behind it stops no work."""
+
+    def __init__(self, channel):
+        self._channel = channel
+
+    def __getattr__(self, name: str):
+        return getattr(self._channel, name)
+
+    def write(self, words: str) -> int:
+        with suppress(OSError):
+            self._channel.write(words)
+        return len(words)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._channel.flush()
 
 
 def _train(options: argparse.Namespace) -> int:

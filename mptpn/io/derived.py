@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 from pydicom import Dataset, dcmwrite, uid
 from pydicom.dataelem import DataElement
-from pydicom.sr.codedict import codes
 
 from mptpn import __version__
 from mptpn.io.dicom_head import MARK, PIXELS, Head
 
+SMOOTHING = "113087", "Smoothing"  # PS3.16, CID 7203
+SOURCE = "121322", "Source image for image processing operation"  # CID 7202
+PROCESSING = "109102", "Processing Equipment"  # CID 7005
 SERIES = 1000  # is added to the number of the series
 STALE = (  # true of the old pixels, or of the old object, alone
     "SmallestImagePixelValue LargestImagePixelValue SmallestPixelValueInSeries LargestPixelValueInSeries "
@@ -86,14 +88,14 @@ def _reference(data: Dataset, head: Head) -> list[Dataset]:
         return []
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = data.SOPClassUID, head.uid
-    item.PurposeOfReferenceCodeSequence = [_code(codes.DCM.SourceImageForImageProcessingOperation)]
+    item.PurposeOfReferenceCodeSequence = [_code(*SOURCE)]
     return [item]
 
 
 def _derive(data: Dataset, source: list[Dataset], words: Words) -> None:
     """Adds the derivation to a data set or to an item of a DerivationImageSequence."""
     data.DerivationDescription = words.text
-    data.DerivationCodeSequence = [*_items(data, "DerivationCodeSequence"), _code(codes.DCM.Smoothing)]
+    data.DerivationCodeSequence = [*_items(data, "DerivationCodeSequence"), _code(*SMOOTHING)]
     if source:
         data.SourceImageSequence = [*_items(data, "SourceImageSequence"), *source]
 
@@ -122,13 +124,13 @@ def _equipment(words: Words) -> Dataset:
     item = Dataset()
     item.Manufacturer = item.ManufacturerModelName = "mptpn"
     item.SoftwareVersions, item.ContributionDescription = __version__, words.text
-    item.PurposeOfReferenceCodeSequence = [_code(codes.DCM.ProcessingEquipment)]
+    item.PurposeOfReferenceCodeSequence = [_code(*PROCESSING)]
     return item
 
 
-def _code(code) -> Dataset:
+def _code(value: str, meaning: str) -> Dataset:
     item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, code.scheme_designator, code.meaning
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
     return item
 
 

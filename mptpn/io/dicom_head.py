@@ -8,8 +8,9 @@ import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
+from io import BufferedReader, BytesIO, FileIO
 from math import isfinite
+from os import fstat
 from pathlib import Path
 from typing import BinaryIO
 
@@ -215,10 +216,18 @@ def _scales(path: Path, data: Dataset) -> tuple[tuple[tuple[float, float], ...],
     return scales, bool(intercepts)
 
 
+class _Bounded(BufferedReader):
+    """Never takes memory for more than is left of the file, whatever length an element declares."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = fstat(self.fileno()).st_size - self.tell()
+        return super().read(max(0, left) if size is None or size < 0 else max(0, min(size, left)))
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """The file; where its data set is deflated, a copy in memory that is not, of a size that is checked."""
-    with path.open("rb") as file:
+    with _Bounded(FileIO(path)) as file:
         start = file.read(PREAMBLE + 1024)
         if start[128:132] != b"DICM" or uid.DeflatedExplicitVRLittleEndian.encode() not in start:
             bare = start.startswith(b"DICM")  # without the 128 bytes before it

@@ -138,9 +138,10 @@ def _in_folder(folder: Path, root: Path, call: _Call) -> Iterator[Scan | LeftOut
             derived.append(scan)
         elif scan.series:
             series.setdefault(scan.series, []).append(scan)
-        elif kind != DICOM or call.is_mine():
+        else:
             image = True
-            yield call.named(scan, root)
+            if kind != DICOM or call.is_mine():
+                yield call.named(scan, root)
     if derived and (image or series):
         yield from (LeftOut(scan.path, f"{scan.path}: {RESULT}", failed=False) for scan in derived)
     else:  # a folder of results that was given by its own name

@@ -62,7 +62,7 @@ class Scan:
             raise Unreadable(
                 f"{path}: pixels of type {self.dtype} are no gray levels; save integers or floats of at most 64 bits."
             )
-        if 0 in self.sample_shape or slices < 1:
+        if min(self.sample_shape) < 1 or slices < 1:
             raise Unreadable(f"{path}: the image is empty, {slices} slices of {self.shape}; give one with pixels.")
         self.bits, one = bits or 8 * self.dtype.itemsize, self.dtype.itemsize * math.prod(self.sample_shape)
         if path.is_file():
