@@ -5,6 +5,7 @@ import json
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,6 +30,7 @@ from mptpn.tiling import spread, squares
 SAMPLES, PIXELS = 8, 2**22
 PIECE, PIECES = 256, 48  # px and number: squares of a larger slice from which its noise is learned
 MIDDLE = 512  # px, side of the middle of a large slice that is judged
+MANY = 10000  # slices from which a scan is announced
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"  # slices, the tiles of a large one as parts
 
 WHOLE = (slice(None), slice(None))
@@ -139,6 +141,8 @@ def outcomes(paths: Sequence[str | Path], settings: Settings) -> Iterator[Outcom
             yield Outcome(scan.path, failure=scan.message, passed_over=not scan.failed)
             continue
         started = time.monotonic()
+        if scan.slices > MANY:
+            warnings.warn(f"{scan.path}: has {scan.slices} slices, one after the other; this takes long.", stacklevel=2)
         try:
             outcome = denoise_scan(scan, settings)
         except DoneBefore as error:

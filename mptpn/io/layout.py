@@ -128,27 +128,29 @@ class _Pages:
                 tags[code] = kind, values, data[start + 4 + link : start + 4 + 2 * link]
         return tags, self._number(self._bytes(end, link)) if end + link <= self.size else 0
 
-    def _values(self, tag: tuple[int, int, bytes] | None) -> np.ndarray:
+    def _values(self, tag: tuple[int, int, bytes] | None) -> np.ndarray | list[int]:
         """Of a tag, as unsigned integers; empty where it is missing or of another type."""
-        if tag is None or tag[0] not in NUMBERS:
-            return np.empty(0, np.uint64)
+        if tag is None or tag[0] not in NUMBERS or not tag[1]:
+            return []
         dtype = np.dtype(f"{self.order}{NUMBERS[tag[0]]}")
         size = tag[1] * dtype.itemsize
         data = tag[2][:size] if size <= len(tag[2]) else self._bytes(self._number(tag[2]), size)
-        return np.frombuffer(data, dtype).astype(np.uint64)
+        return [self._number(data)] if tag[1] == 1 else np.frombuffer(data, dtype).astype(np.uint64)
 
-    def _strips(self, tags: dict) -> np.ndarray:
+    def _strips(self, tags: dict) -> np.ndarray | list[int]:
         """Their offsets, after a check that they lie in the file and are as many and as long as the page takes."""
         tiled = 324 in tags
         offsets, sizes = (self._values(tags.get(code)) for code in ((324, 325) if tiled else (273, 279)))
         if not len(offsets) or len(offsets) != len(sizes):
             return offsets
-        inside = (offsets > 0) & (sizes > 0) & (offsets + sizes <= self.size)
+        first, total = int(min(offsets)), sum(map(int, sizes))
+        inside = first > 0 and int(min(sizes)) > 0
+        inside = inside and max(map(int.__add__, map(int, offsets), map(int, sizes))) <= self.size
         page = {name: int(values[0]) for code, name in ASKED.items() if len(values := self._values(tags.get(code)))}
         height, planes = page.get("height", 0), page.get("samples", 1) if page.get("planar") == 2 else 1
         count = len(offsets) if tiled else planes * math.ceil(height / max(1, page.get("rows", 2**32 - 1)))
         row = math.ceil(page.get("width", 0) * page.get("samples", 1) * page.get("bits", 1) / 8)
-        short = page.get("compression", 1) == 1 and not tiled and int(sizes.sum()) < row * height
-        if not inside.all() or len(offsets) < count or short:
+        short = page.get("compression", 1) == 1 and not tiled and total < row * height
+        if not inside or len(offsets) < count or short:
             raise Unreadable(f"{self.path}: cannot be read, pixels of a page are missing from the file; {AGAIN}.")
         return offsets
