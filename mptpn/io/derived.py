@@ -17,6 +17,7 @@ from mptpn.io.dicom_head import MARK, PIXELS, Head
 SMOOTHING = "113087", "Smoothing"  # PS3.16, CID 7203
 SOURCE = "121322", "Source image for image processing operation"  # CID 7202
 PROCESSING = "109102", "Processing Equipment"  # CID 7005
+PET = uid.PositronEmissionTomographyImageStorage  # whose images are primary all (C.8.9.4.1.3)
 SERIES = 1000  # is added to the number of the series
 STALE = (  # true of the old pixels, or of the old object, alone
     "SmallestImagePixelValue LargestImagePixelValue SmallestPixelValueInSeries LargestPixelValueInSeries "
@@ -56,9 +57,12 @@ def write_derived(data: Dataset, target: Path, *, head: Head, pixels, itemsize: 
     _identify(data, head, words)
     if "SharedFunctionalGroupsSequence" in data or "PerFrameFunctionalGroupsSequence" in data:
         _derive_frames(data, source, words)
+        if source and head.series:
+            data.SourceImageEvidenceSequence = [*_items(data, "SourceImageEvidenceSequence"), _evidence(data, head)]
     else:
         kinds = list(data.get("ImageType") or [])
-        data.ImageType = ["DERIVED", "SECONDARY", *kinds[2:]]
+        second = "PRIMARY" if data.get("SOPClassUID") == PET else "SECONDARY"
+        data.ImageType = ["DERIVED", second, *kinds[2:]]
         _derive(data, source, words)
     data.ContributingEquipmentSequence = [*_items(data, "ContributingEquipmentSequence"), _equipment(words)]
     if head.syntax == uid.ExplicitVRBigEndian:
@@ -118,6 +122,15 @@ def _derive_frames(data: Dataset, source: list[Dataset], words: Words) -> None:
         item = Dataset()
         _derive(item, source, words)
         group.DerivationImageSequence = [*_items(group, "DerivationImageSequence"), item]
+
+
+def _evidence(data: Dataset, head: Head) -> Dataset:
+    """Where the source is found: its study, series and instance."""
+    instance, series, study = Dataset(), Dataset(), Dataset()
+    instance.ReferencedSOPClassUID, instance.ReferencedSOPInstanceUID = data.SOPClassUID, head.uid
+    series.SeriesInstanceUID, series.ReferencedSOPSequence = head.series, [instance]
+    study.StudyInstanceUID, study.ReferencedSeriesSequence = data.get("StudyInstanceUID"), [series]
+    return study
 
 
 def _equipment(words: Words) -> Dataset:
