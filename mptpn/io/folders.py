@@ -120,6 +120,7 @@ def _in_folder(folder: Path, root: Path, call: _Call) -> Iterator[Scan | LeftOut
     derived: list[Scan] = []
     found = image = False
     for file, is_result in _below(folder):
+        kind = None
         if not call.is_new(file):
             continue
         found = True
@@ -128,11 +129,16 @@ def _in_folder(folder: Path, root: Path, call: _Call) -> Iterator[Scan | LeftOut
                 raise NoImage(f"{file}: {RESULT}")
             kind = format_of(file)
             image |= kind not in (None, DICOM)
-            if kind not in (None, DICOM) and not call.is_mine():
+            alone = kind != DICOM and (kind is not None or file.name.lower().endswith(ENDINGS))
+            if alone and not call.is_mine():
                 continue  # it is not even opened
             scan = open_scan(file)
+        except NoImage as error:
+            yield LeftOut(file, str(error), failed=False)
+            continue
         except (ValueError, OSError) as error:
-            yield LeftOut(file, str(error), failed=not isinstance(error, NoImage))
+            if kind != DICOM or call.is_mine():
+                yield LeftOut(file, str(error))
             continue
         if scan.derived:
             derived.append(scan)
