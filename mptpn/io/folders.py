@@ -120,33 +120,19 @@ def _in_folder(folder: Path, root: Path, call: _Call) -> Iterator[Scan | LeftOut
     derived: list[Scan] = []
     found = image = False
     for file, is_result in _below(folder):
-        kind = None
         if not call.is_new(file):
             continue
         found = True
-        try:
-            if is_result:
-                raise NoImage(f"{file}: {RESULT}")
-            kind = format_of(file)
-            image |= kind not in (None, DICOM)
-            alone = kind != DICOM and (kind is not None or file.name.lower().endswith(ENDINGS))
-            if alone and not call.is_mine():
-                continue  # it is not even opened
-            scan = open_scan(file)
-        except NoImage as error:
-            yield LeftOut(file, str(error), failed=False)
-            continue
-        except (ValueError, OSError) as error:
-            if kind != DICOM or call.is_mine():
-                yield LeftOut(file, str(error))
-            continue
-        if scan.derived:
+        scan = LeftOut(file, f"{file}: {RESULT}", failed=False) if is_result else _opened(file, call)
+        if isinstance(scan, LeftOut):
+            yield scan
+        elif scan is not None and scan.derived:
             derived.append(scan)
-        elif scan.series:
+        elif scan is not None and scan.series:
             series.setdefault(scan.series, []).append(scan)
         else:
             image = True
-            if kind != DICOM or call.is_mine():
+            if scan is not None:
                 yield call.named(scan, root)
     if derived and (image or series):
         yield from (LeftOut(scan.path, f"{scan.path}: {RESULT}", failed=False) for scan in derived)
@@ -156,6 +142,22 @@ def _in_folder(folder: Path, root: Path, call: _Call) -> Iterator[Scan | LeftOut
     yield from _all_series(series, root, call)
     if not found:
         yield LeftOut(folder, f"{folder}: holds no image that was not given before; {KNOWN}.")
+
+
+def _opened(file: Path, call: _Call) -> Scan | LeftOut | None:
+    """A file of a folder; None: it is of another share. A DICOM file is counted with its series."""
+    kind = None
+    try:
+        kind = format_of(file)
+        alone = kind != DICOM and (kind is not None or file.name.lower().endswith(ENDINGS))
+        if alone and not call.is_mine():
+            return None  # it is not even opened
+        scan = open_scan(file)
+    except NoImage as error:
+        return LeftOut(file, str(error), failed=False)
+    except (ValueError, OSError) as error:
+        return LeftOut(file, str(error)) if kind != DICOM or call.is_mine() else None
+    return scan if kind != DICOM or scan.series or scan.derived or call.is_mine() else None
 
 
 def _below(folder: Path) -> Iterator[tuple[Path, bool]]:
