@@ -94,7 +94,8 @@ class Writer:
         with writing(folder):
             place.mkdir(parents=True, exist_ok=True)
             self._lock = Lock(self._hidden("lock"))
-            restore(self.target)
+            for ending in ("", *BESIDE):
+                restore(self.target.with_name(name + ending))
         try:
             self._open()
         except BaseException:
