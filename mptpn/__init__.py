@@ -5,6 +5,7 @@ import importlib
 __version__ = "0.2.0"
 PUBLIC = {
     "denoise": "mptpn.api",
+    "denoise_dask": "mptpn.lazy",
     "estimate_noise": "mptpn.api",
     "train": "mptpn.api",
     "enlarge": "mptpn.api",
