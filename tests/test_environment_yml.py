@@ -68,7 +68,9 @@ def test_conda_brings_python_and_pip_and_the_project_with_its_extras():
 
 
 def test_the_package_imports_what_it_declares_and_the_repository_what_the_extras_declare():
-    assert undeclared(["mptpn"], NEEDED + EXTRAS["notebooks"]) == set()  # the explorer is of the extra notebooks
+    assert (
+        undeclared(["mptpn"], NEEDED + EXTRAS["notebooks"] + EXTRAS["dask"]) == set()
+    )  # of the explorer, of Dask arrays
     assert undeclared(["mptpn", "notebooks", "reproduce", "tests"], REQUIREMENTS) == set()
 
 
