@@ -11,7 +11,8 @@ from pydicom import dcmread
 from pydicom.pixels import get_decoder
 
 from mptpn.io.derived import Words, write_derived
-from mptpn.io.dicom_head import INSTALL, MARK, Head, is_encapsulated, opened, read_head
+from mptpn.io.dicom_head import INSTALL, MARK, Head, is_encapsulated, read_head
+from mptpn.io.dicom_tags import opened
 from mptpn.io.scan import Scan, Unreadable, explained
 
 
