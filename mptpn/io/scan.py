@@ -10,6 +10,7 @@ from mptpn.io.limits import check_size
 from mptpn.io.refusals import DAMAGED, NO_PICTURE, NoImage, Unreadable, explained
 
 __all__ = ["DAMAGED", "NO_PICTURE", "NoImage", "Scan", "Slice", "Unreadable", "explained"]
+LARGEST = 1e150  # of a pixel, in stored values
 ROWS = 256  # of a slice, rounded at once: a large slice is not held in float64
 
 
@@ -161,6 +162,8 @@ class Scan:
             raise Unreadable(f"{self.path}: every pixel is padding, NaN or infinite; {NO_PICTURE}.")
         if not finite.all():
             pixels[~finite] = 0
+        if pixels.dtype == np.float64 and np.abs(pixels).max() > LARGEST:
+            raise Unreadable(f"{self.path}: holds values beyond {LARGEST:g}, whose squares are no numbers; scale it.")
         return Slice(pixels, valid, *self.scale(index))
 
     def in_unit(self, index: int) -> np.ndarray:

@@ -217,6 +217,7 @@ FILES = {
     "header.npy": lambda path: npy("[" * 9000 + "\n"),
     "long_header.npy": lambda path: b"\x93NUMPY\x02\0" + struct.pack("<I", 2**31) + b"{}",
     "endless.npy": lambda path: through(path, lambda p: np.save(p, np.full((40, 50), 1e308) * (1 + GRAY % 2))),
+    "finite.npy": lambda path: through(path, lambda p: np.save(p, NOISE * 1e300)),
     "large.dcm": lambda path: dicom(path, Rows=60000, Columns=60000),
     "frames.dcm": lambda path: dicom(path, NumberOfFrames=2**30),
     "negative_frames.dcm": lambda path: dicom(path, NumberOfFrames=-3),
