@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import warnings
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -135,12 +136,12 @@ def _noise(options: argparse.Namespace) -> int:
     from mptpn.jobs import noise_files
     from mptpn.tables import NOISE, add_row, noise_row
 
-    failed, passed_over, found = False, [], []
+    failed, passed_over, found = False, Counter(), []
     if options.csv:
         options.csv.open("w").close()
     for one in noise_files(options.images, together=options.together):
         if one.passed_over:
-            passed_over.append(one)
+            _pass_over(options, one.failure, passed_over)
         elif one.failure:
             failed = True
             _complain(options, one.failure, one.trace)
@@ -164,11 +165,11 @@ def _denoise(options: argparse.Namespace) -> int:
 
     names = ("out", "model", "strength", "minutes", "memory", "overwrite", "uncertainty", "report", "seed", "part")
     settings = Settings(**{name: getattr(options, name) for name in names})
-    failed, doubted, passed_over = False, False, []
+    failed, doubted, passed_over = False, False, Counter()
     warnings.showwarning = lambda message, *_: _complain(options, str(message))
     for one in denoise_with(options.jobs, options.images, settings):
         if one.passed_over:
-            passed_over.append(one)
+            _pass_over(options, one.failure, passed_over)
         elif one.failure:
             failed = True
             _complain(options, one.failure, one.trace)
@@ -186,18 +187,24 @@ def _complain(options: argparse.Namespace, words: str, trace: str = "") -> None:
         print(trace, file=sys.stderr)
 
 
-def _tell_passed_over(options: argparse.Namespace, files: list) -> None:
+def _pass_over(options: argparse.Namespace, words: str, counts: Counter) -> None:
     """Images that are left out are named, the others counted."""
     from mptpn.io.folders import RESULT
 
-    named = [one for one in files if "no image of a known type" not in one.failure and RESULT not in one.failure]
-    for one in named:
-        _complain(options, one.failure)
-    results = sum(RESULT in one.failure for one in files)
-    others = len(files) - len(named) - results
-    words = [f"{others} that are no images"] * (others > 0) + [f"{results} of earlier results"] * (results > 0)
-    if words:
-        _complain(options, f"files passed over: {', '.join(words)}")
+    for kind, mark in (("that are no images", "no image of a known type"), ("of earlier results", RESULT)):
+        if mark in words:
+            counts[kind] += 1
+            return
+    if "is empty, 0 bytes" in words:
+        counts["that are no images"] += 1
+    else:
+        _complain(options, words)
+
+
+def _tell_passed_over(options: argparse.Namespace, counts: Counter) -> None:
+    if counts:
+        words = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+        _complain(options, f"files passed over: {words}")
 
 
 def _open_closed() -> None:

@@ -118,13 +118,13 @@ def _has_sibling(path: Path) -> bool:
 def _in_folder(folder: Path, root: Path, call: _Call) -> Iterator[Scan | LeftOut]:
     series: dict[str, list[Scan]] = {}
     derived: list[Scan] = []
-    found = image = False
+    image = failed = False
     for file, is_result in _below(folder):
         if not call.is_new(file):
             continue
-        found = True
         scan = LeftOut(file, f"{file}: {RESULT}", failed=False) if is_result else _opened(file, call)
         if isinstance(scan, LeftOut):
+            failed |= scan.failed
             yield scan
         elif scan is not None and scan.derived:
             derived.append(scan)
@@ -140,7 +140,7 @@ def _in_folder(folder: Path, root: Path, call: _Call) -> Iterator[Scan | LeftOut
         for scan in derived:
             series.setdefault(scan.series or str(scan.path), []).append(scan)
     yield from _all_series(series, root, call)
-    if not found:
+    if not (image or series or failed):
         yield LeftOut(folder, f"{folder}: holds no image that was not given before; {KNOWN}.")
 
 

@@ -170,3 +170,11 @@ def test_the_first_scan_of_a_folder_comes_before_the_last_file_is_opened(tmp_pat
     monkeypatch.setattr(folders, "open_scan", lambda path: opened.append(path) or real(path))
     next(walk([tmp_path]))
     assert len(opened) == 1
+
+
+@pytest.mark.parametrize("name", ["README", "a.npy.trust.json", None])
+def test_a_folder_without_an_image_is_a_failure(tmp_path, name):
+    if name:
+        (tmp_path / name).write_text("words")
+    scans, left = found(tmp_path)
+    assert not scans and left[tmp_path.name].failed and "holds no image" in left[tmp_path.name].message
