@@ -15,6 +15,7 @@ from mptpn.networks.schema import arguments_of, check_state
 from mptpn.networks.transformer import RetractableTransformer
 
 DENOISERS = {name: name for name in ("small", "correlated", "base", "colour")}  # see MODEL_CARD.md
+OFFERED = [name for name in DENOISERS if name != "colour"]  # for every image; auto gives colour its own
 ENLARGERS = {"x2": "super_resolution_x2", "x4": "super_resolution_x4"}  # trained by notebook 08
 KEPT = {"white_noise": "false", "note": "{}"}  # what a file says beside its arguments, and where it does not
 RENAMED = {"hole": "half_size"}  # arguments of networks, as weights files of version 0.1.0 name them
@@ -53,9 +54,9 @@ def weights_path(model: str | Path) -> Path:
     """
     path = pretrained_paths().get(str(model), Path(model))
     if not path.is_file():
-        near = get_close_matches(str(model), DENOISERS, n=1)
+        near = get_close_matches(str(model), OFFERED, n=1)
         meant = f"; did you mean {near[0]}?" if near else ""
-        names = f"{', '.join(DENOISERS)} to denoise, {', '.join(ENLARGERS)} to enlarge"
+        names = f"{', '.join(OFFERED)} to denoise, {', '.join(ENLARGERS)} to enlarge"
         raise FileNotFoundError(
             f"{model}: no such weights file; give one from mptpn train, or a network of the package: {names}{meant}"
         )
