@@ -6,6 +6,7 @@ __version__ = "0.2.0"
 PUBLIC = {
     "denoise": "mptpn.api",
     "denoise_image": "mptpn.api",
+    "denoise_dask": "mptpn.lazy",
     "estimate_noise": "mptpn.api",
     "train": "mptpn.api",
     "enlarge": "mptpn.api",

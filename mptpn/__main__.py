@@ -2,25 +2,32 @@
 
 import argparse
 import json
+import os
 import sys
 import warnings
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
+from mptpn import faults
 from mptpn.segment_command import add_commands
 
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 DOUBTED = 3  # exit code of --strict
 AXES = "names of the axes of the files, such as TCZYX or YXC, where they say none or others; each C has its own noise"
-FAULTS = (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError)  # become a sentence
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code is 0, or 1 after a sentence on what is wrong."""
+    _open_closed()
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except FAULTS as error:
-        print(f"mptpn {options.command}: {error}", file=sys.stderr)
+    except BrokenPipeError:  # nobody reads what is printed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        _complain(options, faults.sentence(error), faults.trace(error))
         return 1
     except KeyboardInterrupt:
         again = "" if options.command == "noise" else "; give the same command again and it goes on"
@@ -39,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     noise.add_argument("--together", action="store_true", help="the images share one noise model: one estimate for all")
     noise.add_argument("--axes", type=str.upper, help=AXES)
     noise.add_argument("--json", action="store_true", help="print numbers, not sentences")
+    noise.add_argument("--csv", type=Path, help="also a table, one row a file: level, gain, read noise, intervals")
     denoise = commands.add_parser("denoise", help="denoise files; a report beside each result says how far to trust it")
     denoise.set_defaults(run=_denoise)
     denoise.add_argument("images", **files)
@@ -53,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     enlarge.add_argument("--scale", type=int, default=2, choices=(2, 4))
     enlarge.add_argument("--tile", type=int, default=0, help="side of tiles, px, for little memory; 0: the whole image")
     add_commands(commands, files, _bytes)
+    for command in commands.choices.values():
+        command.add_argument("--debug", action="store_true", help="print where in the program a fault came from")
     return parser
 
 
@@ -77,6 +87,9 @@ def _add_denoise_options(parser: argparse.ArgumentParser) -> None:
     add("--strict", action="store_true", help="exit with 3 where a result is not judged good")
     add("--overwrite", action="store_true", help="replace earlier results")
     add("--seed", type=int, default=0)
+    add("--jobs", type=_jobs, default=1, metavar="N", help="processes side by side, default %(default)s")
+    share = "the i-th of n shares of the files, such as 2/10: each of n machines takes its own; the bytes stay the same"
+    add("--part", type=_part, default=(1, 1), metavar="i/n", help=share)
 
 
 def _add_train_options(parser: argparse.ArgumentParser) -> None:
@@ -98,6 +111,19 @@ def _strength(text: str) -> float:
     return value
 
 
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text}: give a number of processes, 1 or more")
+    return int(text)
+
+
+def _part(text: str) -> tuple[int, int]:
+    first, _, count = text.partition("/")
+    if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text}: give the number of the share and of all, such as 1/10")
+    return int(first), int(count)
+
+
 def _bytes(text: str) -> int:
     number, unit = text.lower().removesuffix("b").removesuffix("i"), ""
     if number[-1:] in UNITS:
@@ -112,57 +138,110 @@ def _bytes(text: str) -> int:
 
 
 def _noise(options: argparse.Namespace) -> int:
-    from mptpn.api import estimate_noise
-    from mptpn.batch import measured_together, message
-    from mptpn.io import open_scans
+    from mptpn.jobs import noise_files
+    from mptpn.tables import NOISE, add_row, noise_row
 
-    scans, failures = open_scans(options.images, axes=options.axes)
-    estimates = []
-    for group in [scans] if options.together and scans else [[scan] for scan in scans]:
-        path = f"{group[0].path}{f' and {len(group) - 1} more' if len(group) > 1 else ''}"
-        try:
-            if group[0].axes.guess:
-                print(f"{path}: {group[0].axes.guess}", file=sys.stderr)
-            for name, of_scans in measured_together(group):
-                subjects = [n for n, images in enumerate(of_scans) for _ in images]
-                images, valid = (list(x) for x in zip(*sum(of_scans, []), strict=True))
-                found = estimate_noise(images, valid=valid, subjects=subjects)
-                estimates.append({"file": path + name, "unit": group[0].unit} | found.to_dict())
-                if not options.json:
-                    print(f"{path}{name}: {found}")
-        except (ValueError, OSError) as error:
-            failures[path] = message(path, error)
-        finally:
-            for scan in group:
-                scan.close()
+    failed, passed_over, found = False, Counter(), []
+    if options.csv:
+        options.csv.open("w").close()
+    for one in noise_files(options.images, together=options.together, axes=options.axes):
+        if one.passed_over:
+            _pass_over(options, one.failure, passed_over)
+        elif one.failure:
+            failed = True
+            _complain(options, one.failure, one.trace)
+        elif options.json:
+            found.append({"file": str(one.file), "unit": one.unit} | one.estimate.to_dict())
+        else:
+            print(f"{one.file}: {one.estimate}", flush=True)
+        if options.csv and not one.passed_over:
+            row = noise_row(one.file, one.unit, one.estimate) if one.estimate else {"file": one.file}
+            add_row(options.csv, NOISE, row | {"failure": one.failure})
     if options.json:
-        print(json.dumps(estimates, indent=1))
-    return _failed("noise", failures)
+        print(json.dumps(found, indent=1))
+    _tell_passed_over(options, passed_over)
+    return int(failed)
 
 
 def _denoise(options: argparse.Namespace) -> int:
-    from mptpn import report
-    from mptpn.batch import Settings, denoise_files
+    from mptpn.batch import Settings
     from mptpn.inference.assessment import USE
+    from mptpn.jobs import denoise_with
 
-    names = ("out", "model", "strength", "minutes", "memory", "overwrite", "uncertainty", "report", "seed", "axes")
-    doubted = []
+    names = ("out", "model", "strength", "minutes", "memory", "overwrite", "uncertainty", "report", "seed")
+    names += ("axes", "part")
+    settings = Settings(**{name: getattr(options, name) for name in names})
+    failed, doubted, passed_over = False, False, Counter()
+    warnings.showwarning = lambda message, *_: _complain(options, str(message))
+    for one in denoise_with(options.jobs, options.images, settings):
+        if one.passed_over:
+            _pass_over(options, one.failure, passed_over)
+        elif one.failure:
+            failed = True
+            _complain(options, one.failure, one.trace)
+        else:
+            print(f"{one.result}: {one.message or 'not judged'}", flush=True)
+            doubted |= one.verdict not in ("", USE)
+    _tell_passed_over(options, passed_over)
+    return 1 if failed else DOUBTED if options.strict and doubted else 0
 
-    def tell(path: Path, judged: list) -> None:
-        """One line a file, as it is done."""
-        print(f"{path}: {report.sentence(judged) if judged else 'not judged'}", flush=True)
-        if judged and report.verdict(judged) != USE:
-            doubted.append(path)
 
-    warnings.showwarning = lambda message, *_: print(f"mptpn denoise: {message}", file=sys.stderr)
-    _, failures = denoise_files(options.images, Settings(**{name: getattr(options, name) for name in names}), tell)
-    return _failed("denoise", failures) or (DOUBTED if options.strict and doubted else 0)
+def _complain(options: argparse.Namespace, words: str, trace: str = "") -> None:
+    """One line, and with --debug where it came from."""
+    print(f"mptpn {options.command}: {words}", file=sys.stderr)
+    if options.debug and trace:
+        print(trace, file=sys.stderr)
 
 
-def _failed(command: str, failures: dict[str, str]) -> int:
-    for sentence in failures.values():
-        print(f"mptpn {command}: {sentence}", file=sys.stderr)
-    return min(len(failures), 1)
+def _pass_over(options: argparse.Namespace, words: str, counts: Counter) -> None:
+    """Images that are left out are named, the others counted."""
+    from mptpn.io.folders import RESULT
+
+    for kind, mark in (("that are no images", "no image of a known type"), ("of earlier results", RESULT)):
+        if mark in words:
+            counts[kind] += 1
+            return
+    if "is empty, 0 bytes" in words:
+        counts["that are no images"] += 1
+    else:
+        _complain(options, words)
+
+
+def _tell_passed_over(options: argparse.Namespace, counts: Counter) -> None:
+    if counts:
+        words = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+        _complain(options, f"files passed over: {words}")
+
+
+def _open_closed() -> None:
+    """Opens the standard channels that the caller has closed: else the next file would be taken for one of them."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+"))  # for as long as the process lives
+    sys.stderr = _Patient(sys.stderr)
+
+
+class _Patient:
+    """An error channel that passes over what it cannot write: a full disk behind it stops no work."""
+
+    def __init__(self, channel):
+        self._channel = channel
+
+    def __getattr__(self, name: str):
+        return getattr(self._channel, name)
+
+    def write(self, words: str) -> int:
+        with suppress(OSError):
+            self._channel.write(words)
+        return len(words)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._channel.flush()
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 Picture = np.ndarray | Tensor | Image | str | Path
 NO_NOISE = "no part of it holds noise that can be measured: all is constant or clipped"
-REPORTS = (".trust.png", ".uncertainty.npy")  # what mptpn denoise writes beside its results, with .trust.json
 
 
 @dataclass(frozen=True)
@@ -308,9 +307,7 @@ def read_folder(folder: str | Path) -> tuple[list[Image], dict[str, str]]:
     images, alone = [], Counter(scan.path for scan in scans)
     for scan in scans:
         file = scan.sources()[0]
-        if any(p.name.endswith(REPORTS) or p.with_name(f"{p.name}.trust.json").exists() for p in (scan.path, file)):
-            refused[str(file)] = "a result of mptpn denoise"
-        elif min(scan.shape[:2]) < SMALLEST:
+        if min(scan.shape[:2]) < SMALLEST:
             refused[str(file)] = f"smaller than {SMALLEST} x {SMALLEST} pixels"
         else:
             try:

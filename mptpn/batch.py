@@ -1,22 +1,26 @@
 """Files in, files out: each scan is denoised slice by slice, written back in its own type, and judged in a report."""
 
 import hashlib
+import json
 import math
 import sys
+import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from mptpn import report
+from mptpn import faults, report
 from mptpn.inference import AUTO, SELF, Denoiser, NoisyImages, Prediction, assess, colour, load_network
 from mptpn.inference.denoiser import Network
 from mptpn.inference.noisy_images import PRETRAINED
-from mptpn.io import Scan, Slice, Writer, open_scans
+from mptpn.io import LeftOut, Scan, Slice, Writer, walk
+from mptpn.io.limits import check_size
+from mptpn.io.writer import DoneBefore
 from mptpn.networks import save_weights, weights_path
 from mptpn.networks.noise_level import SMALLEST
 from mptpn.report import FULL, NONE, SHORT, Judged
@@ -26,6 +30,7 @@ from mptpn.tiling import spread, squares
 SAMPLES, PIXELS = 8, 2**22
 PIECE, PIECES = 256, 48  # px and number: squares of a larger slice from which its noise is learned
 MIDDLE = 512  # px, side of the middle of a large slice that is judged
+MANY = 10000  # slices from which a scan is announced
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"  # slices, the tiles of a large one as parts
 
 WHOLE = (slice(None), slice(None))
@@ -45,6 +50,8 @@ class Settings:
         uncertainty: whether the error's standard deviation is written too, as .npy.
         report: one of REPORTS: none; verdict, numbers and three pictures; the uncertainty too, six pictures.
         axes: names of the files' axes, one letter each; None: as the files say, or guessed.
+        part: (i, n), the i-th of n shares of the files, from 1.
+        progress: whether a bar shows how far each scan is.
     """
 
     out: Path
@@ -57,6 +64,8 @@ class Settings:
     report: str = SHORT
     seed: int = 0
     axes: str | None = None
+    part: tuple[int, int] = (1, 1)
+    progress: bool = True
 
     @property
     def wants_uncertainty(self) -> bool:
@@ -81,60 +90,103 @@ class Settings:
         return f"({how}, strength {self.strength:g}{axes})"
 
 
-def denoise_files(
-    paths: Sequence[str | Path], settings: Settings, tell: Callable[[Path, list[Judged]], object] = lambda *_: None
-) -> tuple[list[Path], dict[str, str]]:
-    """Denoise files and folders; one that fails does not stop the others.
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one file or series; a row of the table.
 
-    tell is called after each with the result and what was judged.
+    Attributes:
+        file: the input. result: what was written; None where nothing was.
+        verdict, message: the worst verdict, and one line on the noise and the gain; "" where none is wanted.
+        gain: estimated gain in PSNR, dB; None: not known. level: standard deviation of the noise, in unit.
+        failure: one sentence; "" where the result is there. trace: where it failed, for --debug.
+        passed_over: the file is no image that is wanted, and the sentence says why; it is no failure.
+    """
+
+    file: Path
+    result: Path | None = None
+    verdict: str = ""
+    message: str = ""
+    gain: float | None = None
+    level: float | None = None
+    unit: str = ""
+    seconds: float = 0.0
+    failure: str = ""
+    trace: str = ""
+    passed_over: bool = False
+
+
+def denoise_files(
+    paths: Sequence[str | Path], settings: Settings, tell: Callable[[Outcome], object] = lambda _: None
+) -> tuple[list[Path], dict[str, str]]:
+    """Denoise files and folders; one that fails does not stop the others; tell is called after each.
 
     Returns:
-        What was written, and for each path or scan that was not, one sentence.
+        What was written, and for each path or scan that failed, one sentence.
     Raises:
         FileNotFoundError: no such model.
     """
-    if str(settings.model) not in (AUTO, SELF):
-        weights_path(settings.model)
-    scans, failures = open_scans(paths, axes=settings.axes)
-    written = []
-    for scan in scans:
-        for words in filter(None, (scan.axes.guess, scan.note)):
-            warnings.warn(f"{scan.path}: {words}", stacklevel=2)
-        try:
-            target, judged = denoise_scan(scan, settings)
-            written.append(target)
-            tell(target, judged)
-        except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
-            failures[str(scan.path)] = message(str(scan.path), error)
-        finally:
-            scan.close()
+    written, failures = [], {}
+    for outcome in outcomes(paths, settings):
+        if outcome.result is not None:
+            written.append(outcome.result)
+        elif not outcome.passed_over:
+            failures[str(outcome.file)] = outcome.failure
+        tell(outcome)
     return written, failures
 
 
-def message(name: str, error: Exception) -> str:
-    """What went wrong, with the name of the input."""
-    return str(error) if name in str(error) else f"{name}: {error}"
+def outcomes(paths: Sequence[str | Path], settings: Settings) -> Iterator[Outcome]:
+    """Denoise the files of a share one after the other; arguments and errors as in denoise_files."""
+    if str(settings.model) not in (AUTO, SELF):
+        weights_path(settings.model)
+    for scan in walk(paths, part=settings.part, axes=settings.axes):
+        if isinstance(scan, LeftOut):
+            yield Outcome(scan.path, failure=scan.message, passed_over=not scan.failed)
+            continue
+        started = time.monotonic()
+        if scan.slices > MANY:
+            warnings.warn(f"{scan.path}: has {scan.slices} slices, one after the other; this takes long.", stacklevel=2)
+        for words in filter(None, (scan.axes.guess, scan.note)):
+            warnings.warn(f"{scan.path}: {words}", stacklevel=2)
+        try:
+            outcome = denoise_scan(scan, settings)
+        except DoneBefore as error:
+            outcome = _done_before(scan, error)
+        except Exception as error:  # a fault of one file is its own
+            outcome = Outcome(scan.path, failure=faults.sentence(error, str(scan.path)), trace=faults.trace(error))
+        finally:
+            scan.close()
+        yield replace(outcome, seconds=round(time.monotonic() - started, 3))
 
 
-def denoise_scan(scan: Scan, settings: Settings) -> tuple[Path, list[Judged]]:
+def _done_before(scan: Scan, error: DoneBefore) -> Outcome:
+    about = error.about
+    noise = about.get("noise") or [{}]
+    verdict, level = about.get("verdict", ""), noise[0].get("sigma")
+    return Outcome(scan.path, error.target, verdict, f"done before; {verdict}", level=level, unit=scan.unit)
+
+
+def denoise_scan(scan: Scan, settings: Settings) -> Outcome:
     """Denoise one scan, slice by slice in constant memory; NAME.trust.json and .trust.png say how far to trust it.
 
     An interrupted call leaves the slices that are done, and its network, in hidden files; the same call goes on from
     there.
 
-    Returns:
-        the result, and what was judged of it; nothing where no report is wanted.
     Raises:
+        DoneBefore: the same call was done before.
         ValueError, OSError: one sentence; no half-written result is left.
     """
+    one = scan.dtype.itemsize * math.prod(scan.sample_shape)
+    check_size(scan.path, one, one=one, size=one, memory=settings.memory)
     shown = {"desc": scan.name, "bar_format": BAR, "file": sys.stderr, "mininterval": 0.5}
+    given = {"note": settings.note, "overwrite": settings.overwrite, "uncertainty": settings.uncertainty}
     with (
-        Writer(scan, settings.out, note=settings.note, overwrite=settings.overwrite) as writer,
-        tqdm(total=scan.slices, initial=writer.done, **shown) as bar,
+        Writer(scan, settings.out, **given) as writer,
+        tqdm(total=scan.slices, initial=writer.done, disable=not settings.progress, **shown) as bar,
     ):
         chosen = samples(scan)
         denoisers = _denoisers(scan, chosen, settings, writer)
-        errors = _uncertainty_file(scan, writer.target, settings)
+        writer.bind(json.dumps([denoiser and denoiser.noise.to_dict() for denoiser in denoisers]))
         judged = _judge(scan, denoisers, chosen, settings)
         whole = {index: [one for one in judged if one.slice == index] for index in chosen if not _is_large(scan)}
         shares = [_share(judged, law) for law in range(len(denoisers))]
@@ -143,16 +195,28 @@ def denoise_scan(scan: Scan, settings: Settings) -> tuple[Path, list[Judged]]:
             of_slice = [[items[law] for law in own] for items in (denoisers, shares)]
             known = [known.get(law) for law in own]
             pixels, error = denoise_slice(scan.read(index), of_slice[0], settings, bar.update, known, of_slice[1])
-            if errors is not None:
-                errors[index] = error
-            writer.write(index, pixels)
-        writer.close()
-        if settings.report != NONE:
-            judged_on = f"the middle {MIDDLE} x {MIDDLE} px of slices" if _is_large(scan) else "whole slices"
-            about = {"kind": settings.report, "settings": settings.note, "judged_on": judged_on}
-            report.write(scan, writer.target, judged, **about)
-    _kept_network(writer.target).unlink(missing_ok=True)
-    return writer.target, judged
+            writer.write(index, pixels, error)
+        writer.close(_beside(scan, writer, judged, settings))
+    return _outcome(scan, writer.target, denoisers, judged)
+
+
+def _beside(
+    scan: Scan, writer: Writer, judged: list[Judged], settings: Settings
+) -> dict[str, Callable[[Path], object]]:
+    if settings.report == NONE:
+        return {}
+    judged_on = f"the middle {MIDDLE} x {MIDDLE} px of slices" if _is_large(scan) else "whole slices"
+    about = {"kind": settings.report, "settings": settings.note, "judged_on": judged_on, "key": writer.key}
+    return report.files(scan, writer.target, judged, **about)
+
+
+def _outcome(scan: Scan, target: Path, denoisers: list[Denoiser | None], judged: list[Judged]) -> Outcome:
+    level = next(one.noise.sigma for one in denoisers if one is not None)
+    if not judged:
+        return Outcome(scan.path, target, level=level, unit=scan.unit)
+    gain = judged[len(judged) // 2].assessment.gain
+    said = {"verdict": report.verdict(judged), "message": report.sentence(judged), "gain": gain and gain[0]}
+    return Outcome(scan.path, target, level=level, unit=scan.unit, **said)
 
 
 def _share(judged: Sequence[Judged], law: int) -> float:
@@ -246,7 +310,7 @@ def _denoisers(scan: Scan, chosen: list[int], settings: Settings, writer: Writer
             f"{scan.path}: no slice of at least {SMALLEST} x {SMALLEST} px holds noise in shape {scan.axes.shape}, "
             f"axes {scan.axes.names}; there is nothing to denoise."
         )
-    kept, size = _kept_network(writer.target), colours(scan)
+    kept, size = writer.network, colours(scan)
     own = colour.of_groups(found, size=size)
     if str(settings.model) != SELF:
         network = settings.network
@@ -263,10 +327,6 @@ def _denoisers(scan: Scan, chosen: list[int], settings: Settings, writer: Writer
 def colours(scan: Scan) -> int:
     """Number of noise models, one after the other, of the colours of one pixel; 1 where channels are no colours."""
     return 3 if scan.axes.is_colour else 1
-
-
-def _kept_network(target: Path) -> Path:
-    return target.with_name(f".{target.name}.network.safetensors")
 
 
 def denoise_slice(
@@ -308,17 +368,6 @@ def denoise_slice(
     if not found:
         tick(1.0)
     return out, error
-
-
-def _uncertainty_file(scan: Scan, target: Path, settings: Settings) -> np.ndarray | None:
-    """The file that the uncertainty is written into, [slices, ...] float32; an interrupted one is gone on with."""
-    if not settings.uncertainty:
-        return None
-    path = settings.out / f"{target.name}.uncertainty.npy"
-    shape = (scan.slices, *scan.shape)
-    if path.is_file() and (old := np.load(path, mmap_mode="r+")).shape == shape:
-        return old
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
 
 
 def _is_large(scan: Scan) -> bool:

@@ -2,14 +2,13 @@
 
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mptpn.atomic import write_atomically
 from mptpn.inference import Assessment, Denoiser, Prediction
 from mptpn.inference.assessment import VERDICTS
 from mptpn.io import Scan
@@ -55,15 +54,23 @@ def sentence(judged: Sequence[Judged]) -> str:
     return "; ".join([words, *faults][:3])
 
 
-def write(scan: Scan, target: Path, judged: Sequence[Judged], *, kind: str, settings: str, judged_on: str) -> None:
-    """NAME.trust.json and NAME.trust.png of a kind of REPORTS; settings and judged_on: sentences for the JSON."""
+def files(
+    scan: Scan, target: Path, judged: Sequence[Judged], *, kind: str, settings: str, judged_on: str, key: str
+) -> dict[str, Callable[[Path], object]]:
+    """What writes NAME.trust.json and NAME.trust.png of a kind of REPORTS, by these endings.
+
+    settings and judged_on: sentences for the JSON. key: see Writer.
+    """
     middle = judged[len(judged) // 2]
     denoisers = list({id(one.denoiser): one.denoiser for one in judged}.values())
     about = {
         "verdict": verdict(judged),
         "message": sentence(judged),
-        "file": scan.name,
+        "file": scan.path.name,
+        "source": scan.label,
+        "files": [path.name for path in scan.sources()] if scan.path.is_dir() else [],
         "written": target.name,
+        "key": key,
         "lost": scan.note,
         "settings": settings,
         "unit": scan.unit,
@@ -72,16 +79,16 @@ def write(scan: Scan, target: Path, judged: Sequence[Judged], *, kind: str, sett
         "noise": [one.noise.to_dict() for one in denoisers],
         "judged": [one.to_dict() for one in judged],
     }
-    path = target.with_name(f"{target.name}.trust.json")
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(about, indent=1)))
     title = f"{scan.name}, slice {middle.slice + 1} of {scan.slices}"
-    png = _sheet(scan, middle, title) if kind == FULL else None
-    path = target.with_name(f"{target.name}.trust.png")
-    if png is None:
-        picture = strip(middle, title=f"{verdict(judged).upper()} · {title}")
-        write_atomically(path, lambda temporary: picture.save(temporary, format="png"))
-    else:
-        write_atomically(path, lambda temporary: temporary.write_bytes(png))
+    words = json.dumps(about, indent=1)
+    if kind == FULL:
+        png = _sheet(scan, middle, title)
+        return {".trust.json": lambda path: path.write_text(words), ".trust.png": lambda path: path.write_bytes(png)}
+    picture = strip(middle, title=f"{verdict(judged).upper()} · {title}")
+    return {
+        ".trust.json": lambda path: path.write_text(words),
+        ".trust.png": lambda path: picture.save(path, format="png"),
+    }
 
 
 def _sheet(scan: Scan, one: Judged, title: str) -> bytes:

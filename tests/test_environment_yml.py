@@ -68,9 +68,9 @@ def test_conda_brings_python_and_pip_and_the_project_with_its_extras():
 
 
 def test_the_package_imports_what_it_declares_and_the_repository_what_the_extras_declare():
-    # the explorer, readers of files, encoders of prompts
-    optional = EXTRAS["notebooks"] + EXTRAS["formats"] + EXTRAS["microscopes"] + EXTRAS["encoders"]
-    assert undeclared(["mptpn"], NEEDED + optional) == set()
+    # the explorer, readers of files, encoders of prompts, Dask arrays
+    names = ("notebooks", "formats", "microscopes", "encoders", "dask")
+    assert undeclared(["mptpn"], NEEDED + [one for name in names for one in EXTRAS[name]]) == set()
     assert undeclared(["mptpn", "notebooks", "reproduce", "tests"], REQUIREMENTS) == set()
 
 

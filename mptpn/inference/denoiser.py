@@ -1,7 +1,7 @@
 """A prepared predictor, tile by tile over images in their own unit, and what comes out."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,43 +120,87 @@ class Denoiser:
     ) -> Iterator[tuple[tuple[slice, slice], Prediction]]:
         """The same of an image in the orientation inside."""
         noise_by_place = self._noise_by_place(image, valid)
-        for around, inside, place in self._cuts(image.shape, memory, kept=kept):
-            pixels, measured = self._measured(image[around], None if valid is None else valid[around])
-            restored, seed = ~measured, pixels.numel()
-            pixels = inpaint(
-                pixels, measured, noise_model=self.predictor.noise_model, generator=generator(seed, "inpainting")
-            )
-            probes = generator(seed, "uncertainty") if uncertainty else None
-            there = Place((around[0].start, around[1].start))
-            if noise_by_place is not None:
-                there = Place(there.origin, *noise_by_place.at(around))
-            if bool(restored.all()):
-                mean, sigma = pixels, torch.zeros_like(pixels)
-            else:
-                mean, sigma = self.predictor.predict(pixels, place=there, probes=probes)
-            noise = there.noise(self.predictor.noise_model).variance(torch.where(restored, pixels, mean))
-            level = there.level.expand_as(pixels)
-            kept = [x[..., *inside] for x in (pixels, mean, sigma**2, noise, restored, level)]
-            told = None if there.correlation is None else there.correlation[:, *cells_of(inside)]
-            yield place, Prediction(*kept, told, self.unit, self.turn)
+        for cut in self.cuts(image.shape, memory, kept=kept):
+            around = cut[0]
+            part = None if valid is None else valid[around]
+            yield cut[2], self.tile(image[around], part, cut, noise_by_place, uncertainty=uncertainty)
+
+    def tile(
+        self,
+        image: np.ndarray,
+        valid: np.ndarray | None,
+        cut: tiling.Cut,
+        noise_by_place: NoiseByPlace | None,
+        *,
+        uncertainty: bool = True,
+    ) -> Prediction:
+        """One tile of an image in the orientation inside.
+
+        Args:
+            image, valid: the tile with its halo. cut: where it lies.
+            noise_by_place: of the whole image, see noise_by_place.
+        """
+        around, inside, _ = cut
+        pixels, measured = self._measured(image, valid)
+        restored, seed = ~measured, pixels.numel()
+        pixels = inpaint(
+            pixels, measured, noise_model=self.predictor.noise_model, generator=generator(seed, "inpainting")
+        )
+        probes = generator(seed, "uncertainty") if uncertainty else None
+        there = Place((around[0].start, around[1].start))
+        if noise_by_place is not None:
+            there = Place(there.origin, *noise_by_place.at(around))
+        if bool(restored.all()):
+            mean, sigma = pixels, torch.zeros_like(pixels)
+        else:
+            mean, sigma = self.predictor.predict(pixels, place=there, probes=probes)
+        noise = there.noise(self.predictor.noise_model).variance(torch.where(restored, pixels, mean))
+        level = there.level.expand_as(pixels)
+        kept = [x[..., *inside] for x in (pixels, mean, sigma**2, noise, restored, level)]
+        told = None if there.correlation is None else there.correlation[:, *cells_of(inside)]
+        return Prediction(*kept, told, self.unit, self.turn)
 
     def _noise_by_place(self, image: np.ndarray, valid: np.ndarray | None) -> NoiseByPlace | None:
         """How the noise differs from place to place; None: it is not known to.
 
         It is measured in squares of one size, whatever the memory.
         """
-        if not isinstance(self.predictor, StabilisedPredictor) or self.predictor.noise_model.counted:
-            return None  # counted photons have one level, whose transform is not even where they are few
-        cells = [-(-side // CELL) for side in image.shape]
-        energies, variance = torch.zeros(2 * BANDS, *cells), torch.zeros(1, *cells)
-        for around, inside, place in tiling.cuts(image.shape, side=PIECE, multiple=PIECE, halo=MARGIN):
-            pixels, measured = self._measured(image[around], None if valid is None else valid[around])
-            found = self.predictor.energies(pixels - lattice(pixels, measured), valid=measured)
-            there, part = cells_of(place), cells_of(inside)
-            for whole, one in zip((energies, variance), found, strict=True):
-                whole[:, *there] = one[:, *part]
+        if not self.differs_by_place:
+            return None
+        return self.noise_by_place(
+            image.shape,
+            (
+                (place, self.energies(image[around], None if valid is None else valid[around], inside))
+                for around, inside, place in squares_of(image.shape)
+            ),
+        )
+
+    @property
+    def differs_by_place(self) -> bool:
+        """Whether noise_by_place is measured; counted photons have one level, whose transform is not even where they
+        are few.
+        """
+        return isinstance(self.predictor, StabilisedPredictor) and not self.predictor.noise_model.counted
+
+    def energies(
+        self, image: np.ndarray, valid: np.ndarray | None, inside: tuple[slice, slice]
+    ) -> tuple[Tensor, Tensor]:
+        """Of the cells inside one of squares_of(shape), which is given with its margin, and the noise's variance."""
+        pixels, measured = self._measured(image, valid)
+        found = self.predictor.energies(pixels - lattice(pixels, measured), valid=measured)
+        return tuple(one[:, *cells_of(inside)] for one in found)
+
+    def noise_by_place(
+        self, shape: Sequence[int], found: Iterable[tuple[tuple[slice, slice], tuple[Tensor, Tensor]]]
+    ) -> NoiseByPlace:
+        """From the energies of all squares of an image of this shape, each with its place."""
+        cells = [-(-side // CELL) for side in shape]
+        wholes = torch.zeros(2 * BANDS, *cells), torch.zeros(1, *cells)
+        for place, parts in found:
+            for whole, part in zip(wholes, parts, strict=True):
+                whole[:, *cells_of(place)] = part
         model = self.predictor.noise_model
-        return NoiseByPlace.of(energies, variance, told_correlation(model) if model.correlated else None)
+        return NoiseByPlace.of(*wholes, told_correlation(model) if model.correlated else None)
 
     def _measured(self, image: np.ndarray, valid: np.ndarray | None) -> tuple[Tensor, Tensor]:
         """Pixels in the unit inside, and which of them hold noise, [1, 1, H, W]."""
@@ -183,7 +227,7 @@ class Denoiser:
                 told[:, *cells_of(place)] = part.correlation
         return Prediction(**whole, correlation=told, unit=self.unit, turn=self.turn)
 
-    def _cuts(self, shape: Sequence[int], memory: int | None, *, kept: int) -> list[tiling.Cut]:
+    def cuts(self, shape: Sequence[int], memory: int | None = None, *, kept: int = 0) -> list[tiling.Cut]:
         """Tiles of about SIDE px, or smaller ones of what the memory holds, each with its halo.
 
         kept: bytes per pixel that the caller will hold of all tiles.
@@ -205,6 +249,11 @@ class Denoiser:
                 f"a memory of {budget} is too little, for the process holds {held} already; give at least {least}."
             ) from None
         return tiling.cuts(shape, side=SIDE, multiple=align, halo=halo, most=most)
+
+
+def squares_of(shape: Sequence[int]) -> list[tiling.Cut]:
+    """Squares in which the noise is measured from place to place."""
+    return tiling.cuts(shape, side=PIECE, multiple=PIECE, halo=MARGIN)
 
 
 def load_network(model: str | Path | Network) -> Network:

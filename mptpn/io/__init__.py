@@ -4,13 +4,15 @@
 `read_image` and `spread_images` give an `Image`; arrays become one by `image_from_array`.
 """
 
-from mptpn.io.files import open_scan, open_scans, read_image, spread_images
+from mptpn.io.files import open_scan, read_image, spread_images
+from mptpn.io.folders import LeftOut, open_scans, walk
 from mptpn.io.image import Image, gray_array, image_from_array, write_image
 from mptpn.io.scan import Scan, Slice, Unreadable
 from mptpn.io.writer import Writer
 
 __all__ = [
     "Image",
+    "LeftOut",
     "Scan",
     "Slice",
     "Unreadable",
@@ -21,5 +23,6 @@ __all__ = [
     "open_scans",
     "read_image",
     "spread_images",
+    "walk",
     "write_image",
 ]

@@ -2,17 +2,19 @@
 
 import gzip
 import math
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from pkgutil import resolve_name
+from stat import S_ISREG
 
 import numpy as np
 
 from mptpn.io.image import Image, image_from_array
+from mptpn.io.layout import check_layout
 from mptpn.io.ome_zarr import is_zarr
-from mptpn.io.scan import Scan, Unreadable, explained
+from mptpn.io.scan import NoImage, Scan, Unreadable, explained
+from mptpn.io.states import state
 
 KNOWN = "give DICOM, NIfTI, TIFF, PNG, JPEG, BMP or .npy"
 SLICES = 16  # of a scan, as images
@@ -23,16 +25,18 @@ FORMATS = {
     "npy:Npz": (b"PK\x03\x04",),
     "raster:Raster": (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM"),
     "tiff:Tiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
-    "dicom:Dicom": (b"\x08\0\0\0", b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x02\0\0\0"),  # without its preamble
 }
 GZIP = b"\x1f\x8b"
-ENDINGS = {  # the types that their endings tell
+BY_ENDING = {  # the types that their endings tell
     (".nii", ".nii.gz"): "nifti:Nifti",
     (".mgh", ".mgz"): "nifti:Mgh",
     (".img", ".hdr", ".img.gz", ".hdr.gz"): "nifti:Pair",
     (".nrrd", ".nhdr", ".mha", ".mhd"): "itk:Itk",
     (".czi", ".nd2", ".lif"): "microscopes:Microscope",
 }
+# of images; a file of another name that is no image is passed over in a folder
+ENDINGS = (".dcm", ".dicom", ".ima", ".tif", ".tiff", ".tif.gz", ".png", ".jpg", ".jpeg", ".bmp", ".npy", ".npz")
+ENDINGS += tuple(ending for endings in BY_ENDING for ending in endings)
 
 
 def open_scan(path: str | Path, *, axes: str | None = None) -> Scan:
@@ -44,89 +48,58 @@ def open_scan(path: str | Path, *, axes: str | None = None) -> Scan:
         FileNotFoundError, PermissionError, ValueError: it cannot be read; one sentence.
     """
     path = Path(path)
-    if is_zarr(path):
-        kind = "ome_zarr:OmeZarr"
-    elif path.is_dir():
-        raise Unreadable(f"{path}: is a folder; give one file, or open it with open_scans.")
-    else:
-        with explained(path), path.open("rb") as file:
-            head = file.read(132)
-        if not head:
-            raise Unreadable(f"{path}: is empty, 0 bytes; copy it again.")
-        kind = _format(path, head)
+    whole = is_zarr(path)  # a folder that is one image
+    if path.is_dir() and not whole:
+        raise Unreadable(f"{path}: is a folder; give one file, or open it with mptpn.io.open_scans.")
+    with explained(path):
+        before = state(path)
+    refusal = Unreadable if path.name.lower().endswith(ENDINGS) else NoImage
+    kind = "ome_zarr:OmeZarr" if whole else format_of(path)
+    if kind is None and not path.stat().st_size:
+        raise refusal(f"{path}: is empty, 0 bytes; copy it again.")
     if kind is None:
-        raise Unreadable(f"{path}: is no image of a known type; {KNOWN}.")
+        raise refusal(f"{path}: is no image of a known type; {KNOWN}.")
     opened = resolve_name(f"mptpn.io.{kind}")
     with explained(path):
+        if not whole:
+            check_layout(path, kind)
         scan = opened(path, axes=axes) if opened.takes_axes else opened(path)
+    scan.states = {path: before}
     if axes and scan.axes.names != axes:
         raise Unreadable(f"{path}: its axes are {scan.axes.names} by its type, not {axes}; leave --axes out for it.")
     return scan
 
 
+def format_of(path: Path) -> str | None:
+    """The class that reads a file, as in FORMATS; None: no image.
+
+    Raises:
+        FileNotFoundError, PermissionError, ValueError: it cannot be read, or is no regular file.
+    """
+    with explained(path):
+        if not S_ISREG(path.stat().st_mode):
+            raise Unreadable(f"{path}: is no regular file but a pipe, a device or the like; give a file.")
+        with path.open("rb") as file:
+            head = file.read(132)
+    return _format(path, head) if head else None
+
+
 def _format(path: Path, head: bytes) -> str | None:
-    named = next((kind for endings, kind in ENDINGS.items() if path.name.lower().endswith(endings)), None)
+    named = next((kind for endings, kind in BY_ENDING.items() if path.name.lower().endswith(endings)), None)
     if named:
         return named
     if head.startswith(GZIP):
         with explained(path), gzip.open(path) as file:
             head = file.read(4)
         return "tiff:Tiff" if head.startswith(FORMATS["tiff:Tiff"]) else None
-    if head[128:] == b"DICM":
+    if head[128:] == b"DICM" or head.startswith(b"DICM") or _is_bare_dicom(head):
         return "dicom:Dicom"
     if head.startswith(b"BM") and head[6:10] != bytes(4):  # BMP reserves four bytes; text may begin with BM
         return None
     return next((kind for kind, magic in FORMATS.items() if head.startswith(magic)), None)
 
 
-def open_scans(paths: Sequence[str | Path], *, axes: str | None = None) -> tuple[list[Scan], dict[str, str]]:
-    """Files, and folders with what lies below them, as scans in a stable order, and what was left out.
-
-    Single-frame DICOM files of one series (SeriesInstanceUID) in a folder are one scan; any other file is one.
-    Hidden files are passed over. Names are made unique.
-
-    Returns:
-        The scans; and for each path that gave none, one sentence.
-    """
-    scans: list[Scan] = []
-    left_out: dict[str, str] = {}
-    seen: set[Path] = set()
-    for path in map(Path, paths):
-        before = len(scans), len(left_out)
-        series: dict[str, list[Scan]] = {}
-        for file in _below(path) if path.is_dir() and not is_zarr(path) else [path]:
-            if file.resolve() in seen:
-                continue
-            seen.add(file.resolve())
-            try:
-                scan = open_scan(file, axes=axes)
-            except (ValueError, OSError) as error:
-                left_out[str(file)] = str(error)
-                continue
-            (series.setdefault(scan.series, []) if path.is_dir() and scan.series else scans).append(scan)
-        for files in series.values():
-            _join(path, files, scans, left_out)
-        if path.is_dir() and before == (len(scans), len(left_out)):
-            left_out[str(path)] = f"{path}: holds no image that was not given before; {KNOWN}."
-    _make_names_unique(scans)
-    return scans, left_out
-
-
-def _below(folder: Path) -> list[Path]:
-    """Files below a folder, and folders that are one image, but none that is hidden or a part of another."""
-    found, zarrs = [], set()
-    for file in sorted(folder.rglob("*")):
-        if any(part.startswith(".") for part in file.relative_to(folder).parts) or zarrs & set(file.parents):
-            continue
-        if file.is_dir() and is_zarr(file):
-            zarrs.add(file)
-            found.append(file)
-        elif file.is_file() and not _belongs_to_another(file):
-            found.append(file)
-    return sorted(found)
-
-
-def _belongs_to_another(file: Path) -> bool:
+def belongs_to_another(file: Path) -> bool:
     """Whether a file is a part of another one: the header of an image in two files, the pixels of a text header."""
     pairs = {".hdr": (".img",), ".raw": (".mhd", ".nhdr"), ".zraw": (".mhd",)}
     name = file.name.removesuffix(".gz")
@@ -135,37 +108,14 @@ def _belongs_to_another(file: Path) -> bool:
     return any(file.with_name(other).exists() for other in others)
 
 
-def _join(folder: Path, files: list[Scan], scans: list[Scan], left_out: dict[str, str]) -> None:
-    """Appends the files of one series to scans, as one scan, and its copies to left_out."""
-    first, parents, slices = files[0], set(), {}
-    for scan in files:
-        same = slices.setdefault(scan.identity or str(scan.path), scan)
-        if same is scan:
-            parents.add(scan.path.parent)
-        else:
-            left_out[str(scan.path)] = (
-                f"{scan.path}: is the same image as {same.path.name} by its SOPInstanceUID; delete one of them."
-            )
-    try:
-        one = len(slices) == 1
-        place = parents.pop() if len(parents) == 1 else folder
-        scans.append(first if one else first.join(list(slices.values()), place))
-    except ValueError as error:
-        left_out[str(first.path)] = str(error)
-
-
-def _make_names_unique(scans: list[Scan]) -> None:
-    taken: set[str] = set()
-    for scan in scans:
-        name, number = scan.name or "scan", 1
-        scan.name = name
-        ending = Path(name).suffix if scan.path.is_file() else ""
-        ending = next((known for known in scan.endings if name.lower().endswith(known)), ending)
-        stem = name[: len(name) - len(ending)]
-        while scan.default_name().lower() in taken:
-            number += 1
-            scan.name = f"{stem}_{number}{name[len(stem) :]}"
-        taken.add(scan.default_name().lower())
+def _is_bare_dicom(head: bytes) -> bool:
+    """Whether a file without preamble begins with an element of group 2 or 8, explicit or implicit."""
+    for order in ("little", "big"):
+        group, element = (int.from_bytes(head[at : at + 2], order) for at in (0, 2))
+        if group in (2, 8) and element <= 0x60 and len(head) > 12:
+            length = int.from_bytes(head[4:8], order)
+            return head[4:6].isalpha() and head[4:6].isupper() or length <= 1024
+    return False
 
 
 def read_image(path: str | Path) -> Image:

@@ -57,6 +57,9 @@ class OmeZarr(Scan):
         if len(names) == self.axes.channels and all(names):
             self.channel_names = tuple(map(str, names))
 
+    def sources(self) -> list[Path]:
+        return sorted(file for file in self.path.rglob("*") if file.is_file())
+
     def may_replace(self, target: Path) -> bool:
         return is_zarr(target) and MARK in self._zarr.open(target, mode="r").attrs
 

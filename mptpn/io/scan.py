@@ -1,22 +1,19 @@
 """A scan is read slice by slice in stored values; every file format is one subclass of Scan."""
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from mptpn.io.axes import Axes, guess_axes
-from mptpn.io.errors import Unreadable
+from mptpn.io.limits import check_size
+from mptpn.io.refusals import DAMAGED, NO_PICTURE, NoImage, Unreadable, explained
 from mptpn.io.unpacked import Unpacked
 
-DECODERS = ("pydicom", "tifffile", "nibabel", "nibabel.global", "PIL")
+__all__ = ["DAMAGED", "NO_PICTURE", "NoImage", "Scan", "Slice", "Unreadable", "explained"]
+LARGEST = 1e150  # of a pixel, in stored values
 ROWS = 256  # of a slice, rounded at once: a large slice is not held in float64
-DAMAGED = "the file is damaged, cut off or of a kind that is not supported; export it again"
-NO_PICTURE = "give an image with a picture in it"
 
 
 @dataclass(frozen=True)
@@ -33,31 +30,6 @@ class Slice:
     valid: np.ndarray
     slope: float = 1.0
     intercept: float = 0.0
-
-
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turns a decoder's error into a sentence that holds its type alone; words, warnings and logs may quote tags."""
-    logs = [log for log in map(logging.getLogger, DECODERS) if not log.disabled]
-    try:
-        for log in logs:
-            log.disabled = True
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except (Unreadable, MemoryError):
-        raise
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file; check the path.") from None
-    except PermissionError:
-        raise PermissionError(f"{path}: may not be read; ask for permission to read it.") from None
-    except Exception as error:  # every decoder has its own
-        if isinstance(error, OSError) and error.errno:  # from the disk, not from a decoder
-            raise OSError(error.errno, f"{error.strerror}; check the disk", str(path)) from None
-        raise Unreadable(f"{path}: cannot be read ({type(error).__name__}); {DAMAGED}.") from None
-    finally:
-        for log in logs:
-            log.disabled = False
 
 
 class Scan:
@@ -82,6 +54,8 @@ class Scan:
     series = ""  # files of a folder with the same series, not empty, become one scan by the class method join
     identity = ""  # files of a series with the same identity are copies
     takes_axes = False  # whether its constructor takes `axes`, names that the user gives
+    derived = False  # whether the file says that it is a result of mptpn denoise
+    below = Path()  # the folder of results in which it is written, relative; walk() mirrors the input's tree
 
     def __init__(
         self,
@@ -114,11 +88,14 @@ class Scan:
             raise Unreadable(
                 f"{path}: pixels of type {self.dtype} are no gray levels; save integers or floats of at most 64 bits."
             )
-        if 0 in self.sample_shape or slices < 1:
+        if min(self.sample_shape) < 1 or slices < 1:
             raise Unreadable(f"{path}: the image is empty, {slices} slices of {self.shape}; give one with pixels.")
-        self.bits = bits or 8 * self.dtype.itemsize
+        self.bits, one = bits or 8 * self.dtype.itemsize, self.dtype.itemsize * math.prod(self.sample_shape)
+        if path.is_file():
+            check_size(path, slices * one, one=one)
         half = 1 << (self.bits - 1)
         self.low, self.high = {"i": (-half, half - 1), "u": (0, 2 * half - 1), "f": (None, None)}[self.dtype.kind]
+        self.states: dict[Path, tuple] = {}  # of the files when they were opened, see mptpn.io.states
         self._held: tuple[int, np.ndarray] | None = None
         self._handle = None  # what the format keeps open between slices; has close()
         self._unpacked: Unpacked | None = None  # a gzipped file as a temporary one
@@ -137,6 +114,10 @@ class Scan:
         """Stored samples without the bits that are no picture."""
         return stored
 
+    def raw(self, values: np.ndarray) -> np.ndarray:
+        """The inverse of values(), but for the bits that are no picture."""
+        return values
+
     def padding(self, index: int, stored: np.ndarray) -> np.ndarray | None:
         """True at the file's own padding, [H, W]; None where it has none."""
         return None
@@ -149,6 +130,11 @@ class Scan:
     def middle(self) -> int:
         """Index of the slice that represents the scan."""
         return self.slices // 2
+
+    @property
+    def label(self) -> str:
+        """The input's path below the folder that was given, as POSIX; of a series that of its folder."""
+        return (self.below / self.path.name).as_posix()
 
     def sources(self) -> list[Path]:
         """The files it is read from."""
@@ -207,6 +193,8 @@ class Scan:
             raise Unreadable(f"{self.path}: every pixel is padding, NaN or infinite; {NO_PICTURE}.")
         if not finite.all():
             pixels[~finite] = 0
+        if pixels.dtype == np.float64 and np.abs(pixels).max() > LARGEST:
+            raise Unreadable(f"{self.path}: holds values beyond {LARGEST:g}, whose squares are no numbers; scale it.")
         return Slice(pixels, valid, *self.scale(index))
 
     def in_unit(self, index: int) -> np.ndarray:
@@ -256,7 +244,7 @@ class Scan:
             highest = float(self.high) if int(float(self.high)) <= self.high else np.nextafter(float(self.high), 0)
             fitted = np.clip(np.rint(pixels), self.low, highest)
         picture = stored.reshape(*pixels.shape[:2], -1)[..., : self.colours]
-        fitted = np.where(changed, fitted, 0).astype(self.dtype)
+        fitted = self.raw(np.where(changed, fitted, 0).astype(self.dtype))
         np.copyto(picture, fitted.reshape(picture.shape), where=changed.reshape(picture.shape))
 
 

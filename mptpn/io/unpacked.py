@@ -6,7 +6,7 @@ import tempfile
 import weakref
 from pathlib import Path
 
-from mptpn.io.errors import Unreadable
+from mptpn.io.refusals import Unreadable
 
 LARGEST = 1050  # bytes that one byte of gzip can hold, its format's limit and a little
 PIECE = 2**20  # bytes

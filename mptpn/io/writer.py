@@ -1,17 +1,25 @@
 """A Writer collects the denoised slices of a scan in a part file; the target appears whole or not at all."""
 
-import glob
 import hashlib
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from mptpn.atomic import write_atomically, write_folder_atomically
+from mptpn import __version__
+from mptpn.atomic import Lock, restore, staged
+from mptpn.io.parts import Parts
 from mptpn.io.scan import Scan, explained
+from mptpn.io.states import check_states, content
 
 OTHER = "choose another folder or name"
+UNCERTAINTY = ".uncertainty.npy"
+BESIDE = (".trust.json", ".trust.png", UNCERTAINTY)  # endings of the files of one result, after its name
+LONGEST = 120  # bytes of a name within a hidden one
 
 
 @contextmanager
@@ -19,11 +27,25 @@ def writing(path: Path) -> Iterator[None]:
     """Turns an error of the disk into one sentence."""
     try:
         yield
+    except BlockingIOError:
+        raise BlockingIOError(f"{path}: another call writes it; wait until that is done, or {OTHER}.") from None
     except PermissionError:
         raise PermissionError(f"{path}: may not be written; choose a folder that you may write to.") from None
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise OSError(f"{path}: cannot be written ({reason}); free space or choose another folder.") from None
+
+
+class DoneBefore(FileExistsError):
+    """The target is a whole result of the same input and settings.
+
+    Attributes:
+        target: that result. about: the report beside it.
+    """
+
+    def __init__(self, target: Path, about: dict):
+        super().__init__(f"{target}: exists already, of the same input and settings.")
+        self.target, self.about = target, about
 
 
 class Writer:
@@ -35,17 +57,26 @@ class Writer:
     """
 
     def __init__(
-        self, scan: Scan, folder: str | Path, *, name: str | None = None, note: str = "", overwrite: bool = False
+        self,
+        scan: Scan,
+        folder: str | Path,
+        *,
+        name: str | None = None,
+        note: str = "",
+        overwrite: bool = False,
+        uncertainty: bool = False,
     ):
-        """Opens the part file in `folder`, which is made where it is missing.
+        """Opens the part file in scan.below in `folder`, which is made where it is missing.
 
         Args:
             name: of the target; None: that of the input.
             note: settings of the result, which DICOM keeps; an interrupted result of another note is not resumed.
             overwrite: whether an existing target may be replaced once the new one is whole.
+            uncertainty: whether each slice comes with the error's standard deviation, for NAME.uncertainty.npy.
         Raises:
             ValueError: a name that leaves the folder or has another type's ending, or the input itself as target.
             FileExistsError: the target exists and overwrite is False, or it is no earlier result of this input.
+            BlockingIOError: another process writes this target.
         """
         folder, name = Path(folder), scan.default_name() if name is None else name
         if name in ("", ".", "..") or Path(name).name != name or "\\" in name or "\0" in name:
@@ -54,70 +85,194 @@ class Writer:
             raise ValueError(
                 f"name {name!r} has another type's ending; {scan.path} is written as {' or '.join(scan.endings)}."
             )
-        self.scan, self.note, self.overwrite, self.target = scan, note, overwrite, folder / name
+        place = folder / scan.below
+        if not place.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{place}: is a link that leaves the folder {folder}; remove the link, or {OTHER}.")
+        self.scan, self.note, self.overwrite, self.target = scan, note, overwrite, place / name
+        self.uncertainty = uncertainty
         self._check_target()
         with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            self._part = folder / f".{name}.{self._key()}.part"
-            self._part.touch()
-            self._size = scan.dtype.itemsize * int(np.prod(scan.sample_shape))
-            self.done = min(self._part.stat().st_size // self._size, scan.slices)  # without a slice that was cut off
+            place.mkdir(parents=True, exist_ok=True)
+            self._lock = Lock(self._hidden("lock"))
+            for ending in ("", *BESIDE):
+                restore(self.target.with_name(name + ending))
+        try:
+            self._open()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    @cached_property
+    def content(self) -> str:
+        """Hash of the input as it was opened."""
+        with explained(self.scan.path):
+            found = content(self.scan.sources())
+        check_states(self.scan.states)
+        return found
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of all that decides the result: only slices of the same key are resumed."""
+        about = (self.target.name, self.content, self.note, __version__, self.uncertainty)
+        return hashlib.sha256(repr(about).encode()).hexdigest()[:16]
+
+    def _open(self) -> None:
+        count, shape, beside = self.scan.slices, self.scan.sample_shape, self.scan.shape
+        sizes = {"": self.scan.dtype.itemsize * int(np.prod(shape))}
+        sizes |= {"uncertainty.": 4 * int(np.prod(beside))} if self.uncertainty else {}
+        with writing(self.target):
+            self._parts = [
+                Parts(self._hidden(f"{self.key}.{kind}part"), size=size, count=count) for kind, size in sizes.items()
+            ]
+            self.done = min(part.done for part in self._parts)
+            try:
+                for part in self._parts:
+                    part.reserve()
+            except OSError:
+                self._abandon()
+                raise
+        if self.uncertainty and not self.done:
+            self._check_beside()
+
+    def _hidden(self, kind: str) -> Path:
+        name = self.target.name
+        short = name if len(name.encode()) <= LONGEST else hashlib.sha256(name.encode()).hexdigest()
+        return self.target.with_name(f".{short}.{kind}")
+
+    @property
+    def network(self) -> Path:
+        """Where the network of this scan alone is kept until the target exists."""
+        return self._hidden(f"{self.key}.network.safetensors")
 
     def _check_target(self) -> None:
         scan, target = self.scan, self.target
         own = [scan.path, *scan.sources()]
-        exists, folder = target.exists(), target.is_dir()
-        same = exists and any(path.exists() and target.samefile(path) for path in own)
+        exists, folder = target.exists() or target.is_symlink(), target.is_dir()
+        same = target.exists() and any(path.exists() and target.samefile(path) for path in own)
         if same or target.resolve() in {path.resolve() for path in own}:
             raise ValueError(f"{target}: is the input itself; {OTHER}.")
+        about = self._report()
+        if exists and not self.overwrite and about.get("key") == self.key:
+            raise DoneBefore(target, about)
         if exists and not self.overwrite:
             raise FileExistsError(f"{target}: exists already; {OTHER}, or overwrite it on purpose.")
         if exists and (folder != scan.path.is_dir() or (folder and not scan.may_replace(target))):
             raise FileExistsError(f"{target}: is not an earlier result of this input; move it away, or {OTHER}.")
+        source = about.get("source", scan.label)
+        if exists and source != scan.label:
+            raise FileExistsError(f"{target}: is the result of another input, {source}; move it away, or {OTHER}.")
 
-    def _key(self) -> str:
-        """Hash of the input and the note: only a part file of the same key is resumed."""
-        inputs = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in self.scan.sources()]
-        return hashlib.sha256(repr((inputs, self.note)).encode()).hexdigest()[:16]
+    def _report(self) -> dict:
+        """The report beside an earlier result; {} where there is none."""
+        try:
+            about = json.loads(self.target.with_name(f"{self.target.name}.trust.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return about if isinstance(about, dict) else {}
+
+    def _check_beside(self) -> None:
+        path = self.target.with_name(self.target.name + UNCERTAINTY)
+        if not self.overwrite and (path.exists() or path.is_symlink()):
+            self._abandon()
+            raise FileExistsError(f"{path}: exists already; {OTHER}, or overwrite it on purpose.")
 
     def __enter__(self) -> "Writer":
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        if kind is None:
-            self.close()
-        elif self.done == 0:
-            self._part.unlink(missing_ok=True)  # nothing to resume
+        try:
+            if kind is None:
+                self.close()
+            elif self.done == 0:
+                self._abandon()  # nothing to resume
+        finally:
+            for part in self._parts:
+                part.close()
+            self._lock.release()
 
-    def write(self, index: int, pixels: np.ndarray) -> None:
-        """Writes the next slice (`done`), in stored values, see Scan.rounded; ValueError for any other, or NaN."""
+    def _abandon(self) -> None:
+        for part in self._parts:
+            part.remove()
+
+    def bind(self, text: str) -> None:
+        """Says what decides the slices beside the input and the note; slices of another text are written again."""
+        with writing(self.target):
+            for part in self._parts:
+                part.bind(text)
+        self.done = min(part.done for part in self._parts)
+
+    def write(self, index: int, pixels: np.ndarray, uncertainty: np.ndarray | None = None) -> None:
+        """Writes the next slice (`done`), in stored values, see Scan.rounded; ValueError for any other, or NaN.
+
+        uncertainty: [H, W] or [H, W, 3], float32, in the scan's unit.
+        """
         if index != self.done:
             raise ValueError(
                 f"{self.target}: slice {index} is out of order; write slice {self.done} of {self.scan.slices} next."
             )
-        data = self.scan.rounded(index, pixels).tobytes()
-        with writing(self._part), self._part.open("r+b") as file:
-            file.seek(index * self._size)  # over what a write that failed half way left
-            file.write(data)
+        arrays = [self.scan.rounded(index, pixels)]
+        arrays += [] if uncertainty is None else [np.ascontiguousarray(uncertainty, "<f4")]
+        with writing(self._parts[0].path):
+            for part, array in zip(self._parts, arrays, strict=True):
+                part.write(index, array.tobytes())
         self.done += 1
 
-    def close(self) -> None:
-        """Makes the target; ValueError where slices are missing: those that are written stay for the next call."""
-        if not self._part.exists():
+    def close(self, beside: Mapping[str, Callable[[Path], object]] | None = None) -> None:
+        """Makes the target; ValueError where slices are missing: those that are written stay for the next call.
+
+        Args:
+            beside: what writes the other files of the result, by their endings, see BESIDE; older ones are removed.
+        """
+        if not self._parts[0].path.exists():
             return  # closed before
         if self.done < self.scan.slices:
             raise ValueError(
                 f"{self.target}: {self.done} of {self.scan.slices} slices are written; write the others first."
             )
         self._check_target()
+        writes = dict(beside or {})
+        if len(self._parts) > 1:
+            writes[UNCERTAINTY] = self._write_uncertainty
+        with writing(self.target), staged() as stage:
+            self._parts[0].check()
+            for ending in BESIDE:
+                stage(self.target.with_name(self.target.name + ending), writes.get(ending))
+            stage(self.target, self._assemble)
+            self._check_input()
         with writing(self.target):
-            make = write_folder_atomically if self.scan.path.is_dir() else write_atomically
-            make(self.target, self._assemble)
-            # also those of other notes
-            for part in self.target.parent.glob(f".{glob.escape(self.target.name)}.{'[0-9a-f]' * 16}.part"):
-                part.unlink(missing_ok=True)
+            self._clear()
         self.scan.close()
 
-    def _assemble(self, temporary: Path) -> None:
+    def _check_input(self) -> None:
+        """Pixels and header are of one file: it is still the one that was opened."""
+        check_states(self.scan.states)
         with explained(self.scan.path):
-            self.scan.assemble(temporary, self._part, note=self.note)
+            same = content(self.scan.sources()) == self.content
+        if not same:
+            raise ValueError(
+                f"{self.scan.path}: was changed while it was read; nothing of it is written, repeat the call."
+            )
+
+    def _clear(self) -> None:
+        """Removes the part files and networks of this target, also those of other notes."""
+        for part in self._parts:
+            part.remove()
+        pattern = re.compile(re.escape(self._hidden("").name) + r"[0-9a-f]{16}\..*(part|sums|safetensors)")
+        for file in self.target.parent.iterdir():
+            if pattern.fullmatch(file.name):
+                file.unlink(missing_ok=True)
+        self._lock.release()
+
+    def _assemble(self, temporary: Path) -> None:
+        if self.scan.path.is_dir():
+            temporary.mkdir()
+        with explained(self.scan.path):
+            self.scan.assemble(temporary, self._parts[0].path, note=self.note)
+
+    def _write_uncertainty(self, temporary: Path) -> None:
+        shape = (self.scan.slices, *self.scan.shape)
+        with temporary.open("xb") as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for piece in self._parts[1].pieces():
+                file.write(piece)

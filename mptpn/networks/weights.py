@@ -11,11 +11,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mptpn.atomic import write_atomically
+from mptpn.networks.schema import arguments_of, check_state
 from mptpn.networks.transformer import RetractableTransformer
 
 DENOISERS = {name: name for name in ("small", "correlated", "base", "colour")}  # see MODEL_CARD.md
+OFFERED = [name for name in DENOISERS if name != "colour"]  # for every image; auto gives colour its own
 ENLARGERS = {"x2": "super_resolution_x2", "x4": "super_resolution_x4"}  # trained by notebook 08
 SEGMENTERS = {"segmentation": "segmentation"}
+KEPT = {"white_noise": "false", "note": "{}"}  # what a file says beside its arguments, and where it does not
 RENAMED = {"hole": "half_size"}  # arguments of networks, as weights files of version 0.1.0 name them
 
 
@@ -52,9 +55,9 @@ def weights_path(model: str | Path) -> Path:
     """
     path = pretrained_paths().get(str(model), Path(model))
     if not path.is_file():
-        near = get_close_matches(str(model), DENOISERS, n=1)
+        near = get_close_matches(str(model), OFFERED, n=1)
         meant = f"; did you mean {near[0]}?" if near else ""
-        names = f"{', '.join(DENOISERS)} to denoise, {', '.join(ENLARGERS)} to enlarge"
+        names = f"{', '.join(OFFERED)} to denoise, {', '.join(ENLARGERS)} to enlarge"
         raise FileNotFoundError(
             f"{model}: no such weights file; give one from mptpn train, or a network of the package: {names}{meant}"
         )
@@ -102,18 +105,37 @@ def load_weights(path: str | Path, *kinds: type[nn.Module]) -> tuple[nn.Module, 
         FileNotFoundError, ValueError: no such file; not a weights file; a network of another kind.
     """
     path = weights_path(path)
+    welcome = {kind.__name__: kind for kind in kinds}
     try:
         with safe_open(path, framework="pt") as file:
-            about, state = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+            about = file.metadata() or {}
+            kind = welcome.get(about.get("network"))
+            if kind is None:
+                names = ", ".join(welcome)
+                raise ValueError(f"{path}: holds {about.get('network')!r:.40}; expected one of {names}.")
+            arguments = arguments_of(kind, about.get("arguments"), RENAMED)
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+            check_state(kind, arguments, shapes)
+            state = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file ({error}); pickled checkpoints are not read.") from error
-    welcome = {kind.__name__: kind for kind in kinds}
-    if about.get("network") not in welcome:
-        raise ValueError(f"{path}: holds {about.get('network')!r}; expected one of {', '.join(welcome)}.")
-    arguments = {RENAMED.get(name, name): value for name, value in json.loads(about["arguments"]).items()}
-    network = welcome[about["network"]](**arguments)
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: its {str(error).rstrip('.')}; give weights that mptpn train has written.") from None
+    if bad := [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
+        raise ValueError(f"{path}: its tensor {bad[0]!r:.60} holds NaN or infinite numbers; train it again.")
+    network = kind(**arguments)
     network.load_state_dict(state)
-    network.for_white_noise = json.loads(about.get("white_noise", "false"))
+    network.for_white_noise, note = (_json(about.get(name, default)) for name, default in KEPT.items())
     if isinstance(network, RetractableTransformer):
         network = network.to(memory_format=torch.channels_last)  # as its tokens lie: a third less time on a CPU
-    return network.eval(), json.loads(about["note"])
+    return network.eval(), note
+
+
+def _json(text: str) -> object:
+    """A value of the file's note; None where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

@@ -32,11 +32,15 @@ def test_an_interrupted_write_is_resumed_and_equals_the_uninterrupted_one(tmp_pa
             broken.write(index, denoised(index))
         raise KeyboardInterrupt
     assert not broken.target.exists()
-    part = next((tmp_path / "out").iterdir())
+    (part,) = (tmp_path / "out").glob(".*.part")
     # what a killed process leaves
-    part.write_bytes(part.read_bytes()[:-5] if kind == "npy" else part.read_bytes() + b"half a sl")
+    size = part.stat().st_size // scan.slices
+    with part.open("r+b") as file:
+        file.seek(3 * size - 5 if kind == "npy" else 3 * size)
+        file.write(b"half a sl")
     (scan,), _ = open_scans([scan.path])
-    assert Writer(scan, tmp_path / "out", note="b").done == 0
+    with pytest.raises(ValueError, match=f"0 of {scan.slices}"), Writer(scan, tmp_path / "out", note="b") as other:
+        assert other.done == 0
     with Writer(scan, tmp_path / "out", note="a") as writer:
         assert writer.done == (2 if kind == "npy" else 3)
         for index in range(writer.done, scan.slices):
@@ -48,12 +52,32 @@ def test_an_interrupted_write_is_resumed_and_equals_the_uninterrupted_one(tmp_pa
     assert whole == resumed
 
 
-def test_a_changed_input_is_not_resumed(tmp_path):
-    scan = open_scan(volume(tmp_path, "npy"))
-    Writer(scan, tmp_path / "out").write(0, scan.read(0).pixels)
-    assert Writer(scan, tmp_path / "out").done == 1
-    os.utime(scan.path, (0, 0))
-    assert Writer(open_scan(scan.path), tmp_path / "out").done == 0
+def begun(path, out, **arguments):
+    """One slice written, then interrupted."""
+    with pytest.raises(KeyboardInterrupt), Writer(scan := open_scan(path), out, **arguments) as writer:
+        writer.write(0, scan.read(0).pixels)
+        raise KeyboardInterrupt
+    return writer
+
+
+def done(path, out, **arguments):
+    """Number of slices that the next call goes on from."""
+    with pytest.raises(KeyboardInterrupt), Writer(open_scan(path), out, **arguments) as writer:
+        raise KeyboardInterrupt
+    return writer.done
+
+
+def test_an_input_of_other_content_is_not_resumed_though_size_and_time_are_the_same(tmp_path):
+    path, out = volume(tmp_path, "npy"), tmp_path / "out"
+    begun(path, out)
+    assert done(path, out) == 1
+    before, data = path.stat(), bytearray(path.read_bytes())
+    os.utime(path, (0, 0))
+    assert done(path, out) == 1  # the content is the same
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert done(path, out) == 0
 
 
 def test_missing_slices_are_named_and_nothing_appears(tmp_path):
@@ -123,7 +147,7 @@ def test_a_folder_is_replaced_only_where_it_is_an_earlier_result(tmp_path):
     target = copied(scan, tmp_path / "out")
     copied(scan, tmp_path / "out", overwrite=True)
     assert len(list(target.iterdir())) == 5
-    (target / "0003.dcm").write_bytes((scan.path / "im0.dcm").read_bytes())
+    (target / "im3.dcm").write_bytes((scan.path / "im0.dcm").read_bytes())
     with pytest.raises(FileExistsError, match="not an earlier result"):
         Writer(scan, tmp_path / "out", overwrite=True)
     assert len(list(target.iterdir())) == 5
@@ -135,27 +159,23 @@ def test_a_folder_that_may_not_be_written_is_named(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "touch", refuse)  # root may write anywhere
+    monkeypatch.setattr(Path, "mkdir", refuse)  # root may write anywhere
     with pytest.raises(PermissionError, match="out: may not be written; choose a folder"):
         Writer(scan, tmp_path / "out")
 
 
 def test_a_full_disk_is_named_and_the_slices_stay(tmp_path, monkeypatch):
-    scan = open_scan(volume(tmp_path, "npy"))
-    writer = Writer(scan, tmp_path / "out")
-    writer.write(0, scan.read(0).pixels)
-    opened = Path.open
+    def full(*_):
+        raise OSError(28, "No space left on device")
 
-    def full(path, mode="r", *rest):
-        if mode == "r+b":
-            raise OSError(28, "No space left on device")
-        return opened(path, mode, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", full)
-        with pytest.raises(OSError, match="cannot be written .No space left on device.; free space"):
+    path, out = volume(tmp_path, "npy"), tmp_path / "out"
+    words = "cannot be written .No space left on device.; free space"
+    with pytest.raises(OSError, match=words), Writer(scan := open_scan(path), out) as writer:
+        writer.write(0, scan.read(0).pixels)
+        with monkeypatch.context() as patch:
+            patch.setattr("mptpn.io.parts.Parts._write", full)
             writer.write(1, scan.read(1).pixels)
-    assert Writer(scan, tmp_path / "out").done == writer.done == 1
+    assert done(path, out) == writer.done == 1
 
 
 @pytest.mark.parametrize(
@@ -167,7 +187,6 @@ def test_a_full_disk_is_named_and_the_slices_stay(tmp_path, monkeypatch):
     ],
 )
 def test_a_wrong_slice_is_refused_before_anything_is_written(tmp_path, index, pixels, words):
-    writer = Writer(open_scan(volume(tmp_path, "npy")), tmp_path / "out")
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=words), Writer(open_scan(volume(tmp_path, "npy")), tmp_path / "out") as writer:
         writer.write(index, pixels)
-    assert writer.done == 0 and next((tmp_path / "out").iterdir()).stat().st_size == 0
+    assert writer.done == 0 and not list((tmp_path / "out").iterdir())

@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -104,8 +105,56 @@ def test_weights_of_another_shape_are_not_loaded_in_part(tmp_path):
     path = save_weights(
         tmp_path / "w.safetensors", trained(BlindSpotNetwork), arguments=KINDS[BlindSpotNetwork] | {"width": 6}
     )
-    with pytest.raises(RuntimeError, match="size mismatch"):
+    with pytest.raises(ValueError, match=r"tensors, such as 'branches.* do not fit its arguments"):
         load_weights(path, BlindSpotNetwork)
+
+
+HOSTILE = {
+    "millions of blocks": {"blocks": 10_000_000},
+    "no block": {"blocks": 0},
+    "text for a number": {"blocks": "many"},
+    "a number for a list": {"widths": 8},
+    "an empty list": {"widths": []},
+    "text in a list": {"widths": ["a"]},
+    "a list in a list": {"widths": [[8]]},
+    "zero in a list": {"intervals": [[0], [2]]},
+    "a long list": {"intervals": [[2]] * 99},
+    "many blocks within the bounds": {"blocks": 64},
+    "an unknown name": {"strange": 1},
+    "a width that is no multiple": {"head_dim": 3},
+    "not a number": {"mlp_ratio": float("nan")},
+    "a word that is not known": {"bias": "none"},
+    "more channels than the file has": {"channels": 3},
+    "a number for a choice": {"recompute": 1},
+    "wide": {"widths": [4096, 4096]},
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_arguments_out_of_bounds_are_refused_in_a_sentence_before_a_network_is_made(tmp_path, name, monkeypatch):
+    good = {"channels": 1, "widths": (8, 8), "intervals": ((2,), (2,)), "blocks": 1, "head_dim": 8, "unshuffle": 2}
+    network = RetractableTransformer(**good)
+    path = save_weights(tmp_path / "w.safetensors", network, arguments=good | HOSTILE[name])
+    started = time.monotonic()
+    with pytest.raises(ValueError, match=r"w\.safetensors: its .*; give weights that mptpn train has written\.$"):
+        load_weights(path, RetractableTransformer)
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "null", "no JSON", "[" * 100000, None])
+def test_arguments_that_are_no_object_are_refused(tmp_path, text):
+    about = {"network": "RetractableTransformer"} | ({} if text is None else {"arguments": text})
+    save_file({"a": torch.ones(1)}, tmp_path / "w.safetensors", metadata=about)
+    with pytest.raises(ValueError, match="arguments are missing or no JSON object"):
+        load_weights(tmp_path / "w.safetensors", RetractableTransformer)
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    network = trained(NoiseLevelNetwork)
+    next(network.parameters()).data.flatten()[0] = float("nan")
+    path = save_weights(tmp_path / "w.safetensors", network, arguments=KINDS[NoiseLevelNetwork])
+    with pytest.raises(ValueError, match="holds NaN or infinite numbers"):
+        load_weights(path, NoiseLevelNetwork)
 
 
 def test_a_failed_write_keeps_the_old_weights(tmp_path):
