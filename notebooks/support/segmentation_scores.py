@@ -280,9 +280,9 @@ def main(out: Path, weights: str = "segmentation") -> None:
         print(tables["summary_mask_alone"].round(3), tables["summary_judged"].round(3), sep="\n")
         print(tables["instances"].groupby("kind")[["dice", "aji"]].mean().round(3))
         for name in ("not_here", "strangers"):
-            table = tables[name].assign(empty=tables[name].share < 0.001)
-            print(name, table.groupby(["nonsense", "set"]).empty.agg(["mean", "count"]).round(3), sep="\n")
-            print(table.groupby("nonsense").empty.agg(["mean", "count"]).round(4))
+            table = tables[name].assign(nothing=tables[name].share < 0.001)
+            print(name, table.groupby(["nonsense", "set"]).nothing.agg(["mean", "count"]).round(3), sep="\n")
+            print(table.groupby("nonsense").nothing.agg(["mean", "count"]).round(4))
         print(tables["text_worth"].groupby(["set", "text"])[["dice", "answered"]].agg(["mean", "count"]).round(3))
         print(tables["wording"].groupby("target").understood.mean())
 
