@@ -19,6 +19,7 @@ AT_MOST = {
     "n_hashes": 64,
     "scale": 4,
 }
+VOCABULARY, WORD = 2**16, 64  # words of a prompt's encoder, and letters of one, at most
 FROM_ZERO = {"described", "half_size", "rotation_seed"}  # others are 1 at least
 
 
@@ -57,6 +58,9 @@ def _fits(name: str, value: object, default: object) -> bool:
         return type(value) is int and least <= value <= AT_MOST.get(name, MOST)
     if isinstance(default, float):
         return type(value) in (int, float) and math.isfinite(value) and abs(value) <= 2**20
+    if name == "words":
+        words = isinstance(value, list) and len(value) <= VOCABULARY
+        return words and all(isinstance(word, str) and 1 <= len(word) <= WORD for word in value)
     if isinstance(default, tuple):  # of numbers, or of such tuples
         inner = default[0] if default else 1
         fewest = 0 if name == "local_means" else 1

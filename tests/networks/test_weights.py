@@ -15,6 +15,7 @@ import mptpn
 from mptpn.inference import load_network
 from mptpn.networks.blind_spot import BlindSpotNetwork
 from mptpn.networks.noise_level import NoiseLevelNetwork
+from mptpn.networks.segmentation import SegmentationNetwork
 from mptpn.networks.transformer import RetractableTransformer
 from mptpn.networks.weights import load_weights, save_weights, weights_path
 from mptpn.random import generator
@@ -139,6 +140,17 @@ def test_arguments_out_of_bounds_are_refused_in_a_sentence_before_a_network_is_m
     with pytest.raises(ValueError, match=r"w\.safetensors: its .*; give weights that mptpn train has written\.$"):
         load_weights(path, RetractableTransformer)
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("words", [[1], ["a" * 65], [""], "nuclei", [["nuclei"]]])
+def test_a_vocabulary_holds_words_and_no_others(tmp_path, words):
+    good = {"words": ["nuclei", "vessels"], "width": 8, "text_width": 12}
+    network = SegmentationNetwork(**good)
+    path = save_weights(tmp_path / "w.safetensors", network, arguments=good | {"words": words})
+    with pytest.raises(ValueError, match="its argument words is of another type or size"):
+        load_weights(path, SegmentationNetwork)
+    save_weights(path, network, arguments=good)
+    assert load_weights(path, SegmentationNetwork)[0].words == ("nuclei", "vessels")
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "null", "no JSON", "[" * 100000, None])
