@@ -63,7 +63,7 @@ def undeclared(folders: list[str], requirements: list[Requirement]) -> set[str]:
 def test_conda_brings_python_and_pip_and_the_project_with_its_extras():
     assert [entry.split("=")[0] for entry in CONDA] == ["python", "pip"] and ENVIRONMENT["channels"] == ["conda-forge"]
     assert CONDA[0].split("=")[1] in SpecifierSet(PROJECT["requires-python"])
-    assert PIP == ["-e .[notebooks,reproduce,dev,site,formats,microscopes]"]
+    assert PIP == ["-e .[notebooks,reproduce,dev,site,formats,microscopes,dask]"]
     assert f"'{PIP[0].removeprefix('-e ')}'" in (ROOT / "reproduce/bootstrap.sh").read_text()
 
 
