@@ -142,6 +142,7 @@ def _noise(options: argparse.Namespace) -> int:
     from mptpn.tables import NOISE, add_row, noise_row
 
     failed, passed_over, found = False, Counter(), []
+    warnings.showwarning = lambda message, *_: _complain(options, str(message))
     if options.csv:
         options.csv.open("w").close()
     for one in noise_files(options.images, together=options.together, axes=options.axes):

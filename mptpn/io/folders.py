@@ -118,7 +118,10 @@ class _Call:
 def _has_sibling(path: Path) -> bool:
     """Whether another image beside it has its name but for the ending."""
     return any(
-        other.name != path.name and other.stem == path.stem and other.name.lower().endswith(ENDINGS)
+        other.name != path.name
+        and other.stem == path.stem
+        and other.name.lower().endswith(ENDINGS)
+        and not belongs_to_another(other)
         for other in path.parent.iterdir()
     )
 

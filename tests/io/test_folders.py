@@ -167,7 +167,7 @@ def test_the_first_scan_of_a_folder_comes_before_the_last_file_is_opened(tmp_pat
     from mptpn.io import folders
 
     opened, real = [], folders.open_scan
-    monkeypatch.setattr(folders, "open_scan", lambda path: opened.append(path) or real(path))
+    monkeypatch.setattr(folders, "open_scan", lambda path, **given: opened.append(path) or real(path, **given))
     next(walk([tmp_path]))
     assert len(opened) == 1
 
