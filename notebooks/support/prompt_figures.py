@@ -1,6 +1,7 @@
 """Answers of a prompt network as a table and as a picture: prompts x images."""
 
 from collections.abc import Sequence
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -63,5 +64,5 @@ def matrix(
             if not answer.found:
                 ax.text(0.5, 0.5, "not found", ha="center", va="center", transform=ax.transAxes, fontsize=8)
     for ax, title in zip(axes[0], ["image", *(titles or prompts)], strict=True):
-        ax.set_title(title, fontsize=7, wrap=True)
+        ax.set_title(fill(title, 16), fontsize=7)
     return fig
