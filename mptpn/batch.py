@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mptpn import faults, report
-from mptpn.inference import AUTO, SELF, Denoiser, NoisyImages, Prediction, assess, colour, load_network
+from mptpn.inference import AUTO, SELF, Denoiser, NoisyImages, Prediction, assess, colour, common_share, load_network
 from mptpn.inference.denoiser import Network
 from mptpn.inference.noisy_images import PRETRAINED
 from mptpn.io import LeftOut, Scan, Slice, Writer, walk
@@ -220,7 +220,7 @@ def _outcome(scan: Scan, target: Path, denoisers: list[Denoiser | None], judged:
 
 
 def _share(judged: Sequence[Judged], law: int) -> float:
-    return min((one.assessment.share for one in judged if one.channel == law), default=1.0)
+    return common_share([one.assessment for one in judged if one.channel == law])
 
 
 def laws(scan: Scan, index: int) -> range:
@@ -375,10 +375,10 @@ def _is_large(scan: Scan) -> bool:
 
 
 def _judge(scan: Scan, denoisers: list[Denoiser | None], chosen: list[int], settings: Settings) -> list[Judged]:
-    """The full removal judged on some slices, or on the middle of large ones; nothing where no report is wanted."""
+    """The full removal judged on some slices, or on the middle of large ones: it decides how much is applied."""
     starts, judged = [max(0, (side - MIDDLE) // 2) for side in scan.shape[:2]], []
     cut = tuple(slice(start, start + MIDDLE) for start in starts) if _is_large(scan) else ...
-    for index in chosen if settings.report != NONE else ():
+    for index in chosen:
         found, numbers = channels(scan.read(index), cut), laws(scan, index)
         seen = colour.beside([denoisers[law] for law in numbers], found)
         for law, (own, valid), denoiser in zip(numbers, found, seen, strict=False):

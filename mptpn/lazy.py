@@ -12,7 +12,7 @@ import numpy as np
 from mptpn import tiling
 from mptpn.api import changed
 from mptpn.batch import MIDDLE, PIECE, PIECES, PIXELS, SAMPLES
-from mptpn.inference import AUTO, Denoiser, NoisyImages, assess
+from mptpn.inference import AUTO, Assessment, Denoiser, NoisyImages, assess, common_share
 from mptpn.inference.denoiser import Network, check_strength, squares_of
 from mptpn.inference.orientation import turned, turned_back
 
@@ -62,7 +62,7 @@ def denoise_dask(
     planes = [array[place] for place in places]
     images, judged = _samples(planes)
     denoiser = images.prepare(images.network(model, minutes=minutes, seed=seed))
-    share = min(_share(denoiser, *_pixels(one)) for one in judged)
+    share = common_share([_assessed(denoiser, *_pixels(one)) for one in judged])
     done = [_plane(plane, denoiser, strength * share) for plane in planes]
     return da.stack(done).reshape(array.shape) if array.ndim > 2 else done[0]
 
@@ -97,8 +97,8 @@ def _has_noise(image: np.ndarray, valid: np.ndarray) -> bool:
     return min(image.shape) >= 16 and len(inside) >= 256 and bool((inside != inside[0]).any())
 
 
-def _share(denoiser: Denoiser, image: np.ndarray, valid: np.ndarray) -> float:
-    return assess(denoiser, image, denoiser.predict(image, valid, uncertainty=False), valid).share
+def _assessed(denoiser: Denoiser, image: np.ndarray, valid: np.ndarray) -> Assessment:
+    return assess(denoiser, image, denoiser.predict(image, valid, uncertainty=False), valid)
 
 
 def _plane(plane: da.Array, denoiser: Denoiser, strength: float) -> da.Array:

@@ -1,6 +1,6 @@
 """Denoising of images in their own unit: masks, predictors, tiles, and the assessment of the result."""
 
-from mptpn.inference.assessment import Assessment, assess
+from mptpn.inference.assessment import Assessment, assess, common_share
 from mptpn.inference.denoiser import Denoiser, Prediction, load_network
 from mptpn.inference.masks import masked_image
 from mptpn.inference.noisy_images import AUTO, SELF, NoisyImages, predictor_of
@@ -20,6 +20,7 @@ __all__ = [
     "VarianceStabilisingTransform",
     "assess",
     "check_residual",
+    "common_share",
     "load_network",
     "masked_image",
     "predictor_of",

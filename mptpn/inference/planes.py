@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mptpn.inference import colour
-from mptpn.inference.assessment import VERDICTS, Assessment, assess, together
+from mptpn.inference.assessment import VERDICTS, Assessment, assess, common_share, together
 from mptpn.inference.denoiser import Denoiser, Network, Prediction
 from mptpn.inference.noisy_images import NoisyImages
 from mptpn.inference.orientation import orientation
@@ -112,7 +112,7 @@ class _Group:
                     prediction = denoiser.predict(*planes[number], memory=self.memory)
                     self._known[number, index] = prediction
                     judged[number].append(assess(denoiser, planes[number][0], prediction, planes[number][1]))
-        self._shares = [min(one.share for one in own) for own in judged]
+        self._shares = [common_share(own) for own in judged]
         return [max(own, key=lambda one: VERDICTS.index(one.verdict)) for own in judged]
 
     def predictions(self):

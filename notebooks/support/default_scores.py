@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import mptpn
+from mptpn.inference import assess
 from mptpn.metrics import psnr_db
 from mptpn.noise import PoissonGaussian
 from support import baselines, datasets, methods, small_structures
@@ -38,7 +39,9 @@ def denoise(label: str, noisy: Tensor) -> tuple[Tensor, float]:
         return baselines.denoise(label, noisy, noise_model=noise_model), time.process_time() - start
     array = noisy[0, 0].numpy()
     denoiser = alone.prepare(mptpn.load("small") if label == WHITENED else None)
-    found = denoiser.predict(array, uncertainty=False).applied(array)[0]
+    prediction = denoiser.predict(array, uncertainty=False)
+    share = assess(denoiser, array, prediction).share if label == DEFAULT else 1.0  # as mptpn denoise applies it
+    found = prediction.applied(array, share)[0]
     return torch.from_numpy(found).float()[None, None], time.process_time() - start
 
 
