@@ -43,7 +43,7 @@ def denoise_dask(
         model, strength, minutes, seed: as in mptpn.denoise.
         channel_axis: axis whose items have a noise model each; None: there is none.
     Returns:
-        Array of the same shape and type, in tiles of about 1024 x 1024 px.
+        Array of the same shape and type, in tiles of about 512 x 512 px.
     Raises:
         ImportError: Dask is not installed. ValueError: no image, or one without noise.
     """
