@@ -289,11 +289,16 @@ def is_constant(own: np.ndarray, valid: np.ndarray) -> bool:
     return bool((inside == inside[0]).all())
 
 
+def may_hold_noise(pixels: np.ndarray, valid: np.ndarray) -> bool:
+    """Whether an image [H, W] or [H, W, C] is large enough for noise to be measured, and not of one value."""
+    inside = pixels[valid]
+    return len(inside) >= SMALLEST**2 and min(valid.shape) >= SMALLEST and bool((inside != inside[0]).any())
+
+
 def channels(slice: Slice, cut=...) -> list[Channel]:
     """Each channel of a slice; none where it is constant, masked or too small for noise to be measured."""
     pixels, valid = slice.pixels[cut], slice.valid[cut]
-    inside = pixels[valid]
-    if len(inside) < SMALLEST**2 or min(valid.shape) < SMALLEST or (inside == inside[0]).all():
+    if not may_hold_noise(pixels, valid):
         return []
     own = pixels if (slice.slope, slice.intercept) == (1, 0) else pixels * np.float64(slice.slope) + slice.intercept
     return [(own, valid)] if own.ndim == 2 else [(own[..., i], valid) for i in range(own.shape[2])]

@@ -11,7 +11,7 @@ import numpy as np
 
 from mptpn import tiling
 from mptpn.api import changed
-from mptpn.batch import MIDDLE, PIECE, PIECES, PIXELS, SAMPLES
+from mptpn.batch import MIDDLE, PIECE, PIECES, PIXELS, SAMPLES, may_hold_noise
 from mptpn.inference import AUTO, Assessment, Denoiser, NoisyImages, assess, common_share
 from mptpn.inference.denoiser import Network, check_strength, squares_of
 from mptpn.inference.orientation import turned, turned_back
@@ -79,22 +79,17 @@ def _samples(planes: Sequence[da.Array]) -> tuple[NoisyImages, list[np.ndarray]]
     starts = [max(0, (side - MIDDLE) // 2) for side in shape] if large else (0, 0)
     middle = tuple(slice(start, start + MIDDLE) if large else slice(None) for start in starts)
     found, judged = dask.compute([plane[cut] for plane in chosen for cut in cuts], [plane[middle] for plane in chosen])
-    pairs = [(image, valid) for image, valid in map(_pixels, found) if _has_noise(image, valid)]
+    pairs = [(image, valid) for image, valid in map(_pixels, found) if may_hold_noise(image, valid)]
     if not pairs:
         raise ValueError("no part of the array holds noise; there is nothing to denoise.")
     arrays, valid = zip(*pairs, strict=True)
-    return NoisyImages.of(arrays, valid=valid), [one for one in judged if _has_noise(*_pixels(one))]
+    return NoisyImages.of(arrays, valid=valid), [one for one in judged if may_hold_noise(*_pixels(one))]
 
 
 def _pixels(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Finite pixels in a type that a file has inside, and where they are valid."""
     valid = np.isfinite(block)
     return np.where(valid, block, 0).astype(np.float32 if block.dtype.itemsize <= 2 else np.float64), valid
-
-
-def _has_noise(image: np.ndarray, valid: np.ndarray) -> bool:
-    inside = image[valid]
-    return min(image.shape) >= 16 and len(inside) >= 256 and bool((inside != inside[0]).any())
 
 
 def _assessed(denoiser: Denoiser, image: np.ndarray, valid: np.ndarray) -> Assessment:
@@ -106,8 +101,7 @@ def _plane(plane: da.Array, denoiser: Denoiser, strength: float) -> da.Array:
     import dask
     import dask.array as da
 
-    inside = da.rot90(plane, denoiser.turn % 4)
-    inside = inside[:, ::-1] if denoiser.turn > 3 else inside
+    inside = turned(plane, denoiser.turn)  # NumPy's functions take Dask's arrays
     shared, noise = dask.delayed(denoiser), None
     if denoiser.differs_by_place:
         lumps = tiling.cuts(inside.shape, side=LUMP, multiple=PIECE, halo=PIECE)
@@ -122,8 +116,7 @@ def _plane(plane: da.Array, denoiser: Denoiser, strength: float) -> da.Array:
         one = dask.delayed(_tile)(shared, _block(inside, around), cut, noise, strength)
         shape = tuple(span.stop - span.start for span in place)
         rows.setdefault(place[0].start, []).append(da.from_delayed(one, shape, dtype=plane.dtype))
-    whole = da.block(list(rows.values()))
-    return da.rot90(whole[:, ::-1] if denoiser.turn > 3 else whole, -denoiser.turn % 4)
+    return turned_back(da.block(list(rows.values())), denoiser.turn)
 
 
 def _block(plane: da.Array, around: Span):

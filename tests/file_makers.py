@@ -125,7 +125,7 @@ def write_lzw(path, array, *, photometric):
 
 def write_zarr(path, *, axes, zarr_format, seed=0):
     """OME-Zarr 0.4 (Zarr 2) or 0.5 (Zarr 3) of two levels; its pixels."""
-    zarr = pytest.importorskip("zarr", reason="needs the extra zarr")
+    zarr = pytest.importorskip("zarr", reason="needs the extra formats")
     sizes, kinds = {"T": 2, "C": 3, "Z": 4, "Y": 40, "X": 50}, {"T": "time", "C": "channel"}
     array = samples([sizes[name] for name in axes], "u2", seed)
     described = [{"name": name.lower(), "type": kinds.get(name, "space")} for name in axes]

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from mptpn.inference.denoiser import Denoiser, Network
 from mptpn.inference.masks import constant_areas, inpaint, pieces, unit_pixels
-from mptpn.inference.noisy_images import NoisyImages, predictor_of, stabilised
+from mptpn.inference.noisy_images import NoisyImages, load_once, predictor_of, stabilised
 from mptpn.inference.orientation import orientation, turned
 from mptpn.inference.predictor import ANYWHERE, Place, StabilisedPredictor
-from mptpn.networks import load
 from mptpn.noise.bands import measure
 from mptpn.noise.estimate import estimate_from
 from mptpn.random import generator
@@ -98,7 +97,7 @@ def prepare(channels: Sequence[NoisyImages], network: Network | None = None) -> 
         raise ValueError("the network takes colour with white noise, and this noise is correlated; choose auto.")
     if not three and not (network is None and at_once(channels)):
         return [one.prepare(network) for one in channels]
-    network = network or load(COLOUR)
+    network = network or load_once(COLOUR)
     seen = [one.with_skew() for one in channels]
     found = []
     for number, one in enumerate(seen):

@@ -20,8 +20,8 @@ from mptpn.noise.by_place import CELL, NoiseByPlace, cells_of
 from mptpn.noise.lattice import lattice
 from mptpn.random import generator
 
-# px, about the largest side of a tile; with the halo it takes less than 1 GB, so that the tiles, and with them every
-# byte of the result, are the same from 1 GB of memory on
+# px, about the largest side of a tile; where it fits with its halo (for an image of 4096 x 4096 px from about 1.4 GB of
+# memory on) the tiles, and with them every byte of the result, do not depend on the memory
 SIDE = 512
 ARRAYS = 24  # bytes per pixel that a Prediction holds
 MARGIN = 32  # px, around the squares in which the level of the noise is measured

@@ -153,7 +153,7 @@ class NoisyImages:
 
         network: None: the one of the package for this noise.
         """
-        network = _pretrained(self.pretrained) if network is None else network
+        network = load_once(self.pretrained) if network is None else network
         wanted, known = self.noise.half_size, getattr(network, "half_size", self.noise.half_size)
         if any(own < most for own, most in zip(known, wanted, strict=True)):
             warnings.warn(
@@ -197,7 +197,7 @@ class NoisyImages:
 
 
 @cache
-def _pretrained(name: str) -> RetractableTransformer:
+def load_once(name: str) -> RetractableTransformer:
     """A network of the package, read once for all scans and channels."""
     return load(name)
 

@@ -12,7 +12,6 @@ from mptpn.inference import colour
 from mptpn.inference.assessment import VERDICTS, Assessment, assess, common_share, together
 from mptpn.inference.denoiser import Denoiser, Network, Prediction
 from mptpn.inference.noisy_images import NoisyImages
-from mptpn.inference.orientation import orientation
 from mptpn.io import gray_array
 from mptpn.io.axes import Axes
 from mptpn.networks.noise_level import SMALLEST
@@ -61,7 +60,8 @@ def denoise_planes(
     channels = places(axes)
     kept = [[own for own in one if _holds_noise(array, own)] for one in channels]
     groups = [_Group(array, masks, one, memory) for one in kept if one]
-    images = _images([channel for group in groups for channel in group.samples()], sigma)
+    arrays, masked = zip(*(one for group in groups for channel in group.samples() for one in channel), strict=True)
+    images = _of_level(NoisyImages.of(arrays, valid=masked), sigma)
     network = images.network(model, minutes=minutes, seed=seed)
     out, uncertainty, worst, noises = array.copy(), np.zeros(array.shape, np.float32), [], []
     for group in groups:
@@ -94,9 +94,8 @@ class _Group:
 
     def images(self, sigma: float | None) -> list[NoisyImages]:
         """The noise of each channel, in one orientation."""
-        samples = self.samples()
-        turn = orientation(*zip(*sum(samples, []), strict=True)) if len(samples) > 1 else None
-        return [_images([own], sigma, turn=turn) for own in samples]
+        found = colour.of_groups(self.samples(), size=len(self.channels))
+        return [_of_level(one, sigma) for one in found if one]
 
     def prepare(self, images: list[NoisyImages], network: Network | None) -> None:
         """Prepares the denoisers."""
@@ -198,12 +197,8 @@ def _is_constant(plane: np.ndarray) -> bool:
     return bool((plane == plane.flat[0]).all())
 
 
-def _images(
-    channels: Sequence[Sequence[tuple[np.ndarray, np.ndarray | None]]], sigma: float | None, turn: int | None = None
-) -> NoisyImages:
-    """The noise of planes and masks of channels together, or white Gaussian noise of a known level."""
-    arrays, valid = (list(x) for x in zip(*sum(map(list, channels), []), strict=True))
-    images = NoisyImages.of(arrays, valid=valid, turn=turn)
+def _of_level(images: NoisyImages, sigma: float | None) -> NoisyImages:
+    """The same with white Gaussian noise of a known level, in the array's unit; None: as it was found."""
     if sigma is None:
         return images
     if not 0 < sigma < math.inf:

@@ -1,4 +1,4 @@
-"""NRRD and MetaImage files as scans, by SimpleITK (extra `itk`)."""
+"""NRRD and MetaImage files as scans, by SimpleITK (extra `formats`)."""
 
 from pathlib import Path
 
@@ -65,7 +65,7 @@ class Itk(Scan):
         super().close()
 
     def assemble(self, temporary: Path, part: Path, *, note: str) -> None:
-        planes = np.memmap(part, self.dtype, mode="r", shape=(self.slices, *self.sample_shape))
+        planes = self.planes(part)
         before = self._read()
         array = np.ascontiguousarray(self.axes.arrange(planes))
         several = before.GetNumberOfComponentsPerPixel() > 1

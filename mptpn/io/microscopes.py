@@ -12,9 +12,9 @@ import numpy as np
 import tifffile
 
 from mptpn.io.scan import Scan, Unreadable, name_axes
+from mptpn.io.tiff_writer import BIG
 
 LIBRARIES = {".czi": "pylibCZIrw", ".nd2": "nd2", ".lif": "liffile"}
-BIG = 2**32 - 2**25  # bytes, from which a file needs the large kind of TIFF
 
 
 class Reader:
@@ -169,7 +169,7 @@ class Microscope(Scan):
         return np.asarray(self._handle.plane({name: at for name, at in place if isinstance(at, int)}))
 
     def assemble(self, temporary: Path, part: Path, *, note: str) -> None:
-        planes = np.memmap(part, self.dtype, mode="r", shape=(self.slices, *self.sample_shape))
+        planes = self.planes(part)
         write_ome(self, temporary, planes)
 
 

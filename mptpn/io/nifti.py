@@ -9,7 +9,6 @@ import numpy as np
 
 from mptpn.io.axes import SIDE
 from mptpn.io.scan import Scan, Unreadable, name_axes
-from mptpn.io.unpacked import Unpacked
 
 RATIO = 1.5  # of voxel sides, from which the longest is that of the slices
 SINGLE = 352  # bytes before the samples of a NIfTI file without extensions
@@ -60,20 +59,16 @@ class Volume(Scan):
         at = [axes.shape[i] // 2 if axes.names[i] == "Z" else 0 for i in axes.others]
         return int(np.ravel_multi_index(at, [axes.shape[i] for i in axes.others], order="F"))
 
-    def _plain(self) -> Path:
+    def _samples(self) -> Path:
         """The file of the samples, unpacked."""
-        if not self.zipped:
-            return self._data_file
-        if self._unpacked is None:
-            self._unpacked = Unpacked(self._data_file)
-        return self._unpacked.path
+        return self._plain(self._data_file) if self.zipped else self._data_file
 
     def stored(self, index: int) -> np.ndarray:
-        array = np.memmap(self._plain(), self.dtype, mode="r", offset=self.offset, shape=self.axes.shape, order="F")
+        array = np.memmap(self._samples(), self.dtype, mode="r", offset=self.offset, shape=self.axes.shape, order="F")
         return np.array(self.axes.take(array, index))
 
     def assemble(self, temporary: Path, part: Path, *, note: str) -> None:
-        with self._plain().open("rb") as original, self._opened(temporary) as target:
+        with self._samples().open("rb") as original, self._opened(temporary) as target:
             target.write(self._header(original.read(self.offset)))
             self._write_samples(target, part)
             original.seek(self.offset + self.size)
@@ -86,7 +81,7 @@ class Volume(Scan):
         return original
 
     def _write_samples(self, target, part: Path) -> None:
-        planes = np.memmap(part, self.dtype, mode="r", shape=(self.slices, *self.sample_shape))
+        planes = self.planes(part)
         array = self.axes.arrange(planes).T  # its last axis is fastest
         for place in np.ndindex(array.shape[: -2 - ("S" in self.axes.names)]):
             target.write(np.ascontiguousarray(array[place]).tobytes())

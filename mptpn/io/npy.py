@@ -30,7 +30,7 @@ class Npy(Scan):
         return np.array(self.axes.take(np.load(self.path, mmap_mode="r", allow_pickle=False), index))
 
     def assemble(self, temporary: Path, part: Path, *, note: str) -> None:
-        planes = np.memmap(part, self.dtype, mode="r", shape=(self.slices, *self.sample_shape))
+        planes = self.planes(part)
         with temporary.open("wb") as target:
             save_array(target, self.axes.arrange(planes))
 
@@ -74,7 +74,7 @@ class Npz(Scan):
         super().close()
 
     def assemble(self, temporary: Path, part: Path, *, note: str) -> None:
-        planes = np.memmap(part, self.dtype, mode="r", shape=(self.slices, *self.sample_shape))
+        planes = self.planes(part)
         packing = zipfile.ZIP_DEFLATED if self.packed else zipfile.ZIP_STORED
         with zipfile.ZipFile(self.path) as source, zipfile.ZipFile(temporary, "w", packing) as target:
             for name in source.namelist():

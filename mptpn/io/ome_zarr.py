@@ -1,4 +1,4 @@
-"""OME-Zarr 0.4 and 0.5 as scans, by zarr (extra `zarr`)."""
+"""OME-Zarr 0.4 and 0.5 as scans, by zarr (extra `formats`)."""
 
 import shutil
 from pathlib import Path
@@ -69,7 +69,7 @@ class OmeZarr(Scan):
         return np.asarray(plane.take(array[self.axes.place(index)], 0)).astype(self.dtype, copy=False)
 
     def assemble(self, temporary: Path, part: Path, *, note: str) -> None:
-        planes = np.memmap(part, self.dtype, mode="r", shape=(self.slices, *self.sample_shape))
+        planes = self.planes(part)
         shutil.copytree(self.path, temporary, dirs_exist_ok=True)
         group, plane = self._zarr.open(temporary, mode="r+"), _plane_axes(self.axes)
         levels = [group[name] for name in self.levels]

@@ -54,6 +54,7 @@ class Scan:
     series = ""  # files of a folder with the same series, not empty, become one scan by the class method join
     identity = ""  # files of a series with the same identity are copies
     takes_axes = False  # whether its constructor takes `axes`, names that the user gives
+    _unpacked: Unpacked | None = None  # a gzipped file as a temporary one, see _plain
     derived = False  # whether the file says that it is a result of mptpn denoise
     below = Path()  # the folder of results in which it is written, relative; walk() mirrors the input's tree
 
@@ -98,7 +99,6 @@ class Scan:
         self.states: dict[Path, tuple] = {}  # of the files when they were opened, see mptpn.io.states
         self._held: tuple[int, np.ndarray] | None = None
         self._handle = None  # what the format keeps open between slices; has close()
-        self._unpacked: Unpacked | None = None  # a gzipped file as a temporary one
 
     # A format fills in endings, __init__(path), stored and assemble; the others, up to samples, where it has them.
 
@@ -109,6 +109,10 @@ class Scan:
     def assemble(self, temporary: Path, part: Path, *, note: str) -> None:
         """Writes the whole target at `temporary`; `part` holds the stored samples of all slices in their order."""
         raise NotImplementedError
+
+    def planes(self, part: Path) -> np.ndarray:
+        """The stored samples of all slices in a part file, [slices, *sample_shape], memory-mapped."""
+        return np.memmap(part, self.dtype, mode="r", shape=(self.slices, *self.sample_shape))
 
     def values(self, stored: np.ndarray) -> np.ndarray:
         """Stored samples without the bits that are no picture."""
@@ -165,6 +169,12 @@ class Scan:
             if index == self.slices - 1:
                 self._close_handle()
         return self._held[1]
+
+    def _plain(self, packed: Path) -> Path:
+        """A gzipped file as a plain one, unpacked once."""
+        if self._unpacked is None:
+            self._unpacked = Unpacked(packed)
+        return self._unpacked.path
 
     def close(self) -> None:
         """Closes the file and removes what was unpacked of it. The next slice opens it again."""

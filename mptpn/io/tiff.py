@@ -12,7 +12,6 @@ from tifffile import COMPRESSION, PHOTOMETRIC
 from mptpn.io.scan import Scan
 from mptpn.io.tiff_layout import describe, has_imagecodecs, read_layout
 from mptpn.io.tiff_writer import can_stay, kept_compression, write_anew, write_in_place
-from mptpn.io.unpacked import Unpacked
 
 ENDINGS = (".tif", ".tiff")
 LOST = {34665: "EXIF", 34853: "GPS"}  # tag: what it points to, not copied where a file is written anew
@@ -30,7 +29,6 @@ class Tiff(Scan):
     def __init__(self, path: Path, axes: str | None = None):
         self.path = path
         self._gzipped = path.name.lower().endswith(".gz")
-        self._unpacked: Unpacked | None = None
         self.layout = layout = read_layout(path, self._source(), axes)
         with tifffile.TiffFile(self._source(), is_ome=False) as file:
             first = file.pages[layout.pages[0]]
@@ -43,19 +41,13 @@ class Tiff(Scan):
         self.endings = (suffix,) if self.in_place and suffix not in (*ENDINGS, ".gz", "") else ENDINGS
         if self._gzipped:
             self.endings = tuple(f"{ending}.gz" for ending in ENDINGS)
-        unpacked = self._unpacked
         super().__init__(path, axes=layout.axes, colours=layout.colours, dtype=dtype, bits=bits)
-        self._unpacked = unpacked
         with tifffile.TiffFile(self._source()) as file:
             describe(self, file)
 
     def _source(self) -> Path:
         """The file, unpacked."""
-        if not self._gzipped:
-            return self.path
-        if self._unpacked is None:
-            self._unpacked = Unpacked(self.path)
-        return self._unpacked.path
+        return self._plain(self.path) if self._gzipped else self.path
 
     def _losses(self, file: tifffile.TiffFile) -> list[str]:
         """What a file written anew does not keep."""
@@ -83,7 +75,7 @@ class Tiff(Scan):
         return np.moveaxis(array, 0, -1) if self.layout.planar else array
 
     def assemble(self, temporary: Path, part: Path, *, note: str) -> None:
-        planes = np.memmap(part, self.dtype, mode="r", shape=(self.slices, *self.sample_shape))
+        planes = self.planes(part)
         planes = np.moveaxis(planes, -1, 1) if self.layout.planar else planes
         write = write_in_place if self.in_place else write_anew
         if not self._gzipped:
@@ -99,7 +91,7 @@ class Tiff(Scan):
 
 
 class _Pages:
-    """Pages of one open file, in any order; LZW without the extra `codecs` is read by Pillow."""
+    """Pages of one open file, in any order; LZW without the extra `formats` is read by Pillow."""
 
     def __init__(self, path: Path):
         self.file = tifffile.TiffFile(path, is_ome=False)

@@ -172,7 +172,7 @@ def _missing_codec(page: tifffile.TiffPage) -> str:
 
 
 def has_imagecodecs() -> bool:
-    """Whether the decoders of the extra `codecs` are there."""
+    """Whether the decoders of the extra `formats` are there."""
     try:
         import imagecodecs  # noqa: F401
     except ImportError:

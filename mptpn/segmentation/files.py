@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mptpn import faults
 from mptpn.atomic import write_atomically
 from mptpn.io import Scan, Slice, Writer, open_scans
 from mptpn.segmentation.inference import Answer, Segmenter
@@ -58,8 +59,7 @@ def segment_files(
             with closing(scan):
                 tell(*segment_scan(scan, segmenter, settings))
         except (ValueError, OSError, RuntimeError) as error:
-            name, words = str(scan.path), str(error)
-            failures[name] = words if name in words else f"{name}: {words}"
+            failures[str(scan.path)] = faults.sentence(error, str(scan.path))
     return failures
 
 

@@ -133,7 +133,7 @@ def test_all_stains_of_a_pixel_are_denoised_and_a_constant_one_stays(tmp_path):
 
 
 def test_zarr_is_denoised_channel_by_channel(tmp_path):
-    zarr = pytest.importorskip("zarr", reason="needs the extra zarr")
+    zarr = pytest.importorskip("zarr", reason="needs the extra formats")
     clean, noisy = stack(1)
     write_zarr(tmp_path / "a.zarr", axes="CYX", zarr_format=3)
     group = zarr.open(tmp_path / "a.zarr", mode="r+")

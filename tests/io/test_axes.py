@@ -170,7 +170,7 @@ def test_reduced_copies_follow_what_was_changed(tmp_path, compression):
 
 
 def test_reduced_copies_of_zarr_follow_what_was_changed(tmp_path):
-    zarr = pytest.importorskip("zarr", reason="needs the extra zarr")
+    zarr = pytest.importorskip("zarr", reason="needs the extra formats")
     array = write_zarr(tmp_path / "a.zarr", axes="CYX", zarr_format=2) // 2
     group = zarr.open(tmp_path / "a.zarr", mode="r+")
     group["0"][:], group["1"][:] = array, array[:, ::2, ::2]
@@ -246,7 +246,7 @@ def test_a_missing_library_is_named_with_what_installs_it(tmp_path, monkeypatch,
     library, words = MISSING[name]
     path = tmp_path / name
     if name == "a.tif":
-        pytest.importorskip("imagecodecs", reason="needs the extra codecs")
+        pytest.importorskip("imagecodecs", reason="needs the extra formats")
         tifffile.imwrite(path, samples((20, 24), "u2"), compression="zstd")
     elif name == "a.nrrd":
         path.write_bytes(b"NRRD0004\n")
@@ -321,7 +321,7 @@ def test_a_stack_without_names_is_refused_and_told_what_to_do():
 def test_a_slide_keeps_its_further_pictures_and_its_levels_follow(tmp_path, codec):
     """As Aperio writes it: the slide, a thumbnail, a level, a label and a macro picture that say they are reduced."""
     if codec:
-        pytest.importorskip("imagecodecs", reason="needs the extra codecs")
+        pytest.importorskip("imagecodecs", reason="needs the extra formats")
     words = "Aperio Image Library v11.2.1\r\n{} [0,0 {}] (128x128) JPEG/RGB Q=70|AppMag = 20|MPP = 0.5"
     slide, tiles = np.full((256, 384, 3), 100, np.uint8), {"tile": (128, 128), "compression": codec}
     others = [

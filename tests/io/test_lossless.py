@@ -255,7 +255,7 @@ add("colour.mha", itk(samples((H, W, 3), "u1"), isVector=True), read_itk)
 
 def png(array):
     def make(path):
-        imagecodecs = pytest.importorskip("imagecodecs", reason="needs the extra codecs")
+        imagecodecs = pytest.importorskip("imagecodecs", reason="needs the extra formats")
         path.write_bytes(imagecodecs.png_encode(array))
 
     return make
