@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -47,22 +48,24 @@ def command(*arguments):
 
 @pytest.mark.slow
 def test_a_series_that_is_killed_ten_times_equals_an_uninterrupted_one(tmp_path):
-    source, times = make_series(tmp_path / "ct", 60), random.Random(0)
+    source, draw, out = make_series(tmp_path / "ct", 60), random.Random(0), tmp_path / "out"
     given = (source, "--uncertainty", "--out")
+    began = time.monotonic()
     assert subprocess.run(command(*given, tmp_path / "whole"), capture_output=True).returncode == 0
-    killed = 0
-    for _ in range(10):
-        process = subprocess.Popen(command(*given, tmp_path / "out"), stdout=-3, stderr=-3)
+    whole, killed = time.monotonic() - began, 0
+    while killed < 10:
+        process = subprocess.Popen(command(*given, out), stdout=-3, stderr=-3)
         try:
-            process.wait(times.uniform(3, 9))
+            process.wait(draw.uniform(0.2, 0.9) * whole)
+            assert contents(out) == contents(tmp_path / "whole")
+            shutil.rmtree(out)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
+            process.wait()
             killed += 1
-        process.wait()
-    assert killed > 2
-    assert subprocess.run(command(*given, tmp_path / "out"), capture_output=True).returncode == 0
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-    assert "ct.uncertainty.npy" in contents(tmp_path / "out")
+    assert subprocess.run(command(*given, out), capture_output=True).returncode == 0
+    assert contents(out) == contents(tmp_path / "whole")
+    assert "ct.uncertainty.npy" in contents(out)
 
 
 KILLED = """
