@@ -77,6 +77,8 @@ def _add_denoise_options(parser: argparse.ArgumentParser) -> None:
     add("--strength", type=_strength, default=1.0, help="0 (the input) to 1, default %(default)g")
     minutes = "of --model self: wall-clock budget on each scan, default %(default)g"
     add("--minutes", type=float, default=3.0, help=minutes)
+    adapt = "adapt the pretrained network to each scan first; on one core about this time, in a fixed number of steps"
+    add("--adapt", type=float, metavar="MINUTES", help=adapt)
     memory = "bytes that the process may hold in all, such as 1G; default: half of what is free more than now"
     add("--memory", type=_bytes, help=memory)
     error = "write NAME.uncertainty.npy too: the error's standard deviation at each pixel"
@@ -170,7 +172,7 @@ def _denoise(options: argparse.Namespace) -> int:
     from mptpn.jobs import denoise_with
 
     names = ("out", "model", "strength", "minutes", "memory", "overwrite", "uncertainty", "report", "seed")
-    names += ("axes", "part")
+    names += ("adapt", "axes", "part")
     settings = Settings(**{name: getattr(options, name) for name in names})
     failed, doubted, passed_over = False, False, Counter()
     warnings.showwarning = lambda message, *_: _complain(options, str(message))

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from mptpn import faults, report
 from mptpn.inference import AUTO, SELF, Denoiser, NoisyImages, Prediction, assess, colour, common_share, load_network
+from mptpn.inference.adaptation import check_adaptation
 from mptpn.inference.denoiser import Network
 from mptpn.inference.noisy_images import PRETRAINED
 from mptpn.io import LeftOut, Scan, Slice, Writer, walk
@@ -45,6 +46,7 @@ class Settings:
         out: folder of the results.
         model: AUTO, SELF (a blind-spot network learns from each scan within `minutes`), or weights.
         strength: 0 (the input) to 1.
+        adapt: minutes, see inference.adapt; None: the pretrained network stays as it is.
         memory: bytes that the process may hold; None: half of what is free more than now.
         overwrite: whether earlier results may be replaced.
         uncertainty: whether the error's standard deviation is written too, as .npy.
@@ -58,6 +60,7 @@ class Settings:
     model: str | Path = AUTO
     strength: float = 1.0
     minutes: float = 3.0
+    adapt: float | None = None
     memory: int | None = None
     overwrite: bool = False
     uncertainty: bool = False
@@ -86,6 +89,7 @@ class Settings:
             names = (*PRETRAINED, colour.COLOUR) if str(self.model) == AUTO else (self.model,)
             weights = b"".join(weights_path(name).read_bytes() for name in names)
             how = f"model {hashlib.sha256(weights).hexdigest()[:12]}"
+        how += f", adapted for {self.adapt:g} min, seed {self.seed}" if self.adapt is not None else ""
         axes = f", axes {self.axes}" if self.axes else ""
         return f"({how}, strength {self.strength:g}{axes})"
 
@@ -137,6 +141,7 @@ def denoise_files(
 
 def outcomes(paths: Sequence[str | Path], settings: Settings) -> Iterator[Outcome]:
     """Denoise the files of a share one after the other; arguments and errors as in denoise_files."""
+    check_adaptation(settings.adapt, settings.model)
     if str(settings.model) not in (AUTO, SELF):
         weights_path(settings.model)
     for scan in walk(paths, part=settings.part, axes=settings.axes):
@@ -326,7 +331,7 @@ def _denoisers(scan: Scan, chosen: list[int], settings: Settings, writer: Writer
         together = own[0] if len(own) == 1 else NoisyImages.of(pixels, valid=valid)
         network = together.fit(minutes=settings.minutes, seed=settings.seed)
         save_weights(kept, network, arguments=network.arguments)
-    return colour.prepare_groups(own, network, size=size)
+    return colour.prepare_groups(own, network, size=size, adapting=settings.adapt, seed=settings.seed)
 
 
 def colours(scan: Scan) -> int:

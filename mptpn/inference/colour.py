@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mptpn.inference.adaptation import adapt
 from mptpn.inference.denoiser import Denoiser, Network
 from mptpn.inference.masks import constant_areas, inpaint, pieces, unit_pixels
 from mptpn.inference.noisy_images import NoisyImages, load_once, predictor_of, stabilised
@@ -73,23 +74,40 @@ def of_groups(
 
 
 def prepare_groups(
-    channels: Sequence[NoisyImages | None], network: Network | None = None, *, size: int
+    channels: Sequence[NoisyImages | None],
+    network: Network | None = None,
+    *,
+    size: int,
+    adapting: float | None = None,
+    seed: int = 0,
 ) -> list[Denoiser | None]:
     """A denoiser for each channel that has noise; arguments as in of_groups and prepare."""
     result: list[Denoiser | None] = []
     for first in range(0, len(channels), size):
         group = channels[first : first + size]
-        prepared = iter(prepare([one for one in group if one], network) if any(group) else ())
+        some = [one for one in group if one]
+        prepared = iter(prepare(some, network, adapting=adapting, seed=seed) if some else ())
         result += [next(prepared) if one else None for one in group]
     return result
 
 
-def prepare(channels: Sequence[NoisyImages], network: Network | None = None) -> list[Denoiser]:
+def prepare(
+    channels: Sequence[NoisyImages], network: Network | None = None, *, adapting: float | None = None, seed: int = 0
+) -> list[Denoiser]:
     """A denoiser for each channel; network: None: that of the package for this noise.
 
+    adapting: minutes, see adapt; None: the network stays as it is.
+
     Raises:
-        ValueError: a network for three channels, and one channel, or noise that is not white.
+        ValueError: a network for three channels, and one channel, or noise that is not white; see adapt.
     """
+    found = _prepare(channels, network)
+    if adapting is None:
+        return found
+    return [adapt(one, denoiser, minutes=adapting, seed=seed) for one, denoiser in zip(channels, found, strict=True)]
+
+
+def _prepare(channels: Sequence[NoisyImages], network: Network | None) -> list[Denoiser]:
     three = network is not None and network.channels == 3
     if three and len(channels) != 3:
         raise ValueError("the network takes three channels of colour, and this image has one; choose a gray network.")

@@ -119,7 +119,7 @@ class Denoiser:
         self, image: np.ndarray, valid: np.ndarray | None, *, memory: int | None, uncertainty: bool, kept: int
     ) -> Iterator[tuple[tuple[slice, slice], Prediction]]:
         """The same of an image in the orientation inside."""
-        noise_by_place = self._noise_by_place(image, valid)
+        noise_by_place = self.noise_inside(image, valid)
         for cut in self.cuts(image.shape, memory, kept=kept):
             around = cut[0]
             part = None if valid is None else valid[around]
@@ -160,8 +160,8 @@ class Denoiser:
         told = None if there.correlation is None else there.correlation[:, *cells_of(inside)]
         return Prediction(*kept, told, self.unit, self.turn)
 
-    def _noise_by_place(self, image: np.ndarray, valid: np.ndarray | None) -> NoiseByPlace | None:
-        """How the noise differs from place to place; None: it is not known to.
+    def noise_inside(self, image: np.ndarray, valid: np.ndarray | None) -> NoiseByPlace | None:
+        """How the noise of an image in the orientation inside differs from place to place; None: it is not known to.
 
         It is measured in squares of one size, whatever the memory.
         """

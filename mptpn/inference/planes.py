@@ -50,6 +50,7 @@ def denoise_planes(
     memory: int | None,
     valid: np.ndarray | None,
     seed: int,
+    adapt: float | None = None,
     sigma: float | None = None,
 ) -> DenoisedPlanes:
     """Denoise all planes of an array; arguments as in mptpn.denoise.
@@ -67,7 +68,7 @@ def denoise_planes(
     for group in groups:
         own = [images] if len(groups) == len(group.channels) == 1 else group.images(sigma)
         noises += [one.estimate for one in own]
-        group.prepare(own, network)
+        group.denoisers = colour.prepare(own, network, adapting=adapt, seed=seed)
         worst += group.worst()
         for place, prediction, share in group.predictions():
             change, uncertainty[place] = prediction.at(strength * share)
@@ -96,10 +97,6 @@ class _Group:
         """The noise of each channel, in one orientation."""
         found = colour.of_groups(self.samples(), size=len(self.channels))
         return [_of_level(one, sigma) for one in found if one]
-
-    def prepare(self, images: list[NoisyImages], network: Network | None) -> None:
-        """Prepares the denoisers."""
-        self.denoisers = colour.prepare(images, network)
 
     def worst(self) -> list[Assessment]:
         """Of each channel, that of the worst plane that was judged; the predictions are kept."""

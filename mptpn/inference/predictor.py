@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mptpn.filters import gaussian_blur
+from mptpn.filters import gaussian_blur, turned, turned_back
 from mptpn.inference.stabilise import VarianceStabilisingTransform, cut, whitening_noise
 from mptpn.networks import BlindSpotNetwork
 from mptpn.networks.noise_level import RADIUS
@@ -165,10 +165,12 @@ class StabilisedPredictor(TransformerPredictor):
     Attributes:
         transform: makes the variance even; offset and scale are those of the transformed (and whitened) images.
         correlation: what the network is told, [1, 7, 7]; None: it cannot be told.
+        turns: orientations of the square over which the result is averaged, 1 to 8.
     """
 
     transform: VarianceStabilisingTransform
     correlation: Tensor | None = None
+    turns: int = 1
 
     @cached_property
     def fields(self) -> Tensor:
@@ -192,9 +194,13 @@ class StabilisedPredictor(TransformerPredictor):
         stable, level = self.transform(noisy), place.level
         fields = cut(self.fields, place.origin, noisy.shape[2:]).to(noisy)
         told = self.correlation if self.correlation is None or place.correlation is None else place.correlation
-        known = {"offset": self.offset, "scale": self.scale * level, "correlation": told}
-        passes = [profound.denoise(self.network, stable + level * field, **known) for field in fields]
-        found = self.transform.inverse(torch.stack(passes).mean(0))
+        total = torch.zeros_like(stable)
+        for added in fields:
+            for turn in range(self.turns):
+                known = {"scale": turned(self.scale * level, turn), "correlation": turned_told(told, turn)}
+                seen = turned(stable + level * added, turn)
+                total += turned_back(profound.denoise(self.network, seen, offset=self.offset, **known), turn)
+        found = self.transform.inverse(total / (len(fields) * self.turns))
         return self._of_its_brightness(found, noisy, place.noise(self.noise_model))
 
     def _of_its_brightness(self, found: Tensor, noisy: Tensor, noise_model: NoiseModel) -> Tensor:
@@ -206,6 +212,14 @@ class StabilisedPredictor(TransformerPredictor):
         most = OUTLIER * noise_model.variance(found).sqrt()
         residual = torch.minimum(torch.maximum(noisy - noise_model.mean(found), -most), most)
         return (found + gaussian_blur(residual, sigma=BRIGHTNESS)).clamp_min(self.noise_model.pointwise.least)
+
+
+def turned_told(told: Tensor | None, turn: int) -> Tensor | None:
+    """The told correlation of an image that filters.turned() turns, [..., 7, 7] or in cells [1, h, w, 7, 7]."""
+    if told is None or turn == 0:
+        return told
+    told = turned(told, turn)
+    return told if told.ndim == 3 else turned(told.permute(0, 3, 4, 1, 2), turn).permute(0, 3, 4, 1, 2)
 
 
 def told_correlation(noise_model: NoiseModel) -> Tensor:
