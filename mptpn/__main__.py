@@ -90,7 +90,8 @@ def _add_denoise_options(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace earlier results")
     add("--seed", type=int, default=0)
     add("--jobs", type=_jobs, default=1, metavar="N", help="processes side by side, default %(default)s")
-    share = "the i-th of n shares of the files, such as 2/10: each of n machines takes its own; the bytes stay the same"
+    share = "the i-th of n shares of the files, and of the tiles of a large OME-Zarr, such as 2/10: each of n machines "
+    share += "takes its own; the bytes stay the same"
     add("--part", type=_part, default=(1, 1), metavar="i/n", help=share)
 
 
@@ -183,7 +184,7 @@ def _denoise(options: argparse.Namespace) -> int:
             failed = True
             _complain(options, one.failure, one.trace)
         else:
-            print(f"{one.result}: {one.message or 'not judged'}", flush=True)
+            print(f"{one.result or one.file}: {one.message or 'not judged'}", flush=True)
             doubted |= one.verdict not in ("", USE)
     _tell_passed_over(options, passed_over)
     return 1 if failed else DOUBTED if options.strict and doubted else 0

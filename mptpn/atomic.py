@@ -31,18 +31,18 @@ def staged() -> Iterator[Callable[[Path, Callable[[Path], object] | None], None]
         temporary = None if write is None else _hidden(path)
         waiting.append((path, temporary))
         if write is not None:
-            _remove(temporary)
+            remove(temporary)
             write(temporary)
             _to_disk(temporary)
 
     try:
         yield stage
         for path, temporary in waiting:
-            _rename(temporary, path) if temporary else _remove(path)
+            _rename(temporary, path) if temporary else remove(path)
     finally:
         for _, temporary in waiting:
             if temporary:
-                _remove(temporary)
+                remove(temporary)
 
 
 def _hidden(path: Path, kind: str = "") -> Path:
@@ -54,10 +54,11 @@ def _rename(temporary: Path, path: Path) -> None:
     if temporary.is_dir() and not temporary.is_symlink() and path.is_dir() and not path.is_symlink():
         os.replace(path, older)  # a folder is not replaced in one step; `restore` brings it back
     os.replace(temporary, path)
-    _remove(older)
+    remove(older)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """A file or a folder with all that is in it; a link, not what it points to."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -79,7 +80,7 @@ def restore(path: Path) -> None:
         if ".old." in left.name[: len(left.name) - len(path.name)] and not path.exists():
             os.replace(left, path)  # killed between two renames
         else:
-            _remove(left)
+            remove(left)
 
 
 class Lock:

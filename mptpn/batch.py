@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mptpn import faults, report
+from mptpn import faults, regions, report
 from mptpn.inference import AUTO, SELF, Denoiser, NoisyImages, Prediction, assess, colour, common_share, load_network
 from mptpn.inference.adaptation import check_adaptation
 from mptpn.inference.denoiser import Network
 from mptpn.inference.noisy_images import PRETRAINED
 from mptpn.io import LeftOut, Scan, Slice, Writer, walk
 from mptpn.io.limits import check_size
+from mptpn.io.tile_writer import TileWriter
 from mptpn.io.writer import DoneBefore
 from mptpn.networks import save_weights, weights_path
 from mptpn.networks.noise_level import SMALLEST
@@ -33,6 +34,7 @@ PIECE, PIECES = 256, 48  # px and number: squares of a larger slice from which i
 MIDDLE = 512  # px, side of the middle of a large slice that is judged
 MANY = 10000  # slices from which a scan is announced
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"  # slices, the tiles of a large one as parts
+SHOWN = {"bar_format": BAR, "file": sys.stderr, "mininterval": 0.5}
 
 WHOLE = (slice(None), slice(None))
 Channel = tuple[np.ndarray, np.ndarray]  # image in the scan's unit and mask, [H, W] both
@@ -80,6 +82,11 @@ class Settings:
         """The model, read once for all scans; None: each scan has its own."""
         return None if str(self.model) in (AUTO, SELF) else load_network(self.model)
 
+    @property
+    def written(self) -> dict:
+        """What a Writer is told."""
+        return {"note": self.note, "overwrite": self.overwrite, "uncertainty": self.uncertainty}
+
     @cached_property
     def note(self) -> str:
         """All that decides the pixels: an interrupted result is gone on with only under the same note."""
@@ -104,6 +111,7 @@ class Outcome:
         gain: estimated gain in PSNR, dB; None: not known. level: standard deviation of the noise, in unit.
         failure: one sentence; "" where the result is there. trace: where it failed, for --debug.
         passed_over: the file is no image that is wanted, and the sentence says why; it is no failure.
+        waits: this share of a large scan is done, and its result appears when the other shares are.
     """
 
     file: Path
@@ -117,6 +125,7 @@ class Outcome:
     failure: str = ""
     trace: str = ""
     passed_over: bool = False
+    waits: bool = False
 
 
 def denoise_files(
@@ -133,7 +142,7 @@ def denoise_files(
     for outcome in outcomes(paths, settings):
         if outcome.result is not None:
             written.append(outcome.result)
-        elif not outcome.passed_over:
+        elif not (outcome.passed_over or outcome.waits):
             failures[str(outcome.file)] = outcome.failure
         tell(outcome)
     return written, failures
@@ -144,7 +153,7 @@ def outcomes(paths: Sequence[str | Path], settings: Settings) -> Iterator[Outcom
     check_adaptation(settings.adapt, settings.model)
     if str(settings.model) not in (AUTO, SELF):
         weights_path(settings.model)
-    for scan in walk(paths, part=settings.part, axes=settings.axes):
+    for scan in walk(paths, part=settings.part, axes=settings.axes, divided=str(settings.model) != SELF):
         if isinstance(scan, LeftOut):
             yield Outcome(scan.path, failure=scan.message, passed_over=not scan.failed)
             continue
@@ -181,17 +190,17 @@ def denoise_scan(scan: Scan, settings: Settings) -> Outcome:
         DoneBefore: the same call was done before.
         ValueError, OSError: one sentence; no half-written result is left.
     """
+    if scan.in_parts:
+        return _denoise_in_parts(scan, settings)
     one = scan.dtype.itemsize * math.prod(scan.sample_shape)
     check_size(scan.path, one, one=one, size=one, memory=settings.memory)
-    shown = {"desc": scan.name, "bar_format": BAR, "file": sys.stderr, "mininterval": 0.5}
-    given = {"note": settings.note, "overwrite": settings.overwrite, "uncertainty": settings.uncertainty}
     with (
-        Writer(scan, settings.out, **given) as writer,
-        tqdm(total=scan.slices, initial=writer.done, disable=not settings.progress, **shown) as bar,
+        Writer(scan, settings.out, **settings.written) as writer,
+        tqdm(total=scan.slices, initial=writer.done, disable=not settings.progress, desc=scan.name, **SHOWN) as bar,
     ):
         chosen = samples(scan)
         denoisers = _denoisers(scan, chosen, settings, writer)
-        writer.bind(json.dumps([denoiser and denoiser.noise.to_dict() for denoiser in denoisers]))
+        writer.bind(_noise_of(denoisers))
         judged = _judge(scan, denoisers, chosen, settings)
         whole = {index: [one for one in judged if one.slice == index] for index in chosen if not _is_large(scan)}
         shares = [_share(judged, law) for law in range(len(denoisers))]
@@ -203,6 +212,35 @@ def denoise_scan(scan: Scan, settings: Settings) -> Outcome:
             writer.write(index, pixels, error)
         writer.close(_beside(scan, writer, judged, settings))
     return _outcome(scan, writer.target, denoisers, judged)
+
+
+def _noise_of(denoisers: Sequence[Denoiser | None]) -> str:
+    return json.dumps([denoiser and denoiser.noise.to_dict() for denoiser in denoisers])
+
+
+def _denoise_in_parts(scan: Scan, settings: Settings) -> Outcome:
+    """The share settings.part of the tiles of a large scan; the process that finds all of them makes the result.
+
+    Raises: as denoise_scan.
+    """
+    part = (1, 1) if str(settings.model) == SELF else settings.part
+    with TileWriter(scan, settings.out, **settings.written) as writer:
+        chosen = samples(scan)
+        denoisers = _denoisers(scan, chosen, settings, writer)
+        judged = _judge(scan, denoisers, chosen, settings)
+        shares = [settings.strength * _share(judged, law) for law in range(len(denoisers))]
+        own = [laws(scan, index)[0] for index in range(scan.slices)]
+        applied = [regions.Applied(denoisers[law], shares[law]) for law in own]
+        work = regions.Regions(scan, applied, memory=settings.memory, uncertainty=settings.uncertainty)
+        writer.bind(_noise_of(denoisers) + repr(shares), work.places)
+        shown = {"desc": scan.name, "disable": not settings.progress} | SHOWN
+        with tqdm(total=work.count(part), **shown) as bar:
+            for done in work.denoise(writer, part):
+                bar.update(done)
+        if writer.is_complete() and writer.close(_beside(scan, writer, judged, settings)):
+            return _outcome(scan, writer.target, denoisers, judged)
+    words = f"share {part[0]} of {part[1]} is done; the result appears when all shares are"
+    return Outcome(scan.path, message=words, waits=True)
 
 
 def _beside(
@@ -245,24 +283,31 @@ def _samples(scan: Scan, own: list[int]) -> list[int]:
     wanted = max(1, min(SAMPLES, len(own), PIXELS // math.prod(scan.shape)))
     order = sorted({own[round(i)] for i in np.linspace(0, len(own) - 1, min(len(own), 4 * wanted))})
     order = order if len(order) > wanted else own
-    good = [index for index in order if pieces(scan.read(index))]
+    good = [index for index in order if _pieces_of(scan, index)]
     return good if len(good) <= wanted else [good[round(i)] for i in np.linspace(0, len(good) - 1, wanted + 2)[1:-1]]
 
 
 def pieces(slice: Slice) -> list[list[Channel]]:
     """What the noise of a slice is estimated from: all of it, or of a large one squares spread over it."""
-    cuts = [...]
-    if slice.valid.size > PIXELS:
-        cuts = squares(slice.valid.shape, side=PIECE)
-        cuts = spread(cuts, PIECES)
-    return [found for cut in cuts if (found := channels(slice, cut))]
+    return [found for cut in _cuts_of(slice.valid.shape) if (found := channels(slice, cut))]
+
+
+def _cuts_of(shape: tuple[int, int]) -> list:
+    return spread(squares(shape, side=PIECE), PIECES) if math.prod(shape) > PIXELS else [...]
+
+
+def _pieces_of(scan: Scan, index: int) -> list[list[Channel]]:
+    """The same of a slice of a scan; of one that is read in parts no more is read."""
+    if not (scan.in_parts and _is_large(scan)):
+        return pieces(scan.read(index))
+    return [found for cut in _cuts_of(scan.shape[:2]) if (found := channels(scan.read_part(index, cut)))]
 
 
 def sampled(scan: Scan, chosen: list[int]) -> list[list[Channel]]:
     """What each noise model of a scan is estimated from: its channel of these slices, or of pieces of them."""
     found: list[list[Channel]] = [[] for _ in range(scan.axes.channels * math.prod(scan.shape[2:]))]
     for index in chosen:
-        for piece in pieces(scan.read(index)):
+        for piece in _pieces_of(scan, index):
             for law, channel in zip(laws(scan, index), piece, strict=True):
                 if not is_constant(*channel):
                     found[law].append(channel)
@@ -387,9 +432,10 @@ def _is_large(scan: Scan) -> bool:
 def _judge(scan: Scan, denoisers: list[Denoiser | None], chosen: list[int], settings: Settings) -> list[Judged]:
     """The full removal judged on some slices, or on the middle of large ones: it decides how much is applied."""
     starts, judged = [max(0, (side - MIDDLE) // 2) for side in scan.shape[:2]], []
-    cut = tuple(slice(start, start + MIDDLE) for start in starts) if _is_large(scan) else ...
+    cut = tuple(slice(start, start + MIDDLE) for start in starts)
     for index in chosen:
-        found, numbers = channels(scan.read(index), cut), laws(scan, index)
+        seen = scan.read_part(index, cut) if _is_large(scan) else scan.read(index)
+        found, numbers = channels(seen), laws(scan, index)
         seen = colour.beside([denoisers[law] for law in numbers], found)
         for law, (own, valid), denoiser in zip(numbers, found, seen, strict=False):
             if denoiser is None or is_constant(own, valid):

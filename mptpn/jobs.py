@@ -33,7 +33,7 @@ def denoise_with(jobs: int, paths: Sequence[Path], settings: Settings) -> Iterat
     found = outcomes(paths, settings) if jobs == 1 else _side_by_side(jobs, paths, settings)
     table = any(Path(path).is_dir() for path in paths)
     for outcome in found:
-        if table and not outcome.passed_over:
+        if table and not (outcome.passed_over or outcome.waits):
             add_result(settings.out, outcome)
         yield outcome
 
@@ -55,8 +55,9 @@ def _side_by_side(jobs: int, paths: Sequence[Path], settings: Settings) -> Itera
 
 
 def _told(told: multiprocessing.Queue, processes: list) -> Iterator[Outcome]:
-    """What the processes tell until all have ended; what several of them pass over is told once."""
-    passed_over: set[Path] = set()
+    """What the processes tell until all have ended; what several of them say of one file is told once."""
+    known: set[tuple] = set()
+    waiting: dict[Path, Outcome] = {}
     while True:
         alive = any(process.is_alive() for process in processes)
         try:
@@ -67,9 +68,12 @@ def _told(told: multiprocessing.Queue, processes: list) -> Iterator[Outcome]:
             continue
         if isinstance(outcome, str):
             raise RuntimeError(outcome)
-        if not (outcome.passed_over and outcome.file in passed_over):
-            passed_over |= {outcome.file} if outcome.passed_over else set()
+        if outcome.waits:
+            waiting[outcome.file] = outcome
+        elif (said := (outcome.file, outcome.result, outcome.failure)) not in known:
+            known.add(said)
             yield outcome
+    yield from (outcome for file, outcome in waiting.items() if file not in {one[0] for one in known})
     if ended := [process.exitcode for process in processes if process.exitcode]:
         raise RuntimeError(
             f"{len(ended)} of {len(processes)} processes were stopped (exit code {ended[0]}), perhaps for want of "

@@ -34,6 +34,19 @@ class LeftOut:
     failed: bool = True
 
 
+@dataclass(frozen=True)
+class Glance:
+    """A DICOM file that is not opened yet.
+
+    Attributes:
+        series: its SeriesInstanceUID; "" where it has none, or cannot be read.
+        derived: whether it says that it is a result of mptpn denoise.
+    """
+
+    series: str
+    derived: bool
+
+
 def open_scans(paths: Sequence[str | Path], *, axes: str | None = None) -> tuple[list[Scan], dict[str, str]]:
     """All of walk() at once: the scans; and for each path that gave none, one sentence."""
     found = list(walk(paths, axes=axes))
@@ -42,7 +55,7 @@ def open_scans(paths: Sequence[str | Path], *, axes: str | None = None) -> tuple
 
 
 def walk(
-    paths: Sequence[str | Path], *, part: tuple[int, int] = (1, 1), axes: str | None = None
+    paths: Sequence[str | Path], *, part: tuple[int, int] = (1, 1), axes: str | None = None, divided: bool = False
 ) -> Iterator[Scan | LeftOut]:
     """Files, and folders with what lies below them, as scans in a stable order, each as soon as it is found.
 
@@ -53,17 +66,22 @@ def walk(
     Args:
         part: (i, n), the i-th of n shares, from 1: every n-th file or series. The shares together are the whole.
         axes: as in open_scan.
+        divided: whether a scan that is read in parts belongs to all shares, each of which does some of its tiles.
     """
     paths = list(dict.fromkeys(map(Path, paths)))
-    call = _Call(part, axes)
+    call = _Call(part, axes, divided)
     for path, root in zip(paths, _roots(paths), strict=True):
         if path.is_dir() and not is_zarr(path):
             yield from _in_folder(path, root, call)
-        elif call.is_new(path) and call.is_mine():
+        elif call.is_new(path):
+            mine = call.is_mine()
             try:
-                yield call.named(open_scan(path, axes=call.axes), root)
+                scan = open_scan(path, axes=call.axes) if mine or call.may_share(path) else None
+                if scan is not None and (mine or scan.in_parts):
+                    yield call.named(scan, root)
             except (ValueError, OSError) as error:
-                yield LeftOut(path, str(error))
+                if mine:
+                    yield LeftOut(path, str(error))
 
 
 def _roots(paths: list[Path]) -> list[Path]:
@@ -84,19 +102,31 @@ class _Call:
 
     part: tuple[int, int]
     axes: str | None
+    divided: bool
     counted: int = 0
     seen: set[Path] = field(default_factory=set)
+    folders: dict[Path, Path] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
 
     def is_new(self, path: Path) -> bool:
-        known = path.resolve() in self.seen
-        self.seen.add(path.resolve())
+        if path.is_symlink() or path.is_dir():
+            whole = path.resolve()
+        else:  # a folder is resolved once for all of its files
+            if path.parent not in self.folders:
+                self.folders[path.parent] = path.parent.resolve()
+            whole = self.folders[path.parent] / path.name
+        known = whole in self.seen
+        self.seen.add(whole)
         return not known
 
     def is_mine(self) -> bool:
         """Whether the next file or series is of this share."""
         self.counted += 1
         return (self.counted - 1) % self.part[1] == self.part[0] - 1
+
+    def may_share(self, path: Path) -> bool:
+        """Whether a scan may belong to all shares."""
+        return self.divided and path.is_dir()
 
     def named(self, scan: Scan, root: Path, place: Path | None = None, name: str = "") -> Scan:
         """Gives a scan its place below the folder of results. place: of a series; name: its name there."""
@@ -127,48 +157,52 @@ def _has_sibling(path: Path) -> bool:
 
 
 def _in_folder(folder: Path, root: Path, call: _Call) -> Iterator[Scan | LeftOut]:
-    series: dict[str, list[Scan]] = {}
-    derived: list[Scan] = []
+    groups: dict[str, list[Path]] = {}
+    derived: dict[str, list[Path]] = {}
     image = failed = False
     for file, is_result in _below(folder):
         if not call.is_new(file):
             continue
-        scan = LeftOut(file, f"{file}: {RESULT}", failed=False) if is_result else _opened(file, call)
-        if isinstance(scan, LeftOut):
-            failed |= scan.failed
-            yield scan
-        elif scan is not None and scan.derived:
-            derived.append(scan)
-        elif scan is not None and scan.series:
-            series.setdefault(scan.series, []).append(scan)
+        found = LeftOut(file, f"{file}: {RESULT}", failed=False) if is_result else _opened(file, call)
+        if isinstance(found, LeftOut):
+            failed |= found.failed
+            yield found
+        elif isinstance(found, Glance):
+            (derived if found.derived else groups).setdefault(found.series or str(file), []).append(file)
         else:
             image = True
-            if scan is not None:
-                yield call.named(scan, root)
-    if derived and (image or series):
-        yield from (LeftOut(scan.path, f"{scan.path}: {RESULT}", failed=False) for scan in derived)
+            if found is not None:
+                yield call.named(found, root)
+    if derived and (image or groups):
+        yield from (LeftOut(file, f"{file}: {RESULT}", failed=False) for files in derived.values() for file in files)
     else:  # a folder of results that was given by its own name
-        for scan in derived:
-            series.setdefault(scan.series or str(scan.path), []).append(scan)
-    yield from _all_series(series, root, call)
-    if not (image or series or failed):
+        groups |= derived
+    for found in _all_series(list(groups.values()), root, call):
+        image, failed = image or not isinstance(found, LeftOut), failed or isinstance(found, LeftOut) and found.failed
+        yield found
+    if not (image or failed or groups):
         yield LeftOut(folder, f"{folder}: holds no image that was not given before; {KNOWN}.")
 
 
-def _opened(file: Path, call: _Call) -> Scan | LeftOut | None:
-    """A file of a folder; None: it is of another share. A DICOM file is counted with its series."""
-    kind = None
+def _opened(file: Path, call: _Call) -> Scan | LeftOut | Glance | None:
+    """A file of a folder; None: it is of another share. A DICOM file is opened and counted with its series."""
+    mine = True
     try:
         kind = "ome_zarr:OmeZarr" if file.is_dir() else format_of(file)
-        alone = kind != DICOM and (kind is not None or file.name.lower().endswith(ENDINGS))
-        if alone and not call.is_mine():
-            return None  # it is not even opened
+        if kind == DICOM:
+            from mptpn.io.dicom_glance import glance  # here, so that a folder of other files does not wait for pydicom
+
+            return Glance(*glance(file))
+        if kind is not None or file.name.lower().endswith(ENDINGS):
+            mine = call.is_mine()
+            if not (mine or call.may_share(file)):
+                return None  # it is not even opened
         scan = open_scan(file, axes=call.axes)
     except NoImage as error:
-        return LeftOut(file, str(error), failed=False)
+        return LeftOut(file, str(error), failed=False) if mine else None
     except (ValueError, OSError) as error:
-        return LeftOut(file, str(error)) if kind != DICOM or call.is_mine() else None
-    return scan if kind != DICOM or scan.series or scan.derived or call.is_mine() else None
+        return LeftOut(file, str(error)) if mine else None
+    return scan if mine or scan.in_parts else None
 
 
 def _below(folder: Path) -> Iterator[tuple[Path, bool]]:
@@ -197,26 +231,42 @@ def _listed(table: Path) -> set[Path]:
         return set()
 
 
-def _all_series(series: dict[str, list[Scan]], root: Path, call: _Call) -> Iterator[Scan | LeftOut]:
-    """Each share names all of them, so that names do not depend on the shares."""
-    sorted_out = [one for files in series.values() for one in _by_kind(files)]
-    places = Counter(_place(wanted) for wanted, _ in sorted_out if len(wanted) > 1)
-    for number, (wanted, left_out) in enumerate(sorted_out, 1):
-        first, place = wanted[0], _place(wanted)
-        if len(wanted) == 1:
-            scan = call.named(first, root)
-        else:
-            scan = first.join(wanted, place)
-            scan.states = {path: state for one in wanted for path, state in one.states.items()}
-            several = f"_{scan.number or number}" if places[place] > 1 else ""
-            call.named(scan, root, place.absolute(), f"{place.absolute().name or 'scan'}{several}")
-        if call.is_mine():
-            yield from left_out
-            yield scan
+def _all_series(groups: list[list[Path]], root: Path, call: _Call) -> Iterator[Scan | LeftOut]:
+    """DICOM files of one SeriesInstanceUID each, one series after the other.
+
+    Each share names all of them, so that names do not depend on the shares.
+    """
+    places, number = Counter(_place(files) for files in groups if len(files) > 1), 0
+    for files in groups:
+        scans = []
+        for file in files:
+            try:
+                scans.append(open_scan(file, axes=call.axes))
+            except NoImage as error:
+                yield LeftOut(file, str(error), failed=False)
+            except (ValueError, OSError) as error:
+                if call.is_mine():
+                    yield LeftOut(file, str(error))
+        apart, together = ([scan for scan in scans if bool(scan.series) == own] for own in (False, True))
+        kinds = [([scan], []) for scan in apart] + (_by_kind(together) if together else [])
+        many = sum(len(wanted) > 1 for wanted, _ in kinds)
+        for wanted, left_out in kinds:
+            number += 1
+            if len(wanted) == 1:
+                scan = call.named(wanted[0], root)
+            else:
+                place = _place([scan.path for scan in wanted])
+                scan = wanted[0].join(wanted, place)
+                scan.states = {path: state for one in wanted for path, state in one.states.items()}
+                several = f"_{scan.number or number}" if places[_place(files)] > 1 or many > 1 else ""
+                call.named(scan, root, place.absolute(), f"{place.absolute().name or 'scan'}{several}")
+            if call.is_mine():
+                yield from left_out
+                yield scan
 
 
-def _place(files: list[Scan]) -> Path:
-    return Path(commonpath([scan.path.parent for scan in files]))
+def _place(files: list[Path]) -> Path:
+    return Path(commonpath([file.parent for file in files]))
 
 
 def _by_kind(files: list[Scan]) -> list[tuple[list[Scan], list[LeftOut]]]:

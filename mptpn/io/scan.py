@@ -1,6 +1,7 @@
 """A scan is read slice by slice in stored values; every file format is one subclass of Scan."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from mptpn.io.unpacked import Unpacked
 
 __all__ = ["DAMAGED", "NO_PICTURE", "NoImage", "Scan", "Slice", "Unreadable", "explained"]
 LARGEST = 1e150  # of a pixel, in stored values
+Place = tuple[slice, slice]  # rows and columns
 ROWS = 256  # of a slice, rounded at once: a large slice is not held in float64
 
 
@@ -56,6 +58,7 @@ class Scan:
     takes_axes = False  # whether its constructor takes `axes`, names that the user gives
     _unpacked: Unpacked | None = None  # a gzipped file as a temporary one, see _plain
     derived = False  # whether the file says that it is a result of mptpn denoise
+    in_parts = False  # whether it is so large that its slices are read and written in parts, see part()
     below = Path()  # the folder of results in which it is written, relative; walk() mirrors the input's tree
 
     def __init__(
@@ -101,6 +104,7 @@ class Scan:
         self._handle = None  # what the format keeps open between slices; has close()
 
     # A format fills in endings, __init__(path), stored and assemble; the others, up to samples, where it has them.
+    # One that is read in parts fills in part and assemble_parts too; it has no padding and no alpha.
 
     def stored(self, index: int) -> np.ndarray:
         """One slice exactly as stored, `sample_shape`, `dtype`."""
@@ -108,6 +112,14 @@ class Scan:
 
     def assemble(self, temporary: Path, part: Path, *, note: str) -> None:
         """Writes the whole target at `temporary`; `part` holds the stored samples of all slices in their order."""
+        raise NotImplementedError
+
+    def part(self, index: int, place: Place) -> np.ndarray:
+        """Some rows and columns of a slice exactly as stored."""
+        return self.samples(index)[place]
+
+    def assemble_parts(self, temporary: Path, read: Callable[[int, Place], np.ndarray], *, note: str) -> None:
+        """As assemble; read: gives the stored samples of some rows and columns of a slice."""
         raise NotImplementedError
 
     def planes(self, part: Path) -> np.ndarray:
@@ -191,16 +203,29 @@ class Scan:
         """Pixels as in Slice, NaN and infinite ones as stored."""
         picture = self.values(stored)[..., : self.colours] if stored.ndim == 3 else self.values(stored)
         exact = self.dtype.itemsize <= 2 or self.dtype == np.float32
-        return picture.reshape(picture.shape[:1] + self.shape[1:]).astype(np.float32 if exact else np.float64)
+        return picture.reshape(picture.shape[:2] + self.shape[2:]).astype(np.float32 if exact else np.float64)
 
     def read(self, index: int) -> Slice:
         """One slice; ValueError where it cannot be decoded, or where the only slice has no valid pixel."""
         stored = self.samples(index)
+        found = self._slice(index, stored, self.padding(index, stored))
+        if self.slices == 1 and not found.valid.any():
+            raise Unreadable(f"{self.path}: every pixel is padding, NaN or infinite; {NO_PICTURE}.")
+        return found
+
+    def read_part(self, index: int, place: Place) -> Slice:
+        """Some rows and columns of a slice; of a scan that is read in parts nothing else is held."""
+        if not self.in_parts:
+            whole = self.read(index)
+            return replace(whole, pixels=whole.pixels[place], valid=whole.valid[place])
+        with explained(self.path):
+            stored = self.part(index, place)
+        return self._slice(index, stored, None)
+
+    def _slice(self, index: int, stored: np.ndarray, padding: np.ndarray | None) -> Slice:
         pixels = self._picture(stored)
         finite = np.isfinite(pixels)
-        valid = _valid(finite, self.padding(index, stored))
-        if self.slices == 1 and not valid.any():
-            raise Unreadable(f"{self.path}: every pixel is padding, NaN or infinite; {NO_PICTURE}.")
+        valid = _valid(finite, padding)
         if not finite.all():
             pixels[~finite] = 0
         if pixels.dtype == np.float64 and np.abs(pixels).max() > LARGEST:
@@ -234,6 +259,12 @@ class Scan:
             rows = slice(top, top + ROWS)
             around = None if padding is None else padding[rows]
             self._round(result[rows], np.asarray(pixels[rows], dtype=np.float64), around, index)
+        return result
+
+    def rounded_part(self, index: int, place: Place, pixels: np.ndarray) -> np.ndarray:
+        """The same of some rows and columns of a slice of a scan that is read in parts."""
+        result = self.part(index, place).copy()
+        self._round(result, np.asarray(pixels, dtype=np.float64), None, index)
         return result
 
     def _round(self, stored: np.ndarray, pixels: np.ndarray, padding: np.ndarray | None, index: int) -> None:

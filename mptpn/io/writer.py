@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mptpn import __version__
-from mptpn.atomic import Lock, restore, staged
+from mptpn.atomic import Lock, remove, restore, staged
 from mptpn.io.parts import Parts
 from mptpn.io.scan import Scan, explained
 from mptpn.io.states import check_states, content
@@ -93,14 +93,22 @@ class Writer:
         self._check_target()
         with writing(folder):
             place.mkdir(parents=True, exist_ok=True)
-            self._lock = Lock(self._hidden("lock"))
-            for ending in ("", *BESIDE):
-                restore(self.target.with_name(name + ending))
+        self._begin()
+
+    def _begin(self) -> None:
+        self._hold()
         try:
             self._open()
         except BaseException:
             self._lock.release()
             raise
+
+    def _hold(self) -> None:
+        """Keeps other processes from this target, and clears what killed ones left."""
+        with writing(self.target):
+            self._lock = Lock(self._hidden("lock"))
+            for ending in ("", *BESIDE):
+                restore(self.target.with_name(self.target.name + ending))
 
     @cached_property
     def content(self) -> str:
@@ -229,12 +237,15 @@ class Writer:
             raise ValueError(
                 f"{self.target}: {self.done} of {self.scan.slices} slices are written; write the others first."
             )
+        self._publish(dict(beside or {}), self._parts[0].check)
+
+    def _publish(self, writes: dict[str, Callable[[Path], object]], check: Callable[[], object]) -> None:
+        """Gives the result and what stands beside it their names, after a check of what was written."""
         self._check_target()
-        writes = dict(beside or {})
-        if len(self._parts) > 1:
+        if self.uncertainty:
             writes[UNCERTAINTY] = self._write_uncertainty
         with writing(self.target), staged() as stage:
-            self._parts[0].check()
+            check()
             for ending in BESIDE:
                 stage(self.target.with_name(self.target.name + ending), writes.get(ending))
             stage(self.target, self._assemble)
@@ -255,12 +266,11 @@ class Writer:
 
     def _clear(self) -> None:
         """Removes the part files and networks of this target, also those of other notes."""
-        for part in self._parts:
-            part.remove()
-        pattern = re.compile(re.escape(self._hidden("").name) + r"[0-9a-f]{16}\..*(part|sums|safetensors)")
+        self._abandon()
+        pattern = re.compile(re.escape(self._hidden("").name) + r"[0-9a-f]{16}\..*(part|sums|safetensors|tiles)")
         for file in self.target.parent.iterdir():
             if pattern.fullmatch(file.name):
-                file.unlink(missing_ok=True)
+                remove(file)
         self._lock.release()
 
     def _assemble(self, temporary: Path) -> None:
@@ -274,5 +284,9 @@ class Writer:
         with temporary.open("xb") as file:
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
-            for piece in self._parts[1].pieces():
+            for piece in self._uncertainties():
                 file.write(piece)
+
+    def _uncertainties(self) -> Iterator[bytes]:
+        """The uncertainty of all slices in their order, in pieces."""
+        return self._parts[1].pieces()

@@ -56,10 +56,8 @@ class NoiseByPlace:
         """From cell_energies of the whole image, the noise model's variance in its cells, [1, h, w], and correlation,
         [7, 7]; None: white.
         """
-        seen, weight = energies[None].chunk(2, 1)
-        factor = torch.ones(BANDS) if correlation is None else band_factors(correlation.double()).to(energies)
-        level = _level(seen, weight, factor)
-        told = None if correlation is None else _correlation(seen, weight, variance[None])
+        level = level_of(*mean_energies(energies, correlation))
+        told = None if correlation is None else correlation_of(energies, variance)
         return cls(level, told)
 
     def at(self, around: tuple[slice, slice]) -> tuple[Tensor, Tensor | None]:
@@ -72,17 +70,27 @@ class NoiseByPlace:
         return fine[..., rows, columns], told
 
 
-def _level(seen: Tensor, weight: Tensor, factor: Tensor) -> Tensor:
-    """Levels are averaged over WIDTH, and drawn towards 1 by how much they differ more than their stated errors do
+def mean_energies(energies: Tensor, correlation: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Energy times precision, over the noise model's, and precision, means of the bands that take part, [1, 1, h, w].
+
+    Args: as in NoiseByPlace.of.
+    """
+    seen, weight = energies[None].chunk(2, 1)
+    factor = torch.ones(BANDS) if correlation is None else band_factors(correlation.double()).to(energies)
+    used = factor > LEAST_FACTOR
+    seen = seen / factor.clamp_min(LEAST_FACTOR).view(1, -1, 1, 1)
+    return seen[:, used].mean(1, keepdim=True), weight[:, used].mean(1, keepdim=True)
+
+
+def level_of(energy: Tensor, precision: Tensor) -> Tensor:
+    """From mean_energies of a whole image, levels of its cells, [1, 1, h, w].
+
+    Levels are averaged over WIDTH, and drawn towards 1 by how much they differ more than their stated errors do
     (empirical Bayes; Efron and Morris 1973): noise that is even gives 1 everywhere.
     """
     network, width = pretrained_network(), WIDTH / CELL
-    used = factor > LEAST_FACTOR
     # the bands share their errors
-    energy, precision = (
-        gaussian_blur(x[:, used].mean(1, keepdim=True), sigma=width)
-        for x in (seen / factor.clamp_min(LEAST_FACTOR).view(1, -1, 1, 1), weight)
-    )
+    energy, precision = (gaussian_blur(x, sigma=width) for x in (energy, precision))
     log_level = (energy / precision.clamp_min(1e-12)).clamp_min(1e-6).log() / 2
     held = 4 * torch.pi * (WIDTH / STRIDE) ** 2  # windows that the Gaussian holds
     floor = float(network.log_floor.detach().exp().mean())
@@ -92,16 +100,28 @@ def _level(seen: Tensor, weight: Tensor, factor: Tensor) -> Tensor:
     return (log_level * scatter / (scatter + error)).exp()
 
 
-def _correlation(seen: Tensor, weight: Tensor, variance: Tensor) -> Tensor:
-    """1 - E(lag) / E(far) as in correlation_map, of energies averaged over WIDER: strong noise counts most."""
+def strengths_of(energies: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """From energies of an image, those of each band and of the far ones, and the strength of the noise in cells."""
+    seen, weight = energies[None].chunk(2, 1)
     energy = gaussian_blur(seen, sigma=WIDTH / CELL) / gaussian_blur(weight, sigma=WIDTH / CELL).clamp_min(1e-12)
     far = energy[:, -len(FAR) :].mean(1, keepdim=True).clamp_min(1e-12)
-    strength = (variance * far).clamp_min(1e-12 * float((variance * far).amax()) + 1e-30)
+    return energy, far, variance[None] * far
+
+
+def correlation_of(energies: Tensor, variance: Tensor, strongest: float | None = None) -> Tensor:
+    """Correlation in cells, [1, h, w, 7, 7], by 1 - E(lag) / E(far) as in correlation_map.
+
+    Energies are averaged over WIDER: strong noise counts most. strongest: of the strengths of the whole image, where
+    this is a part.
+    """
+    energy, far, strength = strengths_of(energies, variance)
+    strongest = float(strength.amax()) if strongest is None else strongest
+    strength = strength.clamp_min(1e-12 * strongest + 1e-30)
     energy, total = (gaussian_blur(x, sigma=WIDER / CELL) for x in (energy / far * strength, strength))
     lags = (energy / total)[:, 1:]
     far = far_energy(lags[0]).clamp_min(1e-12)
     found = (1 - lags[:, : len(LAGS)] / far).clamp(-1, 1)
-    told = torch.zeros(1, *seen.shape[2:], 2 * RADIUS + 1, 2 * RADIUS + 1)
+    told = torch.zeros(1, *energies.shape[1:], 2 * RADIUS + 1, 2 * RADIUS + 1)
     told[..., RADIUS, RADIUS] = 1
     for number, (row, column) in enumerate(LAGS):
         told[..., RADIUS + row, RADIUS + column] = told[..., RADIUS - row, RADIUS - column] = found[:, number]
