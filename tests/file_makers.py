@@ -160,10 +160,22 @@ def write_czi(path, axes):
     return array
 
 
-def write_lif(path, axes):
-    """Leica LIF of one image, as its public description says; its pixels in the order of the file."""
+def write_scenes(path):
+    """Zeiss CZI of two scenes of two sizes; the pixels of each."""
+    czi = pytest.importorskip("pylibCZIrw.czi", reason="needs the extra microscopes")
+    arrays = [samples((40, 50), "u2"), samples((30, 35), "u2", 1)]
+    with czi.create_czi(str(path)) as file:
+        for number, array in enumerate(arrays):
+            at = {"plane": {"C": 0, "Z": 0, "T": 0}, "location": (200 * number, 0)}
+            file.write(data=array[..., None], scene=number, **at)
+    return arrays
+
+
+def write_lif(path, axes, names=("i",)):
+    """Leica LIF of images of one size, as its public description says; their pixels in the order of the file."""
     sizes, size = {"T": 2, "Z": 3, "C": 2, "Y": 20, "X": 24}, 2
     array = samples([sizes[name] for name in axes], "u2")
+    arrays = [array + 7 * number for number in range(len(names))]
     plane, channels = size * sizes["X"] * sizes["Y"], sizes["C"] if "C" in axes else 1
     steps = {"X": (1, size), "Y": (2, size * sizes["X"])}
     stride = plane * channels
@@ -180,12 +192,15 @@ def write_lif(path, axes):
         f'Unit="" LUTName="Green" IsLUTInverted="0" BytesInc="{number * plane}" BitInc="0"/>'
         for number in range(channels)
     )
+    images = "".join(
+        f'<Element Name="{name}" UniqueID="b{number}"><Data><Image TextDescription=""><ImageDescription>'
+        f"<Channels>{seen}</Channels><Dimensions>{described}</Dimensions></ImageDescription></Image></Data>"
+        f'<Memory Size="{array.nbytes}" MemoryBlockID="MemBlock_{number}"/></Element>'
+        for number, name in enumerate(names, 1)
+    )
     xml = (
         '<LMSDataContainerHeader Version="2"><Element Name="f" UniqueID="a"><Data/><Memory Size="0" '
-        'MemoryBlockID="MemBlock_0"/><Children><Element Name="i" UniqueID="b"><Data><Image TextDescription="">'
-        f"<ImageDescription><Channels>{seen}</Channels><Dimensions>{described}</Dimensions></ImageDescription></Image>"
-        f'</Data><Memory Size="{array.nbytes}" MemoryBlockID="MemBlock_1"/></Element></Children></Element>'
-        "</LMSDataContainerHeader>"
+        f'MemoryBlockID="MemBlock_0"/><Children>{images}</Children></Element></LMSDataContainerHeader>'
     )
 
     def memory(name, data):
@@ -195,5 +210,6 @@ def write_lif(path, axes):
 
     words = xml.encode("utf-16-le")
     head = struct.pack("<IIBI", 0x70, 5 + len(words), 0x2A, len(xml)) + words
-    path.write_bytes(head + memory("MemBlock_0", b"") + memory("MemBlock_1", array.tobytes()))
-    return array
+    blocks = [memory(f"MemBlock_{number}", one.tobytes()) for number, one in enumerate(arrays, 1)]
+    path.write_bytes(b"".join([head, memory("MemBlock_0", b""), *blocks]))
+    return array if len(arrays) == 1 else arrays

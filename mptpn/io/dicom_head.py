@@ -21,7 +21,7 @@ LONG = (b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"UN")  # explicit types of pi
 # defined terms, not free text
 UNITS = set("HU OD MGML Z_EFF ED EDW HU_MOD PCT BQML CNTS PROPCNTS GML CM2ML PERCENT".split())
 MARK = "denoised by mptpn"
-INSTALL = "pip install pylibjpeg[all], or save it uncompressed"
+INSTALL = 'pip install "pylibjpeg[libjpeg,openjpeg]", or save it uncompressed'
 
 
 class Head:

@@ -77,11 +77,12 @@ def walk(
             mine = call.is_mine()
             try:
                 scan = open_scan(path, axes=call.axes) if mine or call.may_share(path) else None
-                if scan is not None and (mine or scan.in_parts):
-                    yield call.named(scan, root)
             except (ValueError, OSError) as error:
+                scan = None
                 if mine:
                     yield LeftOut(path, str(error))
+            if scan is not None and (mine or scan.in_parts):
+                yield from _scenes(scan, root, call)
 
 
 def _roots(paths: list[Path]) -> list[Path]:
@@ -145,6 +146,19 @@ class _Call:
         return scan
 
 
+def _scenes(first: Scan, root: Path, call: _Call) -> Iterator[Scan | LeftOut]:
+    """All images of a file; one that cannot be read does not stop the others."""
+    yield call.named(first, root)
+    for number in range(1, first.scenes):
+        try:
+            scan = first.scene(number)
+        except (ValueError, OSError) as error:
+            yield LeftOut(first.path, f"{error} It is image {number + 1} of {first.scenes} of its file.")
+            continue
+        scan.states = first.states
+        yield call.named(scan, root)
+
+
 def _has_sibling(path: Path) -> bool:
     """Whether another image beside it has its name but for the ending."""
     return any(
@@ -172,7 +186,7 @@ def _in_folder(folder: Path, root: Path, call: _Call) -> Iterator[Scan | LeftOut
         else:
             image = True
             if found is not None:
-                yield call.named(found, root)
+                yield from _scenes(found, root, call)
     if derived and (image or groups):
         yield from (LeftOut(file, f"{file}: {RESULT}", failed=False) for files in derived.values() for file in files)
     else:  # a folder of results that was given by its own name

@@ -1,9 +1,10 @@
-"""Files of microscopes (CZI, ND2, LIF) as scans, written as OME-TIFF.
+"""Files of microscopes (CZI, ND2, LIF) as scans, one for each scene, written as OME-TIFF.
 
 They are read by pylibCZIrw, nd2 and liffile (extra `microscopes`), on which the readers of bioio stand too; bioio's own
 reader of ND2 asks for a client of cloud storage that contradicts the versions of this project.
 """
 
+import re
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,18 +19,19 @@ LIBRARIES = {".czi": "pylibCZIrw", ".nd2": "nd2", ".lif": "liffile"}
 
 
 class Reader:
-    """One file of a microscope; a subclass for each library.
+    """One scene of a file of a microscope; a subclass for each library.
 
     Attributes:
         sizes: size of each axis by its letter, in the order of the file; Y and X come last, S after them.
-        dtype: of the samples. spacing: micrometres (seconds for T) by axis. channel_names, scenes: see Scan.
+        dtype: of the samples. spacing: micrometres (seconds for T) by axis. channel_names: see Scan.
+        scenes: names of all scenes of the file; "" where one has none.
     """
 
     sizes: dict[str, int]
     dtype: np.dtype
     spacing: dict[str, float]
     channel_names: tuple[str, ...] = ()
-    scenes = 1
+    scenes: tuple[str, ...] = ("",)
 
     def plane(self, at: dict[str, int]) -> np.ndarray:
         """[Y, X] or [Y, X, S] at a place along the other axes."""
@@ -44,14 +46,14 @@ class Czi(Reader):
 
     TYPES = {"Gray8": "u1", "Gray16": "u2", "Gray32Float": "f4", "Bgr24": "u1", "Bgr48": "u2"}
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, scene: int = 0):
         from pylibCZIrw import czi
 
         self._context = czi.open_czi(str(path))
         self._file = self._context.__enter__()
         box, kind = self._file.total_bounding_box, str(next(iter(self._file.pixel_types.values())))
         scenes = self._file.scenes_bounding_rectangle
-        self.scenes, self._scene = max(1, len(scenes)), min(scenes) if scenes else None
+        self._scene = sorted(scenes)[scene] if scenes else None
         spans = {name: end - start for name, (start, end) in box.items()}
         further = {name: size for name, size in spans.items() if name not in "TCZXYSM" and size > 1}
         if further:
@@ -68,6 +70,9 @@ class Czi(Reader):
         channels = ((image.get("Dimensions") or {}).get("Channels") or {}).get("Channel") or []
         channels = channels if isinstance(channels, list) else [channels]
         self.channel_names = tuple(str(one.get("@Name", "")) for one in channels)
+        named = (((image.get("Dimensions") or {}).get("S") or {}).get("Scenes") or {}).get("Scene") or []
+        names = {str(one.get("@Index")): one.get("@Name") for one in (named if isinstance(named, list) else [named])}
+        self.scenes = tuple(str(names.get(str(number)) or "") for number in sorted(scenes)) or ("",)
 
     def plane(self, at: dict[str, int]) -> np.ndarray:
         array = self._file.read(plane={name: at.get(name, 0) for name in "TCZ"}, scene=self._scene)
@@ -80,7 +85,7 @@ class Czi(Reader):
 class Nd2(Reader):
     """Nikon; positions are an axis, P."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, scene: int = 0):
         import nd2
 
         self._file = nd2.ND2File(path)
@@ -104,14 +109,14 @@ class Nd2(Reader):
 
 
 class Lif(Reader):
-    """Leica; the first image."""
+    """Leica; each image is a scene."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, scene: int = 0):
         import liffile
 
         self._file = liffile.LifFile(path)
-        self._image = self._file.images[0]
-        self.scenes = len(self._file.images)
+        self._image = self._file.images[scene]
+        self.scenes = tuple(image.name for image in self._file.images)
         self.sizes, self.dtype = dict(self._image.sizes), np.dtype(self._image.dtype)
         steps = {name: np.diff(values[:2]) for name, values in self._image.coords.items() if name in "XYZT"}
         scale = {"T": 1.0}  # others are in metres
@@ -128,16 +133,18 @@ READERS = {".czi": Czi, ".nd2": Nd2, ".lif": Lif}
 
 
 class Microscope(Scan):
-    """The first scene of a file; planes, names of channels and physical sizes are written as OME-TIFF."""
+    """One scene of a file; planes, names of channels and physical sizes are written as OME-TIFF."""
 
     takes_axes = True
     endings = (".ome.tif", ".ome.tiff")
 
-    def __init__(self, path: Path, axes: str | None = None):
+    def __init__(self, path: Path, axes: str | None = None, number: int = 0):
+        """number: of the scene, from 0."""
         suffix = path.suffix.lower()
         if find_spec(LIBRARIES[suffix]) is None:
             library = LIBRARIES[suffix]
             raise Unreadable(f"{path}: {suffix} needs a reader that is not installed; pip install {library}.")
+        self._given, self._number = axes, number
         with self._opened(path) as reader:
             sizes = {name: size for name, size in reader.sizes.items() if size > 1 or name in "YXS"}
             named = name_axes(path, tuple(sizes.values()), given=axes, known="".join(sizes))
@@ -147,30 +154,44 @@ class Microscope(Scan):
             self.spacing = {name: (size, "s" if name == "T" else "µm") for name, size in sizes.items()}
             names = reader.channel_names
             self.channel_names = names if len(names) == named.channels and all(names) else ()
-            scenes = reader.scenes
+            self.scenes, self._scene = len(reader.scenes), _scene_name(reader.scenes, number)
         self.note = f"{suffix[1:].upper()} is written as OME-TIFF: planes, names of channels and physical sizes."
-        self.note += f" The first of its {scenes} images is denoised; the others are not written." * (scenes > 1)
 
     @contextmanager
     def _opened(self, path: Path):
-        reader = READERS[path.suffix.lower()](path)
+        reader = self._reader(path)
         try:
             yield reader
         finally:
             reader.close()
 
+    def _reader(self, path: Path) -> Reader:
+        return READERS[path.suffix.lower()](path, self._number)
+
+    def scene(self, number: int) -> "Microscope":
+        return Microscope(self.path, self._given, number)
+
     def default_name(self) -> str:
-        return Path(self.name).stem + self.endings[0]
+        return Path(self.name).stem + self._scene + self.endings[0]
 
     def stored(self, index: int) -> np.ndarray:
         if self._handle is None:
-            self._handle = READERS[self.path.suffix.lower()](self.path)
+            self._handle = self._reader(self.path)
         place = zip(self._known, self.axes.place(index), strict=True)
         return np.asarray(self._handle.plane({name: at for name, at in place if isinstance(at, int)}))
 
     def assemble(self, temporary: Path, part: Path, *, note: str) -> None:
         planes = self.planes(part)
         write_ome(self, temporary, planes)
+
+
+def _scene_name(names: tuple[str, ...], number: int) -> str:
+    """What follows the file's name in that of a scene's result: its name, or its number from 1; "" of the only one."""
+    if len(names) == 1:
+        return ""
+    plain = [re.sub(r"[^\w.-]+", "-", name).strip("-.") for name in names]
+    own = plain[number] if plain[number] and plain.count(plain[number]) == 1 else f"scene{number + 1}"
+    return f"_{own}"
 
 
 def write_ome(scan: Scan, target: Path, planes: np.ndarray) -> None:

@@ -42,6 +42,7 @@ class Scan:
         slices: their number.
         axes: names and sizes of the axes of the whole, in the file's order.
         spacing: distance between neighbours along an axis and its unit, by the axis' name, where the file says it.
+        scenes: number of images of the file that are scans of their own; this is one of them, see scene().
         channel_names: of the channels that lie in slices of their own, where the file says them.
         shape: of one slice's pixels, (H, W) or (H, W, C), a noise model each.
         dtype, bits: stored type with its byte order, and bits a sample.
@@ -58,6 +59,7 @@ class Scan:
     takes_axes = False  # whether its constructor takes `axes`, names that the user gives
     _unpacked: Unpacked | None = None  # a gzipped file as a temporary one, see _plain
     derived = False  # whether the file says that it is a result of mptpn denoise
+    scenes = 1
     in_parts = False  # whether it is so large that its slices are read and written in parts, see part()
     below = Path()  # the folder of results in which it is written, relative; walk() mirrors the input's tree
 
@@ -112,6 +114,10 @@ class Scan:
 
     def assemble(self, temporary: Path, part: Path, *, note: str) -> None:
         """Writes the whole target at `temporary`; `part` holds the stored samples of all slices in their order."""
+        raise NotImplementedError
+
+    def scene(self, number: int) -> "Scan":
+        """Another image of the same file, from 0; ValueError where it cannot be read."""
         raise NotImplementedError
 
     def part(self, index: int, place: Place) -> np.ndarray:

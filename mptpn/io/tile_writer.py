@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mptpn.atomic import remove
+from mptpn.io.refusals import Unreadable
 from mptpn.io.scan import Place
 from mptpn.io.writer import Writer, writing
 
@@ -79,14 +80,13 @@ class TileWriter(Writer):
                 temporary.unlink(missing_ok=True)
 
     def kept(self, kind: str, index: int, number: int, dtype: np.dtype, shape: Sequence[int]) -> np.ndarray:
-        """One tile; OSError where it is not what was written, and it is removed."""
+        """One tile; Unreadable where it is not what was written, and it is removed."""
         path = self._file(kind, index, number)
-        with writing(self.target):
-            whole = path.read_bytes()
-            data = memoryview(whole)[:-SUM]
-            if whole[-SUM:] != _checksum(path.name, data):
-                path.unlink()
-                raise OSError(None, "a tile was changed on the disk; repeat the call")
+        whole = path.read_bytes()
+        data = memoryview(whole)[:-SUM]
+        if whole[-SUM:] != _checksum(path.name, data):
+            path.unlink()
+            raise Unreadable(f"{self.target}: a tile of it was changed on the disk; repeat the call.")
         return np.frombuffer(data, dtype).reshape(shape)
 
     def is_complete(self) -> bool:
