@@ -84,6 +84,8 @@ def _add_denoise_options(parser: argparse.ArgumentParser) -> None:
     error = "write NAME.uncertainty.npy too: the error's standard deviation at each pixel"
     add("--axes", type=str.upper, help=AXES)
     add("--uncertainty", action="store_true", help=error)
+    map = "with --uncertainty: of DICOM write a Parametric Map too, NAME.uncertainty.dcm"
+    add("--parametric-map", action="store_true", help=map)
     kinds = "none; short (the default), a verdict, its numbers and three pictures; full, with the uncertainty too"
     add("--report", default="short", choices=("none", "short", "full"), help=kinds)
     add("--strict", action="store_true", help="exit with 3 where a result is not judged good")
@@ -173,7 +175,7 @@ def _denoise(options: argparse.Namespace) -> int:
     from mptpn.jobs import denoise_with
 
     names = ("out", "model", "strength", "minutes", "memory", "overwrite", "uncertainty", "report", "seed")
-    names += ("adapt", "axes", "part")
+    names += ("adapt", "axes", "part", "parametric_map")
     settings = Settings(**{name: getattr(options, name) for name in names})
     failed, doubted, passed_over = False, False, Counter()
     warnings.showwarning = lambda message, *_: _complain(options, str(message))

@@ -52,6 +52,7 @@ class Settings:
         memory: bytes that the process may hold; None: half of what is free more than now.
         overwrite: whether earlier results may be replaced.
         uncertainty: whether the error's standard deviation is written too, as .npy.
+        parametric_map: whether that of DICOM is written as a Parametric Map too.
         report: one of REPORTS: none; verdict, numbers and three pictures; the uncertainty too, six pictures.
         axes: names of the files' axes, one letter each; None: as the files say, or guessed.
         part: (i, n), the i-th of n shares of the files, from 1.
@@ -66,6 +67,7 @@ class Settings:
     memory: int | None = None
     overwrite: bool = False
     uncertainty: bool = False
+    parametric_map: bool = False
     report: str = SHORT
     seed: int = 0
     axes: str | None = None
@@ -85,7 +87,8 @@ class Settings:
     @property
     def written(self) -> dict:
         """What a Writer is told."""
-        return {"note": self.note, "overwrite": self.overwrite, "uncertainty": self.uncertainty}
+        about = {"uncertainty": self.uncertainty, "parametric_map": self.parametric_map}
+        return {"note": self.note, "overwrite": self.overwrite} | about
 
     @cached_property
     def note(self) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mptpn import tiling
 from mptpn.inference import Denoiser
-from mptpn.inference.denoiser import squares_of
+from mptpn.inference.denoiser import SIDE, squares_of
 from mptpn.inference.masks import PIECE
 from mptpn.inference.orientation import place_back, turned
 from mptpn.inference.predictor import told_correlation
@@ -20,6 +20,7 @@ from mptpn.noise.by_place import cells_of
 from mptpn.noise.large_by_place import LargeNoiseByPlace, packed
 
 LUMP = 2048  # px, about the side of the parts in which the noise is measured from place to place
+TAKEN = 7 / 8  # of bytes_per_pixel that a tile of 768 x 768 px takes at most; `small` took 861 bytes of 1088
 ENERGIES = "energies"  # kind of what is kept of a lump
 Span = tuple[slice, slice]
 
@@ -59,16 +60,19 @@ class Regions:
         return [place_back(place, self._shape(index), self._turn(index)) for _, _, place in cuts]
 
     def _cuts_of(self, denoiser: Denoiser | None, memory: int | None) -> list[tiling.Cut]:
-        """Tiles of one size, whatever the memory."""
+        """Tiles of at most SIDE px, whatever the memory."""
         if denoiser is None:
             return tiling.cuts(self.scan.shape, side=LUMP, multiple=1, halo=0)
-        shape = self.scan.shape[:: -1 if denoiser.turn % 2 else 1]
-        cuts = denoiser.cuts(shape, memory=2**62)
-        if denoiser.cuts(shape, memory) != cuts:
-            held = tiling.resident() + 2**28 + _price(denoiser, cuts)
+        shape, predictor = self.scan.shape[:: -1 if denoiser.turn % 2 else 1], denoiser.predictor
+        align = predictor.alignment
+        most = max(1, SIDE // align) * align
+        cuts = tiling.cuts(shape, side=SIDE, multiple=align, halo=predictor.halo, most=most)
+        largest = max(math.prod(span.stop - span.start for span in around) for around, _, _ in cuts)
+        needed = tiling.resident() + int(TAKEN * predictor.bytes_per_pixel * largest)
+        if needed > (tiling.default_budget() if memory is None else memory):
             raise ValueError(
-                f"the memory is too little for tiles of one size, which all shares of a large image have; give at "
-                f"least {math.ceil(held / 2**20)}M a process."
+                f"{self.scan.path}: the memory is too little for a tile, whose size is the same for all shares; "
+                f"give at least {math.ceil(needed / 2**20)}M a process."
             )
         return cuts
 
@@ -194,9 +198,3 @@ def _read_cells(writer: TileWriter, index: int, places: Sequence[Span], cells: S
         )
         found[:, *into] = torch.from_numpy(lump.copy())[:, *out]
     return found
-
-
-def _price(denoiser: Denoiser, cuts: list[tiling.Cut]) -> int:
-    """Bytes of the largest tile."""
-    largest = max(math.prod(span.stop - span.start for span in around) for around, _, _ in cuts)
-    return largest * (denoiser.predictor.bytes_per_pixel + 64)

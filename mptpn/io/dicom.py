@@ -19,6 +19,8 @@ from mptpn.io.scan import Scan, Unreadable, explained
 class Dicom(Scan):
     """One DICOM file of one or more frames, or the single-frame files of one series, in their order."""
 
+    has_map = True
+
     def __init__(self, path: Path, heads: list[Head] | None = None):
         """heads: of the files of a series in the folder `path`, in their order; None: `path` is one file."""
         self.several = heads is not None
@@ -105,6 +107,16 @@ class Dicom(Scan):
             for array in pictures:
                 found |= (min(limits) <= array) & (array <= max(limits))
         return found
+
+    def check_map(self) -> None:
+        from mptpn.io.parametric_map import check_map
+
+        check_map(self.heads[0])
+
+    def write_map(self, temporary: Path, planes: np.ndarray, *, note: str) -> None:
+        from mptpn.io.parametric_map import write_map
+
+        write_map(temporary, planes, heads=self.heads, unit=self.unit, note=note)
 
     def may_replace(self, target: Path) -> bool:
         tag = "DerivationDescription"

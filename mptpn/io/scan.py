@@ -60,6 +60,7 @@ class Scan:
     _unpacked: Unpacked | None = None  # a gzipped file as a temporary one, see _plain
     derived = False  # whether the file says that it is a result of mptpn denoise
     scenes = 1
+    has_map = False  # whether its uncertainty may be written in its own type too, see write_map()
     in_parts = False  # whether it is so large that its slices are read and written in parts, see part()
     below = Path()  # the folder of results in which it is written, relative; walk() mirrors the input's tree
 
@@ -126,6 +127,13 @@ class Scan:
 
     def assemble_parts(self, temporary: Path, read: Callable[[int, Place], np.ndarray], *, note: str) -> None:
         """As assemble; read: gives the stored samples of some rows and columns of a slice."""
+        raise NotImplementedError
+
+    def check_map(self) -> None:
+        """ValueError where its uncertainty cannot be written in its own type."""
+
+    def write_map(self, temporary: Path, planes: np.ndarray, *, note: str) -> None:
+        """Writes the uncertainty, [slices, H, W] float32, in its own type."""
         raise NotImplementedError
 
     def planes(self, part: Path) -> np.ndarray:

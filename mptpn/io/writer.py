@@ -18,7 +18,8 @@ from mptpn.io.states import check_states, content
 
 OTHER = "choose another folder or name"
 UNCERTAINTY = ".uncertainty.npy"
-BESIDE = (".trust.json", ".trust.png", UNCERTAINTY)  # endings of the files of one result, after its name
+MAP = ".uncertainty.dcm"
+BESIDE = (".trust.json", ".trust.png", UNCERTAINTY, MAP)  # endings of the files of one result, after its name
 LONGEST = 120  # bytes of a name within a hidden one
 
 
@@ -65,6 +66,7 @@ class Writer:
         note: str = "",
         overwrite: bool = False,
         uncertainty: bool = False,
+        parametric_map: bool = False,
     ):
         """Opens the part file in scan.below in `folder`, which is made where it is missing.
 
@@ -73,6 +75,7 @@ class Writer:
             note: settings of the result, which DICOM keeps; an interrupted result of another note is not resumed.
             overwrite: whether an existing target may be replaced once the new one is whole.
             uncertainty: whether each slice comes with the error's standard deviation, for NAME.uncertainty.npy.
+            parametric_map: whether that of DICOM is written as a Parametric Map too, NAME.uncertainty.dcm.
         Raises:
             ValueError: a name that leaves the folder or has another type's ending, or the input itself as target.
             FileExistsError: the target exists and overwrite is False, or it is no earlier result of this input.
@@ -89,7 +92,9 @@ class Writer:
         if not place.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"{place}: is a link that leaves the folder {folder}; remove the link, or {OTHER}.")
         self.scan, self.note, self.overwrite, self.target = scan, note, overwrite, place / name
-        self.uncertainty = uncertainty
+        self.uncertainty, self.map = uncertainty, uncertainty and parametric_map and scan.has_map
+        if self.map:
+            scan.check_map()
         self._check_target()
         with writing(folder):
             place.mkdir(parents=True, exist_ok=True)
@@ -121,7 +126,7 @@ class Writer:
     @cached_property
     def key(self) -> str:
         """Hash of all that decides the result: only slices of the same key are resumed."""
-        about = (self.target.name, self.content, self.note, __version__, self.uncertainty)
+        about = (self.target.name, self.content, self.note, __version__, self.uncertainty, self.map)
         return hashlib.sha256(repr(about).encode()).hexdigest()[:16]
 
     def _open(self) -> None:
@@ -244,6 +249,8 @@ class Writer:
         self._check_target()
         if self.uncertainty:
             writes[UNCERTAINTY] = self._write_uncertainty
+        if self.map:
+            writes[MAP] = self._write_map
         with writing(self.target), staged() as stage:
             check()
             for ending in BESIDE:
@@ -286,6 +293,11 @@ class Writer:
             np.lib.format.write_array_header_1_0(file, header)
             for piece in self._uncertainties():
                 file.write(piece)
+
+    def _write_map(self, temporary: Path) -> None:
+        shape = (self.scan.slices, *self.scan.shape)
+        planes = np.memmap(self._parts[1].path, "<f4", mode="r", shape=shape)
+        self.scan.write_map(temporary, planes, note=self.note)
 
     def _uncertainties(self) -> Iterator[bytes]:
         """The uncertainty of all slices in their order, in pieces."""
