@@ -23,7 +23,7 @@ from mptpn.atomic import write_atomically
 from mptpn.inference import AUTO, Assessment, NoisyImages, QualityControl
 from mptpn.inference.adaptation import check_adaptation
 from mptpn.inference.denoiser import Network, check_strength
-from mptpn.inference.planes import changed, check_planes, denoise_planes
+from mptpn.inference.planes import changed, check_planes, denoise_planes, noisy_planes
 from mptpn.io import Image, gray_array, image_from_array, open_scans, photographs, read_image, spread_images
 from mptpn.io.array import named_array
 from mptpn.io.files import KNOWN
@@ -160,6 +160,8 @@ def estimate_noise(
     *,
     valid: np.ndarray | Sequence[np.ndarray | None] | None = None,
     subjects: Sequence[Hashable] | None = None,
+    axes: str | None = None,
+    channel_axis: int | None = None,
 ) -> NoiseEstimate:
     """The noise of one image, or of images that share one noise model, from the images alone, in their own unit.
 
@@ -171,6 +173,8 @@ def estimate_noise(
         valid: [H, W] bool, or one for each image of a list; as in denoise(), which finds the same noise.
         subjects: of whom each image of a list is, for images of one subject show the same things; None: each of its
             own.
+        axes, channel_axis: of one array of several planes, as in denoise(): one estimate for all of them together, that
+            of denoise(). An xarray.DataArray names its axes.
     Returns:
         sigma with its interval, the noise-level function, the correlation, the noise model that fits best, and what to
         beware of.
@@ -178,6 +182,13 @@ def estimate_noise(
         ValueError, FileNotFoundError: no image, or one that is too small, constant or not finite; the message names it.
     """
     several = isinstance(image_or_images, Sequence) and not isinstance(image_or_images, Picture)
+    if axes is not None or channel_axis is not None or hasattr(image_or_images, "dims"):
+        if several or isinstance(image_or_images, Image | str | Path):
+            raise ValueError("axes and channel_axis are those of one array; give one array, or leave them out.")
+        array, named, _ = named_array(image_or_images, axes=axes, channel_axis=channel_axis)
+        check_planes(array, named, valid=valid)
+        arrays, masks = noisy_planes(array, named, valid=valid)
+        return NoisyImages.of(arrays, valid=masks).estimate
     pictures = image_or_images if several else [image_or_images]
     masks = valid if several and valid is not None else [valid] * len(pictures)
     arrays = [_gray(x, number, mask) for number, (x, mask) in enumerate(zip(pictures, masks, strict=True))]

@@ -13,13 +13,13 @@ from mptpn import tiling
 from mptpn.api import changed
 from mptpn.batch import MIDDLE, PIECE, PIECES, PIXELS, SAMPLES, may_hold_noise
 from mptpn.inference import AUTO, Assessment, Denoiser, NoisyImages, assess, common_share
-from mptpn.inference.denoiser import Network, check_strength, squares_of
+from mptpn.inference.denoiser import Network, check_strength
 from mptpn.inference.orientation import turned, turned_back
+from mptpn.regions import LUMP, energies_within
 
 if TYPE_CHECKING:
     import dask.array as da
 
-LUMP = 2048  # px, about the side of the regions in which the noise is measured from place to place, a task each
 Span = tuple[slice, slice]
 
 
@@ -127,13 +127,7 @@ def _block(plane: da.Array, around: Span):
 
 def _energies(denoiser: Denoiser, block: np.ndarray, around: Span, place: Span, shape: tuple[int, int]) -> list:
     """Energies of the squares of the image that lie in `place`; block: what lies `around`."""
-    image, valid = _pixels(block)
-    found = []
-    for wide, inside, square in squares_of(shape):
-        if all(span.start <= one.start < span.stop for one, span in zip(square, place, strict=True)):
-            own = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(wide, around, strict=True))
-            found.append((square, denoiser.energies(image[own], valid[own], inside)))
-    return found
+    return list(energies_within(denoiser, *_pixels(block), around, place, shape))
 
 
 def _noise(denoiser: Denoiser, shape: tuple[int, int], found: list[list]):

@@ -68,11 +68,11 @@ class Regions:
         most = max(1, SIDE // align) * align
         cuts = tiling.cuts(shape, side=SIDE, multiple=align, halo=predictor.halo, most=most)
         largest = max(math.prod(span.stop - span.start for span in around) for around, _, _ in cuts)
-        needed = tiling.resident() + int(TAKEN * predictor.bytes_per_pixel * largest)
+        needed = tiling.resident() + self.scan.chunk + int(TAKEN * predictor.bytes_per_pixel * largest)
         if needed > (tiling.default_budget() if memory is None else memory):
             raise ValueError(
-                f"{self.scan.path}: the memory is too little for a tile, whose size is the same for all shares; "
-                f"give at least {math.ceil(needed / 2**20)}M a process."
+                f"{self.scan.path}: the memory is too little for a tile, whose size is the same for all shares, and a "
+                f"chunk of the store; give at least {math.ceil(needed / 2**20)}M a process."
             )
         return cuts
 

@@ -57,11 +57,8 @@ def denoise_planes(
 
     sigma: known standard deviation of white Gaussian noise, in the array's unit; None: estimated.
     """
-    masks = _Masks(valid, axes)
-    channels = places(axes)
-    kept = [[own for own in one if _holds_noise(array, own)] for one in channels]
-    groups = [_Group(array, masks, one, memory) for one in kept if one]
-    arrays, masked = zip(*(one for group in groups for channel in group.samples() for one in channel), strict=True)
+    channels, groups = places(axes), _groups(array, axes, _Masks(valid, axes), memory)
+    arrays, masked = zip(*_samples_of(groups), strict=True)
     images = _of_level(NoisyImages.of(arrays, valid=masked), sigma)
     network = images.network(model, minutes=minutes, seed=seed)
     out, uncertainty, worst, noises = array.copy(), np.zeros(array.shape, np.float32), [], []
@@ -140,9 +137,36 @@ def check_planes(array: np.ndarray, axes: Axes, *, valid: np.ndarray | None) -> 
     height, width = array[planes[0]].shape
     if min(height, width) < SMALLEST:  # with its sentence
         gray_array(array[planes[0]], name="the image", smallest=SMALLEST)
-    rows = np.concatenate([array[place] for place in planes])
-    mask = None if valid is None else np.concatenate([masks.of(place) for place in planes])
-    gray_array(rows, name="the image", valid=mask, smallest=SMALLEST, remedy="replace, crop or mask")
+    if valid is not None and (masks.dtype != bool or not any(masks.of(place).any() for place in planes)):
+        raise ValueError(f"the image: the mask is {masks.dtype}; give bool with some valid pixels.")
+    bad = count = 0
+    first, varies = None, False
+    for place in planes:  # one after the other: a stack is not copied
+        inside = array[place] if valid is None else array[place][masks.of(place)]
+        bad, count = bad + inside.size - int(np.isfinite(inside).sum()), count + inside.size
+        first = inside.flat[0] if first is None and inside.size else first
+        varies = varies or bool((inside != first).any())
+    if bad:
+        raise ValueError(f"the image: {bad} of {count} pixels are NaN or infinite; replace, crop or mask them first.")
+    if not varies:
+        raise ValueError(f"the image: every pixel is {first:g}; a constant image holds no noise.")
+
+
+def noisy_planes(
+    array: np.ndarray, axes: Axes, *, valid: np.ndarray | None = None
+) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
+    """The planes [H, W] and masks from which the noise of all channels together is learned, as denoise_planes does."""
+    arrays, masked = zip(*_samples_of(_groups(array, axes, _Masks(valid, axes), None)), strict=True)
+    return list(arrays), list(masked)
+
+
+def _groups(array: np.ndarray, axes: Axes, masks: "_Masks", memory: int | None) -> list["_Group"]:
+    kept = [[own for own in one if _holds_noise(array, own)] for one in places(axes)]
+    return [_Group(array, masks, one, memory) for one in kept if one]
+
+
+def _samples_of(groups: Sequence["_Group"]) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    return [one for group in groups for channel in group.samples() for one in channel]
 
 
 def places(axes: Axes) -> list[Channels]:
@@ -180,6 +204,7 @@ class _Masks:
         sides = tuple(axes.shape[i] for i in axes.sides)
         if self._valid is not None and self._valid.shape not in (sides, axes.shape):
             raise ValueError(f"the image: the mask is {self._valid.shape}; give {sides} or {axes.shape}.")
+        self.dtype = None if self._valid is None else self._valid.dtype
         self._each = self._valid is not None and self._valid.shape == axes.shape
 
     def of(self, place: Place) -> np.ndarray | None:

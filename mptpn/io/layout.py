@@ -10,7 +10,6 @@ from typing import BinaryIO
 
 import numpy as np
 
-from mptpn.io.limits import check_size
 from mptpn.io.refusals import Unreadable
 
 PIECE = 2**20  # bytes
@@ -28,8 +27,6 @@ def check_layout(path: Path, kind: str) -> None:
         file.seek(0)
         if start == b"\x89PNG\r\n\x1a\n":
             _check_png(path, file)
-        elif start[:2] == b"\x1f\x8b":
-            _check_gzip(path, file)
         elif start[:6] == b"\x93NUMPY" and start[6:7] > b"\1":
             _check_numpy(path, file)
         elif kind.startswith("tiff:") and len(start) == 8:
@@ -51,23 +48,6 @@ def _check_png(path: Path, file: BinaryIO) -> None:
             raise Unreadable(f"{path}: cannot be read, a chunk has a wrong checksum or is cut off; {AGAIN}.")
         if head[4:] == b"IEND":
             return
-
-
-def _check_gzip(path: Path, file: BinaryIO) -> None:
-    """It unpacks to the end with the checksum that it states, and to no more than a file may ask for."""
-    total, data = 0, file.read(PIECE)
-    while data.strip(b"\0"):
-        unpack = zlib.decompressobj(16 + zlib.MAX_WBITS)
-        try:
-            while not unpack.eof:
-                total += len(unpack.decompress(data, PIECE))
-                check_size(path, total, one=0)
-                data = unpack.unconsumed_tail or unpack.unused_data or file.read(PIECE)
-                if not data and not unpack.eof:
-                    raise zlib.error
-        except zlib.error:
-            raise Unreadable(f"{path}: cannot be read, it is no gzip file, cut off or damaged; {AGAIN}.") from None
-        data = unpack.unused_data or file.read(PIECE)
 
 
 def _check_numpy(path: Path, file: BinaryIO) -> None:

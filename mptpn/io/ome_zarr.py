@@ -47,6 +47,7 @@ class OmeZarr(Scan):
         named = name_axes(path, array.shape, given=axes, known=names, alpha=array.dtype == np.uint8)
         super().__init__(path, axes=named, dtype=array.dtype)
         self.in_parts = named.samples is None and math.prod(array.shape) > LARGE
+        self.chunk = self.dtype.itemsize * math.prod(getattr(array, "shards", None) or array.chunks)
         self._describe(described[0], attributes)
         further = sorted(set(group.group_keys()))
         words = [f"{len(described) - 1} further images"] * (len(described) > 1) + [", ".join(further)] * bool(further)

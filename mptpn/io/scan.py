@@ -61,6 +61,7 @@ class Scan:
     derived = False  # whether the file says that it is a result of mptpn denoise
     scenes = 1
     has_map = False  # whether its uncertainty may be written in its own type too, see write_map()
+    chunk = 0  # bytes that are held while any part of it is read
     in_parts = False  # whether it is so large that its slices are read and written in parts, see part()
     below = Path()  # the folder of results in which it is written, relative; walk() mirrors the input's tree
 

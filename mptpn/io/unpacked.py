@@ -4,11 +4,12 @@ import gzip
 import shutil
 import tempfile
 import weakref
+import zlib
 from pathlib import Path
 
+from mptpn.io.limits import check_size
 from mptpn.io.refusals import Unreadable
 
-LARGEST = 1050  # bytes that one byte of gzip can hold, its format's limit and a little
 PIECE = 2**20  # bytes
 
 
@@ -20,13 +21,17 @@ class Unpacked:
     """
 
     def __init__(self, source: Path):
+        """Unreadable where it is damaged, or grows beyond what a file may ask for, see limits."""
         folder = tempfile.mkdtemp(prefix="mptpn-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self.path = Path(folder) / "unpacked"
-        left = LARGEST * source.stat().st_size
-        with gzip.open(source, "rb") as packed, self.path.open("wb") as plain:
-            while piece := packed.read(PIECE):
-                left -= len(piece)
-                if left < 0:
-                    raise Unreadable(f"{source}: unpacks to more than its type can hold; copy it again.")
-                plain.write(piece)
+        self.path, total = Path(folder) / "unpacked", 0
+        try:
+            with gzip.open(source, "rb") as packed, self.path.open("wb") as plain:
+                while piece := packed.read(PIECE):
+                    total += len(piece)
+                    check_size(source, total, one=0)
+                    plain.write(piece)
+        except (gzip.BadGzipFile, EOFError, zlib.error):
+            raise Unreadable(
+                f"{source}: cannot be read, it is no gzip file, cut off or damaged; copy or export it again."
+            ) from None

@@ -1,6 +1,7 @@
 """Channels have a noise model each, their planes share it, in files and arrays, in any order of axes."""
 
 import json
+import tracemalloc
 import warnings
 from functools import cache
 
@@ -13,6 +14,8 @@ import mptpn
 from file_makers import write_zarr
 from mptpn.__main__ import main
 from mptpn.batch import Settings, denoise_files
+from mptpn.inference.planes import check_planes
+from mptpn.io.axes import Axes
 
 SIGMA = np.array([6.0, 40.0])  # of the noise of two channels
 
@@ -203,6 +206,29 @@ def test_a_mask_of_the_arrays_shape_keeps_the_pixels_of_one_plane():
     assert not np.array_equal(found[1, 1, 10:40, 20:50], noisy[1, 1, 10:40, 20:50])
     with pytest.raises(ValueError, match="the mask is"):
         mptpn.denoise(noisy, model="small", axes="CZYX", valid=np.ones((3, 3), bool))
+
+
+def test_the_noise_of_a_stack_is_that_which_denoise_finds():
+    _, noisy = stack(2)
+    found = mptpn.estimate_noise(noisy, axes="CZYX")
+    assert found.sigma == mptpn.denoise(noisy, model="small", axes="CZYX").noise.sigma
+    assert mptpn.estimate_noise(noisy[1], channel_axis=0).sigma != found.sigma
+    with pytest.raises(ValueError, match="those of one array"):
+        mptpn.estimate_noise([noisy[0, 0], noisy[0, 1]], axes="YX")
+
+
+def test_a_stack_is_not_copied_while_it_is_checked():
+    stack = np.random.default_rng(0).normal(size=(64, 128, 128)).astype("f4")
+    tracemalloc.start()
+    check_planes(stack, Axes("ZYX", stack.shape), valid=None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < stack.nbytes / 16
+    stack[3, 2, 1] = stack[60, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="2 of 1048576 pixels are NaN or infinite; replace, crop or mask them"):
+        check_planes(stack, Axes("ZYX", stack.shape), valid=None)
+    with pytest.raises(ValueError, match="every pixel is 7; a constant image"):
+        check_planes(np.full((3, 20, 20), 7), Axes("ZYX", (3, 20, 20)), valid=None)
 
 
 @pytest.mark.parametrize("preserve_range", [False, True])
