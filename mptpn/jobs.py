@@ -13,6 +13,7 @@ from mptpn import faults
 from mptpn.api import estimate_noise
 from mptpn.batch import Outcome, Settings, measured_together, outcomes
 from mptpn.io import LeftOut, Scan, walk
+from mptpn.io.folders import TABLE
 from mptpn.noise import NoiseEstimate
 from mptpn.tables import add_result
 
@@ -33,9 +34,15 @@ def denoise_with(jobs: int, paths: Sequence[Path], settings: Settings) -> Iterat
     found = outcomes(paths, settings) if jobs == 1 else _side_by_side(jobs, paths, settings)
     table = any(Path(path).is_dir() for path in paths)
     for outcome in found:
+        lost = ""
         if table and not (outcome.passed_over or outcome.waits):
-            add_result(settings.out, outcome)
+            try:
+                add_result(settings.out, outcome)
+            except OSError as error:  # the files are done without it
+                table, lost = False, str(error)
         yield outcome
+        if lost:
+            yield Outcome(settings.out / TABLE, failure=lost)
 
 
 def _side_by_side(jobs: int, paths: Sequence[Path], settings: Settings) -> Iterator[Outcome]:

@@ -2,12 +2,15 @@
 
 import csv
 import fcntl
+import os
 from collections.abc import Sequence
+from errno import ENOSPC
 from io import StringIO
 from pathlib import Path
 
 from mptpn.batch import Outcome
 from mptpn.io.folders import TABLE
+from mptpn.io.writer import writing
 from mptpn.metrics import NORMAL_95
 from mptpn.noise import NoiseEstimate
 
@@ -19,15 +22,26 @@ RESULTS = "file result verdict gain_db level unit seconds failure".split()
 
 
 def add_row(path: Path, columns: Sequence[str], row: dict) -> None:
-    """Append a row; the first one writes the names too. Several processes may write one table."""
+    """Append a row, whole or not at all; the first one writes the names too. Several processes may write one table.
+
+    Raises:
+        OSError: one sentence.
+    """
     text = StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
-    with path.open("a", newline="", encoding="utf-8") as file:
+    with writing(path), path.open("ab", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        if file.seek(0, 2) == 0:
+        start = file.seek(0, 2)
+        if start == 0:
             writer.writeheader()
         writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
-        file.write(text.getvalue())
+        data = text.getvalue().encode()
+        try:
+            if file.write(data) < len(data):
+                raise OSError(ENOSPC, os.strerror(ENOSPC))
+        except OSError:
+            file.truncate(start)
+            raise
 
 
 def add_result(out: Path, outcome: Outcome) -> None:
@@ -35,7 +49,8 @@ def add_result(out: Path, outcome: Outcome) -> None:
     about = {"file": outcome.file, "verdict": outcome.verdict, "gain_db": outcome.gain, "level": outcome.level}
     about |= {"unit": outcome.unit, "seconds": outcome.seconds, "failure": outcome.failure}
     about["result"] = outcome.result.relative_to(out).as_posix() if outcome.result else ""
-    out.mkdir(parents=True, exist_ok=True)
+    with writing(out / TABLE):
+        out.mkdir(parents=True, exist_ok=True)
     add_row(out / TABLE, RESULTS, about)
 
 

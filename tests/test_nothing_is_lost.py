@@ -19,6 +19,7 @@ from mptpn.atomic import Lock, staged
 from mptpn.batch import Settings, denoise_files
 from mptpn.io import Writer, open_scan, open_scans
 from mptpn.io.parts import Parts
+from mptpn.tables import add_row
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SHAPE = (48, 50)
@@ -297,6 +298,33 @@ def test_a_full_disk_is_a_sentence_and_nothing_half_written_has_a_name(tmp_path,
             assert len(list((disk / "out/ct").iterdir())) == 8
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="a small disk takes root and mount")
+def test_a_row_that_does_not_fit_on_the_disk_is_a_sentence_and_the_table_stays_whole(tmp_path):
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", tmp_path], capture_output=True).returncode:
+        pytest.skip("mount is not allowed here")
+    try:
+        table, rows = tmp_path / "a.csv", 0
+        with pytest.raises(OSError, match=r"a\.csv: cannot be written \(No space left on device\)"):
+            while True:
+                add_row(table, ["name", "other"], {"name": "x" * 300, "other": rows})
+                rows += 1
+        lines = table.read_text().splitlines()
+        assert len(lines) == rows + 1 > 5 and all(len(line) >= 302 for line in lines[1:])
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_a_table_that_cannot_be_written_stops_no_file(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        np.save(tmp_path / f"in/{name}.npy", noisy())
+    (tmp_path / "out/results.trust.csv").mkdir(parents=True)
+    given = ["denoise", str(tmp_path / "in"), "--model", "small", "--report", "none", "--out", str(tmp_path / "out")]
+    assert main(given) == 1
+    assert capsys.readouterr().err.count("results.trust.csv: cannot be written") == 1
+    assert (tmp_path / "out/a.npy").exists() and (tmp_path / "out/b.npy").exists()
 
 
 def test_the_files_of_a_series_are_named_in_the_report(tmp_path):
