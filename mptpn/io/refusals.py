@@ -36,9 +36,18 @@ def explained(path: Path) -> Iterator[None]:
     except PermissionError:
         raise PermissionError(f"{path}: may not be read; ask for permission to read it.") from None
     except Exception as error:  # every decoder has its own
-        if isinstance(error, OSError) and error.errno:  # from the disk, not from a decoder
-            raise OSError(error.errno, f"{error.strerror}; check the disk", str(path)) from None
+        if disk := _of_the_disk(error):  # not from a decoder
+            raise OSError(disk.errno, f"{disk.strerror}; check the disk", str(path)) from None
         raise Unreadable(f"{path}: cannot be read ({type(error).__name__}); {DAMAGED}.") from None
     finally:
         for log in logs:
             log.disabled = False
+
+
+def _of_the_disk(error: BaseException) -> OSError | None:
+    """The error of the disk behind an error; libraries wrap it in others, without its number."""
+    while isinstance(error, OSError):
+        if error.errno:
+            return error
+        error = error.__cause__ or error.__context__
+    return None

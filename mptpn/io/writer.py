@@ -199,9 +199,12 @@ class Writer:
             elif self.done == 0:
                 self._abandon()  # nothing to resume
         finally:
-            for part in self._parts:
-                part.close()
-            self._lock.release()
+            try:
+                with writing(self.target):
+                    for part in self._parts:
+                        part.close()
+            finally:
+                self._lock.release()
 
     def _abandon(self) -> None:
         for part in self._parts:
