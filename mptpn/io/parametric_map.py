@@ -90,7 +90,7 @@ def write_map(target: Path, planes: np.ndarray, *, heads: Sequence[Head], unit: 
             f"{first.path}: its uncertainty cannot be written as a Parametric Map ({type(error).__name__}), for the "
             "image lacks what such an object needs; leave --parametric-map out."
         ) from None
-    _dated(made, _source(first))
+    _settle(made, _source(first), words.uid(f"{own} dimensions"))
     dcmwrite(target, made, enforce_file_format=True)
 
 
@@ -104,8 +104,14 @@ def _source(head: Head) -> Dataset:
     return data
 
 
-def _dated(made: Dataset, source: Dataset) -> None:
-    """The dates of the source, so that the bytes depend on the input alone."""
+def _settle(made: Dataset, source: Dataset, dimensions: str) -> None:
+    """The dates of the source and a known UID of the dimensions, so that the bytes depend on the input alone."""
+    for keyword in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
+        for item in made.get(keyword, ()):
+            item.DimensionOrganizationUID = dimensions
+    for item in made.get("ContributingEquipmentSequence", ()):
+        if "ContributionDateTime" in item:
+            del item.ContributionDateTime
     for keyword in NOW:
         value = source.get(keyword) or source.get(keyword.replace("Content", "Study").replace("Series", "Study"))
         if keyword in made:

@@ -45,7 +45,10 @@ def test_it_holds_the_uncertainty_in_the_unit_of_the_scan_and_refers_to_the_sour
     path = placed(tmp_path / "a.dcm", name)
     before, (target, sigma) = pydicom.dcmread(path), written(open_scan(path), tmp_path / "out")
     back = pydicom.dcmread(target)
-    np.testing.assert_array_equal(np.frombuffer(back.FloatPixelData, "<f4").reshape(sigma.shape), sigma)
+    found = np.frombuffer(back.FloatPixelData, "<f4").reshape(sigma.shape)
+    for plane, frame in zip(found, back.PerFrameFunctionalGroupsSequence, strict=True):  # in an order of its own
+        source = frame.DerivationImageSequence[0].SourceImageSequence[0]
+        np.testing.assert_array_equal(plane, sigma[source.get("ReferencedFrameNumber", 1) - 1])
     assert back.SOPClassUID == "1.2.840.10008.5.1.4.1.1.30" and back.SeriesNumber == 2003
     assert back.StudyInstanceUID == before.StudyInstanceUID and back.PatientID == before.PatientID
     mapping = back.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
