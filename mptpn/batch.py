@@ -85,6 +85,11 @@ class Settings:
         return None if str(self.model) in (AUTO, SELF) else load_network(self.model)
 
     @property
+    def divides(self) -> bool:
+        """Whether shares work on one large scan together: not where each would train a network of its own."""
+        return str(self.model) != SELF and self.adapt is None
+
+    @property
     def written(self) -> dict:
         """What a Writer is told."""
         about = {"uncertainty": self.uncertainty, "parametric_map": self.parametric_map}
@@ -156,7 +161,7 @@ def outcomes(paths: Sequence[str | Path], settings: Settings) -> Iterator[Outcom
     check_adaptation(settings.adapt, settings.model)
     if str(settings.model) not in (AUTO, SELF):
         weights_path(settings.model)
-    for scan in walk(paths, part=settings.part, axes=settings.axes, divided=str(settings.model) != SELF):
+    for scan in walk(paths, part=settings.part, axes=settings.axes, divided=settings.divides):
         if isinstance(scan, LeftOut):
             yield Outcome(scan.path, failure=scan.message, passed_over=not scan.failed)
             continue
@@ -226,7 +231,7 @@ def _denoise_in_parts(scan: Scan, settings: Settings) -> Outcome:
 
     Raises: as denoise_scan.
     """
-    part = (1, 1) if str(settings.model) == SELF else settings.part
+    part = settings.part if settings.divides else (1, 1)
     with TileWriter(scan, settings.out, **settings.written) as writer:
         chosen = samples(scan)
         denoisers = _denoisers(scan, chosen, settings, writer)
