@@ -101,6 +101,7 @@ class Regions:
                 yield len(own) - len(missing)
             noise = self._noise(writer, index, part) if missing else None
             for number in missing:
+                tiling.resident()  # gives back what the last tile took
                 pixels, error = self._tile(index, number, noise)
                 if error is not None:
                     writer.keep(ERROR, index, number, error)
