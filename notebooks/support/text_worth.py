@@ -72,11 +72,11 @@ def all_jobs(seeds: Sequence[int] = SEEDS, bert: str = "") -> list[Job]:
     for number, seed in enumerate(seeds):
         found += [Job("text", text, seed) for text in text_worth_sets.TEXTS if text != "contrary"]
         found += [Job("network", name, seed) for name in VARIANTS]
-        found += [Job("encoder", name, seed, 90, 8) for name in (OWN, "wordllama", *([bert] if bert else []))]
-        found += [Job("ladder", level, seed, 80, 8) for level in text_worth_sets.LEVELS]
+        found += [Job("encoder", name, seed, 50, 8) for name in (OWN, "wordllama", *([bert] if bert else []))]
+        found += [Job("ladder", level, seed, 40, 8) for level in text_worth_sets.LEVELS]
         if number == 0:
             found += [Job("fold", "classic", steps=0)]
-            found += [Job("fold", str(fold), 0, 600, 4) for fold in range(text_worth_sets.FOLDS)]
+            found += [Job("fold", str(fold), 0, 300, 4) for fold in range(text_worth_sets.FOLDS)]
     return found
 
 

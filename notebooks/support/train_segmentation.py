@@ -9,7 +9,7 @@ import torch
 
 from mptpn.networks import SegmentationNetwork
 from mptpn.segmentation import Example, Segmenter, fit_segmenter
-from mptpn.segmentation.training import scores
+from mptpn.segmentation.calibration import scores
 from mptpn.training import launch
 from support import segmentation_sets as sets
 
