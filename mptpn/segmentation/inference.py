@@ -259,8 +259,8 @@ class Segmenter:
         probability = self.probability(pixels, target, gray=gray, tile=tile, memory=memory)[0, 0].numpy()
         probability = probability if valid is None else np.where(valid, probability, 0)
         if (peak := float(probability.max())) < target.peak:
-            why = f"nothing here is sure enough to be a {target.name} (its surest pixel has probability {peak:.2f}, "
-            return replace(nothing, why=f"{why}least {target.peak:.2f})")
+            why = f"nothing here is sure enough to be a {target.name} (its surest pixel has probability {peak:.3f}, "
+            return replace(nothing, why=f"{why}least {target.peak:.3f})")
         mask = probability >= target.threshold
         labels = without_specks(pieces(mask, split=target.objects), target.least)
         asked = chosen(labels, prompt)

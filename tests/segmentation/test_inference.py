@@ -43,7 +43,7 @@ def test_a_target_of_which_no_pixel_is_sure_enough_is_not_found_and_every_answer
         answer = Bright().with_target(target).ask(scene(), "nuclei")
         assert answer.found == (peak < 0.9) and answer.mask.any() == answer.found
         assert target.caution in answer.sentence and answer.to_dict()["caution"] == target.caution
-    assert "surest pixel has probability 0.90, least 0.91" in answer.why
+    assert "surest pixel has probability 0.900, least 0.910" in answer.why
 
 
 def test_nonsense_gets_an_empty_mask_and_what_is_known(bright):
