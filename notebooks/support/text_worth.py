@@ -180,7 +180,7 @@ def _network(job: Job) -> tuple[Iterator, int]:
     if job.variant.startswith("pretrained"):
         photographs = [image.array for image in datasets.natural("train", colour=True)[:60]]
         photographs = [segmentation_sets.as_input(np.asarray(a).squeeze()).float() for a in photographs]
-        settings = {"steps": 60, "batch": 8, "seed": job.seed, "fabric": launch(precision="bf16-mixed", threads=1)}
+        settings = {"steps": 20, "batch": 8, "seed": job.seed, "fabric": launch(precision="bf16-mixed", threads=1)}
         pretrain(net, photographs, captions=job.variant.endswith("captions"), **settings)
     tests = {text: make("val", text, seed=job.seed) for text in ("own", "none", "nonsense")}
     return _sentences(net, job, make("train", "own"), tests, LENGTH), counted(net)
