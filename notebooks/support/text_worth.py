@@ -66,18 +66,20 @@ class Job:
         return self.experiment, self.variant, self.seed, self.steps, self.batch
 
 
-def all_jobs(seeds: Sequence[int] = SEEDS, bert: str = "") -> list[Job]:
-    """Every run of the table, a seed at a time; bert: folder of a BERT model, "": without."""
-    found = []
-    for number, seed in enumerate(seeds):
+def all_jobs(seeds: Sequence[int] = SEEDS, *, folds: int = text_worth_sets.FOLDS, bert: str = "") -> list[Job]:
+    """Every run of the table, a seed at a time.
+
+    Args:
+        folds: how many of the five folds of MoNuSeg are trained.
+        bert: folder of a BERT model; "": without.
+    """
+    found = [Job("fold", "classic", steps=0)]
+    for seed in seeds:
         found += [Job("text", text, seed) for text in text_worth_sets.TEXTS if text != "contrary"]
         found += [Job("network", name, seed) for name in VARIANTS]
         found += [Job("encoder", name, seed, 50, 8) for name in (OWN, "wordllama", *([bert] if bert else []))]
         found += [Job("ladder", level, seed, 40, 8) for level in text_worth_sets.LEVELS]
-        if number == 0:
-            found += [Job("fold", "classic", steps=0)]
-            found += [Job("fold", str(fold), 0, 300, 4) for fold in range(text_worth_sets.FOLDS)]
-    return found
+    return found + [Job("fold", str(fold), 0, 600, 4) for fold in range(folds)]
 
 
 def run(jobs: Sequence[Job], path: Path, tell: Callable[[str], object] = print) -> pd.DataFrame:
