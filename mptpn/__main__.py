@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mptpn import faults
+from mptpn.console import complain, pass_over, tell_passed_over
 from mptpn.segment_command import add_commands
 
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
@@ -27,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        _complain(options, faults.sentence(error), faults.trace(error))
+        complain(options, faults.sentence(error), faults.trace(error))
         return 1
     except KeyboardInterrupt:
         again = "" if options.command == "noise" else "; give the same command again and it goes on"
@@ -147,15 +148,15 @@ def _noise(options: argparse.Namespace) -> int:
     from mptpn.tables import NOISE, add_row, noise_row
 
     failed, passed_over, found = False, Counter(), []
-    warnings.showwarning = lambda message, *_: _complain(options, str(message))
+    warnings.showwarning = lambda message, *_: complain(options, str(message))
     if options.csv:
         options.csv.open("w").close()
     for one in noise_files(options.images, together=options.together, axes=options.axes):
         if one.passed_over:
-            _pass_over(options, one.failure, passed_over)
+            pass_over(options, one.failure, passed_over)
         elif one.failure:
             failed = True
-            _complain(options, one.failure, one.trace)
+            complain(options, one.failure, one.trace)
         elif options.json:
             found.append({"file": str(one.file), "unit": one.unit} | one.estimate.to_dict())
         else:
@@ -165,7 +166,7 @@ def _noise(options: argparse.Namespace) -> int:
             add_row(options.csv, NOISE, row | {"failure": one.failure})
     if options.json:
         print(json.dumps(found, indent=1))
-    _tell_passed_over(options, passed_over)
+    tell_passed_over(options, passed_over)
     return int(failed)
 
 
@@ -178,45 +179,18 @@ def _denoise(options: argparse.Namespace) -> int:
     names += ("adapt", "axes", "part", "parametric_map")
     settings = Settings(**{name: getattr(options, name) for name in names})
     failed, doubted, passed_over = False, False, Counter()
-    warnings.showwarning = lambda message, *_: _complain(options, str(message))
+    warnings.showwarning = lambda message, *_: complain(options, str(message))
     for one in denoise_with(options.jobs, options.images, settings):
         if one.passed_over:
-            _pass_over(options, one.failure, passed_over)
+            pass_over(options, one.failure, passed_over)
         elif one.failure:
             failed = True
-            _complain(options, one.failure, one.trace)
+            complain(options, one.failure, one.trace)
         else:
             print(f"{one.result or one.file}: {one.message or 'not judged'}", flush=True)
             doubted |= one.verdict not in ("", USE)
-    _tell_passed_over(options, passed_over)
+    tell_passed_over(options, passed_over)
     return 1 if failed else DOUBTED if options.strict and doubted else 0
-
-
-def _complain(options: argparse.Namespace, words: str, trace: str = "") -> None:
-    """One line, and with --debug where it came from."""
-    print(f"mptpn {options.command}: {words}", file=sys.stderr)
-    if options.debug and trace:
-        print(trace, file=sys.stderr)
-
-
-def _pass_over(options: argparse.Namespace, words: str, counts: Counter) -> None:
-    """Images that are left out are named, the others counted."""
-    from mptpn.io.folders import RESULT
-
-    for kind, mark in (("that are no images", "no image of a known type"), ("of earlier results", RESULT)):
-        if mark in words:
-            counts[kind] += 1
-            return
-    if "is empty, 0 bytes" in words:
-        counts["that are no images"] += 1
-    else:
-        _complain(options, words)
-
-
-def _tell_passed_over(options: argparse.Namespace, counts: Counter) -> None:
-    if counts:
-        words = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-        _complain(options, f"files passed over: {words}")
 
 
 def _open_closed() -> None:

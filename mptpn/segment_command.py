@@ -2,9 +2,11 @@
 
 import argparse
 import json
-import sys
 import warnings
+from collections import Counter
 from pathlib import Path
+
+from mptpn.console import complain, pass_over, tell_passed_over
 
 
 def add_commands(commands: argparse._SubParsersAction, files: dict, size) -> None:
@@ -44,13 +46,20 @@ def _segment(options: argparse.Namespace) -> int:
         return 0
     if not options.images or options.prompt is None or options.out is None:
         raise ValueError('give images, --prompt "..." and --out FOLDER; --prompts lists what the weights know.')
-    warnings.showwarning = lambda message, *_: print(f"mptpn segment: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_: complain(options, str(message))
     names = ("out", "prompt", "instances", "memory", "overwrite")
     settings = Settings(**{n: getattr(options, n) for n in names}, denoise=_denoised if options.denoise else None)
-    failures = segment_files(options.images, segmenter, settings, lambda path, found: print(f"{path}: {found}"))
-    for sentence in failures.values():
-        print(f"mptpn segment: {sentence}", file=sys.stderr)
-    return min(len(failures), 1)
+    failed, passed_over = False, Counter()
+    for one in segment_files(options.images, segmenter, settings):
+        if one.passed_over:
+            pass_over(options, one.failure, passed_over)
+        elif one.failure:
+            failed = True
+            complain(options, one.failure, one.trace)
+        else:
+            print(f"{one.result}: {one.message}", flush=True)
+    tell_passed_over(options, passed_over)
+    return int(failed)
 
 
 def _denoised(pixels):

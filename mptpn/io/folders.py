@@ -13,11 +13,12 @@ from mptpn.io.files import ENDINGS, KNOWN, belongs_to_another, format_of, open_s
 from mptpn.io.ome_zarr import is_zarr
 from mptpn.io.refusals import NoImage
 from mptpn.io.scan import Scan
-from mptpn.io.writer import BESIDE
+from mptpn.io.writer import BESIDE, BESIDE_MASK
 
 TABLE = "results.trust.csv"  # what it writes into the folder of its results; its column "result" names them
 DICOM = "dicom:Dicom"
 RESULT = "a result of mptpn denoise"
+SEGMENTED = "a result of mptpn segment"
 
 
 @dataclass(frozen=True)
@@ -174,10 +175,10 @@ def _in_folder(folder: Path, root: Path, call: _Call) -> Iterator[Scan | LeftOut
     groups: dict[str, list[Path]] = {}
     derived: dict[str, list[Path]] = {}
     image = failed = False
-    for file, is_result in _below(folder):
+    for file, result in _below(folder):
         if not call.is_new(file):
             continue
-        found = LeftOut(file, f"{file}: {RESULT}", failed=False) if is_result else _opened(file, call)
+        found = LeftOut(file, f"{file}: {result}", failed=False) if result else _opened(file, call)
         if isinstance(found, LeftOut):
             failed |= found.failed
             yield found
@@ -219,8 +220,8 @@ def _opened(file: Path, call: _Call) -> Scan | LeftOut | Glance | None:
     return scan if mine or scan.in_parts else None
 
 
-def _below(folder: Path) -> Iterator[tuple[Path, bool]]:
-    """Images in a folder and below in a stable order, and whether each is a result of mptpn denoise."""
+def _below(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Images in a folder and below in a stable order, and for each RESULT, SEGMENTED or "": what it is."""
     results: set[Path] = set()
     for here, folders, files in os.walk(folder):
         place, names = Path(here), set(files)
@@ -234,7 +235,8 @@ def _below(folder: Path) -> Iterator[tuple[Path, bool]]:
             file = place / name
             if not name.startswith(".") and (file.is_file() or name in images) and not belongs_to_another(file):
                 known = name == TABLE or name.endswith(BESIDE) or f"{name}.trust.json" in names
-                yield file, known or inside or file in results
+                mask = name.endswith(BESIDE_MASK) or f"{name}.segment.json" in names
+                yield file, RESULT if known or inside or file in results else SEGMENTED if mask else ""
 
 
 def _listed(table: Path) -> set[Path]:

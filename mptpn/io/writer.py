@@ -20,6 +20,7 @@ OTHER = "choose another folder or name"
 UNCERTAINTY = ".uncertainty.npy"
 MAP = ".uncertainty.dcm"
 BESIDE = (".trust.json", ".trust.png", UNCERTAINTY, MAP)  # endings of the files of one result, after its name
+BESIDE_MASK = (".segment.json", ".overlay.png", ".instances.tif")  # the same of a mask
 LONGEST = 120  # bytes of a name within a hidden one
 
 
@@ -67,6 +68,7 @@ class Writer:
         overwrite: bool = False,
         uncertainty: bool = False,
         parametric_map: bool = False,
+        beside: tuple[str, ...] = BESIDE,
     ):
         """Opens the part file in scan.below in `folder`, which is made where it is missing.
 
@@ -76,6 +78,7 @@ class Writer:
             overwrite: whether an existing target may be replaced once the new one is whole.
             uncertainty: whether each slice comes with the error's standard deviation, for NAME.uncertainty.npy.
             parametric_map: whether that of DICOM is written as a Parametric Map too, NAME.uncertainty.dcm.
+            beside: endings of the files of one result, after its name; the first is that of the report.
         Raises:
             ValueError: a name that leaves the folder or has another type's ending, or the input itself as target.
             FileExistsError: the target exists and overwrite is False, or it is no earlier result of this input.
@@ -92,6 +95,7 @@ class Writer:
         if not place.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"{place}: is a link that leaves the folder {folder}; remove the link, or {OTHER}.")
         self.scan, self.note, self.overwrite, self.target = scan, note, overwrite, place / name
+        self.beside = beside
         self.uncertainty, self.map = uncertainty, uncertainty and parametric_map and scan.has_map
         if self.map:
             scan.check_map()
@@ -112,7 +116,7 @@ class Writer:
         """Keeps other processes from this target, and clears what killed ones left."""
         with writing(self.target):
             self._lock = Lock(self._hidden("lock"))
-            for ending in ("", *BESIDE):
+            for ending in ("", *self.beside):
                 restore(self.target.with_name(self.target.name + ending))
 
     @cached_property
@@ -178,7 +182,7 @@ class Writer:
     def _report(self) -> dict:
         """The report beside an earlier result; {} where there is none."""
         try:
-            about = json.loads(self.target.with_name(f"{self.target.name}.trust.json").read_text())
+            about = json.loads(self.target.with_name(self.target.name + self.beside[0]).read_text())
         except (OSError, ValueError):
             return {}
         return about if isinstance(about, dict) else {}
@@ -237,7 +241,7 @@ class Writer:
         """Makes the target; ValueError where slices are missing: those that are written stay for the next call.
 
         Args:
-            beside: what writes the other files of the result, by their endings, see BESIDE; older ones are removed.
+            beside: what writes the other files of the result, by their endings; older ones are removed.
         """
         if not self._parts[0].path.exists():
             return  # closed before
@@ -256,7 +260,7 @@ class Writer:
             writes[MAP] = self._write_map
         with writing(self.target), staged() as stage:
             check()
-            for ending in BESIDE:
+            for ending in self.beside:
                 stage(self.target.with_name(self.target.name + ending), writes.get(ending))
             stage(self.target, self._assemble)
             self._check_input()

@@ -146,7 +146,9 @@ class SegmentationNetwork(nn.Module):
         self.published, self.words, widths = published, tuple(words), (width, 2 * width, 4 * width)
         self.arguments = {"words": list(words), "published": published, "width": width, "text_width": text_width}
         self.arguments |= {"fusion": fusion, "gates": gates}
-        self.vectors = nn.Embedding(len(words), text_width) if words else None
+        # the weights are given: nn.Embedding's own first ones, drawn on the device "meta", import a compiler (3 s)
+        size = len(words), text_width
+        self.vectors = nn.Embedding(*size, _weight=torch.randn(size)) if words else None
         stem = unit(3, width) if published else double(3, width)
         self.encoder = nn.ModuleList([stem, double(width, 2 * width), double(2 * width, 4 * width)])
         self.prompt = PromptEncoder(widths, text_width=text_width, published=published)

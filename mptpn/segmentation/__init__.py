@@ -1,7 +1,7 @@
 """Segmentation by prompt: the question, the mask or *not found*, and the training."""
 
 from mptpn.segmentation.examples import Crops, Example
-from mptpn.segmentation.files import Settings, segment_files
+from mptpn.segmentation.files import Outcome, Settings, segment_files
 from mptpn.segmentation.folder import read_folder
 from mptpn.segmentation.inference import Answer, Segmenter, normalised
 from mptpn.segmentation.text import AskBack, Prompt, parse
@@ -13,6 +13,7 @@ __all__ = [
     "AskBack",
     "Crops",
     "Example",
+    "Outcome",
     "Prompt",
     "Segmenter",
     "Settings",

@@ -1,9 +1,8 @@
 """Files in, masks out: each scan is asked slice by slice; beside the mask lie an overlay and a report."""
 
-import io
 import json
-from collections.abc import Callable, Sequence
-from contextlib import closing
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from mptpn import faults
-from mptpn.atomic import write_atomically
-from mptpn.io import Scan, Slice, Writer, open_scans
+from mptpn.io import LeftOut, Scan, Slice, Writer, walk
+from mptpn.io.writer import BESIDE_MASK, DoneBefore
 from mptpn.segmentation.inference import Answer, Segmenter
 from mptpn.segmentation.text import parse
 
@@ -39,28 +38,57 @@ class Settings:
     memory: int | None = None
     overwrite: bool = False
 
+    def note(self, segmenter: Segmenter, inside: float) -> str:
+        """All that decides the mask; DICOM keeps it."""
+        how = f"{', denoised first' if self.denoise else ''}{', with instances' if self.instances else ''}"
+        return f"mask of {self.prompt!r}: {inside:g} inside (network {segmenter.digest()}{how})"
 
-def segment_files(
-    paths: Sequence[str | Path], segmenter: Segmenter, settings: Settings, tell: Callable[[Path, str], object]
-) -> dict[str, str]:
-    """Segment files and folders; one that fails does not stop the others.
 
-    tell is called after each with the mask's file and what was found, in one sentence.
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one file or series.
 
-    Returns:
-        for each path or scan without a result, one sentence.
+    Attributes:
+        file: the input. result: the mask; None where none was written. message: what was found, in one sentence.
+        failure: one sentence; "" where the result is there. trace: where it failed, for --debug.
+        passed_over: the file is no image that is wanted, and the sentence says why; it is no failure.
+    """
+
+    file: Path
+    result: Path | None = None
+    message: str = ""
+    failure: str = ""
+    trace: str = ""
+    passed_over: bool = False
+
+
+def segment_files(paths: Sequence[str | Path], segmenter: Segmenter, settings: Settings) -> Iterator[Outcome]:
+    """Segment files and folders, each scan as soon as it is found; one that fails does not stop the others.
+
     Raises:
-        AskBack: the prompt cannot be answered as it stands.
+        AskBack: the prompt cannot be answered as it stands; nothing is opened then.
     """
     parse(settings.prompt, segmenter.targets)
-    scans, failures = open_scans(paths)
-    for scan in scans:
+    return _outcomes(paths, segmenter, settings)
+
+
+def _outcomes(paths: Sequence[str | Path], segmenter: Segmenter, settings: Settings) -> Iterator[Outcome]:
+    for scan in walk(paths):
+        if isinstance(scan, LeftOut):
+            yield Outcome(scan.path, failure=scan.message, passed_over=not scan.failed)
+            continue
+        for words in filter(None, (scan.axes.guess, scan.note)):
+            warnings.warn(f"{scan.path}: {words}", stacklevel=2)
         try:
-            with closing(scan):
-                tell(*segment_scan(scan, segmenter, settings))
-        except (ValueError, OSError, RuntimeError) as error:
-            failures[str(scan.path)] = faults.sentence(error, str(scan.path))
-    return failures
+            target, message = segment_scan(scan, segmenter, settings)
+            outcome = Outcome(scan.path, target, message)
+        except DoneBefore as error:
+            outcome = Outcome(scan.path, error.target, f"done before; {error.about.get('message', '')}")
+        except Exception as error:  # a fault of one file is its own
+            outcome = Outcome(scan.path, failure=faults.sentence(error, str(scan.path)), trace=faults.trace(error))
+        finally:
+            scan.close()
+        yield outcome
 
 
 def segment_scan(scan: Scan, segmenter: Segmenter, settings: Settings) -> tuple[Path, str]:
@@ -73,8 +101,8 @@ def segment_scan(scan: Scan, segmenter: Segmenter, settings: Settings) -> tuple[
     """
     inside = foreground(scan)
     shown, answers, numbers = None, [], []
-    note = f"mask of {settings.prompt!r}: {inside:g} inside"
-    with Writer(scan, settings.out, note=note, overwrite=settings.overwrite) as writer:
+    about = {"note": settings.note(segmenter, inside), "overwrite": settings.overwrite, "beside": BESIDE_MASK}
+    with Writer(scan, settings.out, **about) as writer:
         writer.done = 0  # masks are quick: an interrupted call starts again
         for index in range(scan.slices):
             slice = scan.read(index)
@@ -85,14 +113,14 @@ def segment_scan(scan: Scan, segmenter: Segmenter, settings: Settings) -> tuple[
             numbers += [answer.labels] if settings.instances else []
             if shown is None or answer.mask.sum() > shown[1].mask.sum():
                 shown = slice, answer
-        writer.close()
-    target = writer.target
-    _write_png(target.with_name(f"{target.name}.overlay.png"), overlay(*shown))
-    if settings.instances:
-        _write_instances(target.with_name(f"{target.name}.instances.tif"), numbers)
-    report = _report(scan, answers, settings, inside, segmenter)
-    write_atomically(target.with_name(f"{target.name}.segment.json"), partial(_write_json, report))
-    return target, _sentence(shown[1], answers)
+        report = _report(scan, answers, settings, inside, segmenter) | {"message": _sentence(shown[1], answers)}
+        report |= {"source": scan.label, "key": writer.key}
+        drawn = overlay(*shown)
+        writes = {".segment.json": partial(_write_json, report), ".overlay.png": partial(_write_png, drawn)}
+        if settings.instances:
+            writes[".instances.tif"] = partial(_write_instances, numbers)
+        writer.close(writes)
+    return writer.target, report["message"]
 
 
 def foreground(scan: Scan) -> float:
@@ -140,17 +168,15 @@ def _write_json(report: dict, path: Path) -> None:
     path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write_png(path: Path, pixels: np.ndarray) -> None:
+def _write_png(pixels: np.ndarray, path: Path) -> None:
     from PIL import Image as Picture
 
-    buffer = io.BytesIO()
-    Picture.fromarray(pixels).save(buffer, "PNG")
-    write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getvalue()))
+    Picture.fromarray(pixels).save(path, "PNG")
 
 
-def _write_instances(path: Path, numbers: list[np.ndarray]) -> None:
+def _write_instances(numbers: list[np.ndarray], path: Path) -> None:
     import tifffile
 
     stack = np.stack(numbers) if len(numbers) > 1 else numbers[0]
     stack = stack.astype(np.uint16 if stack.max(initial=0) < 2**16 else np.uint32)
-    write_atomically(path, lambda temporary: tifffile.imwrite(temporary, stack, photometric="minisblack"))
+    tifffile.imwrite(path, stack, photometric="minisblack")

@@ -1,7 +1,9 @@
 """Asking a network for a mask: the whole image is looked at once, and tiles equal the whole."""
 
+import hashlib
 import json
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -48,18 +50,25 @@ class Answer:
         return int(self.labels.max(initial=0))
 
     @property
+    def caution(self) -> str:
+        """What is known to go wrong with this target, with measured numbers; "" where nothing has to be said."""
+        return self.prompt.target.caution if self.prompt.target else ""
+
+    @property
     def sentence(self) -> str:
         """What was found, in one sentence."""
+        caution = f"; {self.caution}" if self.caution else ""
         if not self.found:
-            return f"not found: {self.why}"
+            return f"not found: {self.why}{caution}"
         share, pieces = self.mask.mean(), f"{self.count} pieces, " if self.prompt.target.objects else ""
-        return f"{self.prompt}: {pieces}{100 * share:.1f} % of the pixels, certainty {self.certainty:.2f}"
+        return f"{self.prompt}: {pieces}{100 * share:.1f} % of the pixels, certainty {self.certainty:.2f}{caution}"
 
     def to_dict(self) -> dict:
         """For JSON: the prompt as understood, area in pixels, count, how sure, or not found and why."""
         target = self.prompt.target
         about = {"prompt": self.prompt.text, "understood": str(self.prompt), "target": target and target.name}
         about |= {"ignored_words": list(self.prompt.ignored), "found": self.found, "why": self.why}
+        about |= {"caution": self.caution}
         about |= {"area_px": int(self.mask.sum()), "area_share": round(float(self.mask.mean()), 6)}
         objects = target is not None and target.objects
         about |= {"count": self.count if objects else None, "certainty": round(self.certainty, 4)}
@@ -144,6 +153,13 @@ class Segmenter:
         )
         return save_weights(path, self.network, arguments=self.network.arguments, note=json.loads(json.dumps(about)))
 
+    def digest(self) -> str:
+        """Twelve letters that stand for all that decides the answers: weights, targets and encoder."""
+        found = hashlib.sha256(repr((self.targets, self.encoder and self.encoder.name)).encode())
+        for name, tensor in self.network.state_dict().items():
+            found.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()[:12]
+
     def text(self, target: Target) -> Tensor:
         """Word vectors of a target, [1, T, D]."""
         if self.encoder is not None:
@@ -153,6 +169,12 @@ class Segmenter:
     def of(self, network: SegmentationNetwork) -> "Segmenter":
         """The same questions to another network."""
         return Segmenter(network, self.targets, self.note, encoder=self.encoder)
+
+    def with_target(self, target: Target) -> "Segmenter":
+        """The same network with other thresholds for the target of this name."""
+        found = copy(self)
+        found.targets = tuple(target if one.name == target.name else one for one in self.targets)
+        return found
 
     def questions(self) -> Tensor:
         """What `PromptLoss` reads of all targets: their word numbers [P, T], or an encoder's vectors [P, T, D]."""
@@ -235,8 +257,11 @@ class Segmenter:
             why += f"least {target.presence:.2f})" + (f"; learned from {target.images}" if target.images else "")
             return replace(nothing, why=why)
         probability = self.probability(pixels, target, gray=gray, tile=tile, memory=memory)[0, 0].numpy()
+        probability = probability if valid is None else np.where(valid, probability, 0)
+        if (peak := float(probability.max())) < target.peak:
+            why = f"nothing here is sure enough to be a {target.name} (its surest pixel has probability {peak:.3f}, "
+            return replace(nothing, why=f"{why}least {target.peak:.3f})")
         mask = probability >= target.threshold
-        mask &= True if valid is None else valid
         labels = without_specks(pieces(mask, split=target.objects), target.least)
         asked = chosen(labels, prompt)
         if not asked.any():

@@ -1,9 +1,8 @@
-"""Training a prompt segmentation network: the loss, the choice of the step on validation images, the calibration."""
+"""Training a prompt segmentation network: the loss, the choice of the step on validation images."""
 
 import math
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mptpn.metrics import dice
 from mptpn.networks.segmentation import SegmentationNetwork
+from mptpn.segmentation.calibration import calibrated, scores
 from mptpn.segmentation.encoders import OWN, PretrainedWords
 from mptpn.segmentation.examples import Crops, Example
-from mptpn.segmentation.inference import GrayRange, Segmenter
+from mptpn.segmentation.inference import Segmenter
 from mptpn.segmentation.words import Target
 from mptpn.training import fit
 
@@ -168,68 +167,6 @@ def with_own_statistics(module: PromptLoss, crops: Crops) -> SegmentationNetwork
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = 0.1
     return own.network.eval()
-
-
-def scores(segmenter: Segmenter, examples: Sequence[Example]) -> dict[tuple[str, str], dict[str, list[float]]]:
-    """Dice of every image that has a target, without any judgement of presence, by group and target.
-
-    Returns:
-        {(group, name of the target): {"dice": [...], "name": [...]}}, images in their order.
-    """
-    found: dict = {}
-    for example in examples:
-        for target in segmenter.targets:
-            if example.has(target.words):
-                mask = segmenter.probability(example.image.float(), target, gray=AS_IT_IS) >= target.threshold
-                row = found.setdefault((example.group, target.name), {"dice": [], "name": []})
-                row["dice"].append(dice(mask[0, 0].numpy(), example.masks[target.words][0, 0].numpy()))
-                row["name"].append(example.name)
-    return found
-
-
-def presences(segmenter: Segmenter, examples: Sequence[Example]) -> dict[str, tuple[list[float], list[float]]]:
-    """Probabilities of presence, {name of the target: (images that have it, images that do not)}."""
-    found = {target.name: ([], []) for target in segmenter.targets}
-    for example in examples:
-        for target in segmenter.targets:
-            if target.words not in example.unknown:
-                value = segmenter.presence(example.image.float(), target, gray=AS_IT_IS)
-                found[target.name][not example.has(target.words)].append(value)
-    return found
-
-
-def calibrated(segmenter: Segmenter, validation: Sequence[Example]) -> Segmenter:
-    """The same network with presence thresholds from validation images.
-
-    A threshold has the largest balanced accuracy (images with the target accepted, images without it refused), and
-    lies half way, in logits, between the two values around it.
-    """
-    targets, found = [], presences(segmenter, validation)
-    for target in segmenter.targets:
-        here, absent = (np.array(values) for values in found[target.name])
-        targets.append(replace(target, presence=_between(here, absent)) if len(here) and len(absent) else target)
-    return Segmenter(segmenter.network, targets, segmenter.note, encoder=segmenter.encoder)
-
-
-def _between(here: np.ndarray, absent: np.ndarray) -> float:
-    here, absent = (np.log(np.clip(p, 1e-6, 1 - 1e-6) / np.clip(1 - p, 1e-6, 1)) for p in (here, absent))
-    values = np.unique(np.concatenate([here, absent]))
-    middles, gaps = (values[1:] + values[:-1]) / 2, values[1:] - values[:-1]
-    if not len(middles):
-        return 0.5
-    balanced = [(here >= middle).mean() + (absent < middle).mean() for middle in middles]
-    best = max(range(len(middles)), key=lambda at: (round(balanced[at], 9), gaps[at]))
-    return float(np.round(1 / (1 + np.exp(-middles[best])), 4))
-
-
-class _AsItIs(GrayRange):
-    """Examples are normalised already."""
-
-    def __init__(self):
-        self.low, self.span = 0.0, 1.0
-
-
-AS_IT_IS = _AsItIs()
 
 
 def train_folder(

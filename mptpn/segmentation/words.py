@@ -22,8 +22,10 @@ class Target:
         side: px, longer side that an image is brought to before it is asked; 0: as it is.
         threshold: least probability of a pixel of the mask.
         presence: least probability that the image has the target at all.
+        peak: least probability of the surest pixel; below it nothing is found.
         least: least area of a piece, px of the image that is asked.
         images: the kind of image that it was learned from.
+        caution: what a user has to know of every answer, with its measured numbers; "": nothing.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Target:
     presence: float = 0.5
     least: int = 0
     images: str = ""
+    peak: float = 0.0
+    caution: str = ""
 
 
 def turn_words(words: Words, turn: int) -> Words:

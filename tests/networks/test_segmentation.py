@@ -1,5 +1,8 @@
 """The prompt segmentation network: every weight learns, the text acts at every scale, tiles equal the whole."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -135,3 +138,11 @@ def test_the_weights_file_builds_the_network_again(tmp_path):
     again, note = load_weights(path, SegmentationNetwork)
     with torch.no_grad():
         assert torch.equal(again(image(), asked(again, 0)), net(image(), asked(net, 0))) and note == {"a": 1}
+
+
+def test_reading_the_weights_imports_no_compiler():
+    """It takes seconds of every call of the command."""
+    code = (
+        "import sys; from mptpn.segmentation import Segmenter; Segmenter.load(); print('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

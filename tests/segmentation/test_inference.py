@@ -1,5 +1,7 @@
 """Asking: a mask, or not found and why."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -32,6 +34,16 @@ def test_a_target_that_the_image_does_not_have_gets_an_empty_mask_and_a_reason(b
     answer = bright.ask(scene(), "vessels")
     assert not answer.found and not answer.mask.any() and answer.presence == pytest.approx(0.01)
     assert "does not look like one that has vessels (probability 0.01" in answer.why and "bright lines" in answer.why
+
+
+def test_a_target_of_which_no_pixel_is_sure_enough_is_not_found_and_every_answer_says_its_caution(bright):
+    """The surest pixel has probability 0.9."""
+    for peak in (0.89, 0.91):
+        target = replace(bright.targets[0], peak=peak, caution="of 12 healthy ones 2 get a mask")
+        answer = Bright().with_target(target).ask(scene(), "nuclei")
+        assert answer.found == (peak < 0.9) and answer.mask.any() == answer.found
+        assert target.caution in answer.sentence and answer.to_dict()["caution"] == target.caution
+    assert "surest pixel has probability 0.900, least 0.910" in answer.why
 
 
 def test_nonsense_gets_an_empty_mask_and_what_is_known(bright):

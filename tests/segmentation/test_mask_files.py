@@ -23,10 +23,10 @@ def bright() -> Bright:
 
 
 def segmented(bright, tmp_path, *paths, prompt="nuclei", **settings):
-    said = {}
     out = tmp_path / "out"
-    failures = segment_files(paths, bright, Settings(out, prompt, **settings), lambda p, s: said.update({p.name: s}))
-    return out, said, failures
+    found = list(segment_files(paths, bright, Settings(out, prompt, **settings)))
+    said = {one.result.name: one.message for one in found if one.result}
+    return out, said, {str(one.file): one.failure for one in found if not (one.result or one.passed_over)}
 
 
 def png(tmp_path, name="a.png", array=None):
@@ -95,10 +95,25 @@ def test_one_broken_file_does_not_stop_the_others(bright, tmp_path):
     assert list(said) == ["a.png"] and list(failures) == [str(tmp_path / "broken.png")]
 
 
-def test_earlier_results_are_kept_unless_they_may_be_replaced(bright, tmp_path):
-    segmented(bright, tmp_path, png(tmp_path))
-    _, said, failures = segmented(bright, tmp_path, png(tmp_path))
+def test_the_same_call_again_is_done_before_and_another_prompt_replaces_nothing(bright, tmp_path):
+    _, first, _ = segmented(bright, tmp_path, png(tmp_path))
+    _, again, failures = segmented(bright, tmp_path, png(tmp_path))
+    assert again["a.png"] == f"done before; {first['a.png']}" and not failures
+    _, said, failures = segmented(bright, tmp_path, png(tmp_path), prompt="large nuclei")
     assert not said and "exists already" in failures[str(tmp_path / "a.png")]
+
+
+def test_a_folder_is_walked_one_scan_at_a_time_and_its_own_results_are_passed_over(bright, tmp_path):
+    folder = tmp_path / "in"
+    (folder / "deep").mkdir(parents=True)
+    png(folder), png(folder / "deep"), (folder / "words.txt").write_text("none")
+    found = segment_files([folder], bright, Settings(folder, "nuclei"))
+    assert next(found).result is None  # the result would be the input itself
+    out, said, failures = segmented(bright, tmp_path, folder)
+    assert (out / "deep" / "a.png").is_file() and len(said) == 1 and not failures
+    left_out = list(segment_files([out], bright, Settings(tmp_path / "again", "nuclei")))
+    assert all(one.passed_over for one in left_out[:-1]) and "a result of mptpn segment" in left_out[0].failure
+    assert not list((tmp_path / "again").glob("*"))
 
 
 def test_a_misspelt_prompt_writes_nothing(bright, tmp_path):
@@ -129,6 +144,18 @@ def test_the_command_says_what_is_missing(capsys, tmp_path, monkeypatch):
     asked = ["segment", str(png(tmp_path)), "--out", str(tmp_path / "out"), "--prompt"]
     assert main([*asked, "nuclie"]) == 1 and "did you mean" in capsys.readouterr().err
     assert main([*asked, "vessels"]) == 0 and "not found" in capsys.readouterr().out
+
+
+def test_the_command_passes_over_what_is_no_image_and_tells_where_a_fault_came_from(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("mptpn.segmentation.Segmenter.load", lambda model: Bright())
+    monkeypatch.setattr(Bright, "presence", lambda *_, **__: 1 / 0)
+    png(tmp_path), (tmp_path / "words.txt").write_text("none")
+    asked = ["segment", str(tmp_path), "--out", str(tmp_path / "out"), "--prompt", "nuclei"]
+    assert main(asked) == 1
+    said = capsys.readouterr().err
+    assert "(ZeroDivisionError); run it again with --debug" in said and "passed over: 1 that are no images" in said
+    assert "Traceback" not in said and "line" not in said
+    assert main([*asked, "--debug"]) == 1 and "in segment_scan" in capsys.readouterr().err
 
 
 def test_no_such_weights_is_one_sentence(capsys, tmp_path):

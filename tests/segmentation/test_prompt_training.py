@@ -1,11 +1,14 @@
 """Training: crops are a function of the step, absent prompts have empty truths, words turn with the image."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from mptpn.segmentation import Crops, Example, Segmenter, Target, fit_segmenter
-from mptpn.segmentation.training import PromptLoss, _between, calibrated, scores, soft_dice_loss, with_own_statistics
+from mptpn.segmentation.calibration import between, calibrated, scores, with_peak
+from mptpn.segmentation.training import PromptLoss, soft_dice_loss, with_own_statistics
 from mptpn.training import launch
 from support import prompt_scenes
 from support.prompt_scenes import CYTOPLASM, NUCLEI, TARGETS, VESSELS
@@ -92,8 +95,8 @@ def test_fixed_statistics_stay_through_a_step_and_others_move(fixed):
 
 def test_the_threshold_of_presence_lies_between_what_is_there_and_what_is_not():
     """Half way in logits where they part; where they overlap, the best balanced accuracy: 3 of 4 and 4 of 4."""
-    apart = _between(np.array([0.9, 0.99]), np.array([0.1, 0.02]))
-    overlapping = _between(np.array([0.3, 0.8, 0.85, 0.9]), np.array([0.1, 0.2, 0.4, 0.5]))
+    apart = between(np.array([0.9, 0.99]), np.array([0.1, 0.02]))
+    overlapping = between(np.array([0.3, 0.8, 0.85, 0.9]), np.array([0.1, 0.2, 0.4, 0.5]))
     assert apart == pytest.approx(0.5) and 0.5 < overlapping < 0.8
 
 
@@ -102,6 +105,18 @@ def test_a_segmenter_is_calibrated_target_by_target_and_its_weights_stay():
     found = calibrated(segmenter, prompt_scenes.scenes("val", count=2))
     assert found.network is segmenter.network and all(0 < target.presence < 1 for target in found.targets)
     assert [t.name for t in found.targets] == [t.name for t in segmenter.targets]
+
+
+def test_the_least_surest_probability_parts_images_with_a_target_from_their_like_without_it(monkeypatch):
+    """Of three images with vessels and two without, one of each on the wrong side: the best cut leaves one wrong."""
+    peaks = {"a": 0.9, "b": 0.95, "c": 0.4, "d": 0.3, "e": 0.6}
+    examples = [prompt_scenes.drawn("vessels" if name in "abc" else "texture", 0) for name in peaks]
+    examples = [replace(e, name=name) for e, name in zip(examples, peaks, strict=True)]
+    value = iter(peaks.values())
+    monkeypatch.setattr(Segmenter, "probability", lambda *_, **__: torch.full((1, 1, 3, 3), next(value)))
+    found = with_peak(prompt_scenes.untrained(0), examples, "vessels")
+    assert [target.peak > 0 for target in found.targets] == [False, False, True]
+    assert 0.6 < found.targets[2].peak < 0.9
 
 
 @pytest.mark.slow

@@ -1,0 +1,35 @@
+"""What the commands tell on the error channel: faults, and files that are passed over."""
+
+import argparse
+import sys
+from collections import Counter
+
+
+def complain(options: argparse.Namespace, words: str, trace: str = "") -> None:
+    """One line, and with --debug where it came from."""
+    print(f"mptpn {options.command}: {words}", file=sys.stderr)
+    if options.debug and trace:
+        print(trace, file=sys.stderr)
+
+
+def pass_over(options: argparse.Namespace, words: str, counts: Counter) -> None:
+    """Images that are left out are named, the others counted."""
+    from mptpn.io.folders import RESULT, SEGMENTED  # slow to import
+
+    marks = {"no image of a known type": "that are no images", RESULT: "of earlier results"}
+    marks[SEGMENTED] = "of earlier results"
+    for mark, kind in marks.items():
+        if mark in words:
+            counts[kind] += 1
+            return
+    if "is empty, 0 bytes" in words:
+        counts["that are no images"] += 1
+    else:
+        complain(options, words)
+
+
+def tell_passed_over(options: argparse.Namespace, counts: Counter) -> None:
+    """How many files were passed over without a line of their own."""
+    if counts:
+        words = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+        complain(options, f"files passed over: {words}")
