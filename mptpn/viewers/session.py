@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import psutil
 
-from mptpn import tiling
+from mptpn import batch, tiling
 from mptpn.inference import AUTO, SELF, Assessment
 from mptpn.inference.denoiser import SIDE, check_strength, variance_left
 from mptpn.inference.planes import NoisyPlanes, changed, check_planes
@@ -23,6 +24,7 @@ from mptpn.noise import NoiseEstimate
 from mptpn.viewers.worker import Job
 
 if TYPE_CHECKING:
+    from mptpn.io import Scan
     from mptpn.segmentation import Answer, Segmenter
 
 METHODS = (AUTO, "small", "correlated", "base", "colour", SELF)
@@ -186,6 +188,25 @@ class Session:
 
         return self._start("segmenting", work)
 
+    def save(self, scan: Scan, method: str, *, strength: float, folder: str, overwrite: bool) -> Job:
+        """Denoise a whole scan as `mptpn denoise` does and write it in its own type; the outcome is the path.
+
+        The noise is then that of slices spread over the scan, where the session looks at one.
+
+        Raises:
+            ValueError: another job runs, or no folder is given.
+        """
+        if not folder.strip():
+            raise ValueError("no folder is given; name one to save into.")
+        given = {"strength": strength, "minutes": self.minutes, "overwrite": overwrite, "progress": False}
+
+        def work(job: Job) -> Path:
+            settings = batch.Settings(Path(folder).expanduser(), method, **given)
+            with job.counting(scan.slices * math.prod(scan.sample_shape)), quiet(method):
+                return batch.denoise_scan(scan, settings).result
+
+        return self._start("saving", work)
+
     @cached_property
     def _segmenter(self) -> Segmenter:
         from mptpn.segmentation import Segmenter
@@ -208,12 +229,12 @@ class Session:
             self.job.stop()
             self.job.wait()
         name = "the image" if self.region is None else self.region.name
-        self.job = Job(title, work, tell=self.tell, name=name)
-        return self.job
+        self.job = Job(title, work, tell=self.tell, name=name)  # before it starts, for whom it tells
+        return self.job.start()
 
 
 def _solved(region: Region, planes: NoisyPlanes, method: str, minutes: float) -> Result:
-    with contextlib.redirect_stderr(io.StringIO()) if method == SELF else contextlib.nullcontext():  # its progress bar
+    with quiet(method):
         network = planes.network(method, minutes=minutes)
     shape, sides = region.array.shape, named_array(region.array, axes=region.axes)[1].sides
     change, error, level = (np.zeros(shape, np.float32) for _ in range(3))
@@ -222,6 +243,11 @@ def _solved(region: Region, planes: NoisyPlanes, method: str, minutes: float) ->
         change[place], error[place] = prediction.at(1.0)
         level[place], share[place] = prediction.noise_sigma, applied
     return Result(region, method, planes.assessment, planes.noise, change, error, level, share)
+
+
+def quiet(method: str) -> contextlib.AbstractContextManager:
+    """Without the progress bar of a training, which a thread would print into another cell."""
+    return contextlib.redirect_stderr(io.StringIO()) if method == SELF else contextlib.nullcontext()
 
 
 def check_room(pixels: int, *, name: str) -> None:

@@ -1,5 +1,7 @@
 """Work beside a window: one thread, a share that is done, and a stop that networks obey between two of their layers."""
 
+from __future__ import annotations
+
 import contextlib
 import threading
 import time
@@ -22,7 +24,7 @@ class Stopped(Exception):
 
 
 class Job:
-    """Work in a thread of its own; it starts at once.
+    """Work in a thread of its own.
 
     Attributes:
         title: what is done, such as "denoising (auto)".
@@ -32,9 +34,9 @@ class Job:
     """
 
     def __init__(
-        self, title: str, work: Callable[["Job"], Any], *, tell: Callable[[], object] = lambda: None, name: str = ""
+        self, title: str, work: Callable[[Job], Any], *, tell: Callable[[], object] = lambda: None, name: str = ""
     ):
-        """Start.
+        """Prepare it.
 
         Args:
             work: called with this job; may call reached(). tell: called in the job's thread when share or state has
@@ -47,7 +49,11 @@ class Job:
         self._work, self._tell, self._name, self._stop = work, tell, name or "the image", threading.Event()
         self._told = 0.0
         self._thread = threading.Thread(target=self._run, name=title, daemon=True)
+
+    def start(self) -> Job:
+        """Begin; returns itself."""
         self._thread.start()
+        return self
 
     @property
     def running(self) -> bool:

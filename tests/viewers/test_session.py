@@ -156,14 +156,14 @@ def test_a_model_file_that_is_none_is_one_sentence(tmp_path, name, sentence):
 
 
 def test_an_unforeseen_fault_is_one_sentence_too(capfd):
-    job = finished(Job("denoising (auto)", lambda _: 1 / 0, name="cells"))
+    job = finished(Job("denoising (auto)", lambda _: 1 / 0, name="cells").start())
     assert job.failure.startswith("cells: cannot be") and "ZeroDivisionError" in job.failure
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_warnings_of_the_work_become_notes():
     session = opened(noisy())
-    job = finished(Job("x", lambda _: warnings.warn("the network is for white noise", stacklevel=1)))
+    job = finished(Job("x", lambda _: warnings.warn("the network is for white noise", stacklevel=1)).start())
     assert job.notes == ("the network is for white noise",) and session.job is None
 
 
