@@ -39,19 +39,19 @@ def make(one: Explorer, *, method: str, folder: str) -> None:
     one.strength = w.FloatSlider(1.0, min=0.0, max=1.0, step=0.05, description="strength", layout=WIDE)
     one.preset = w.Dropdown(options=pictures.PRESETS, description="window", layout=WIDE)
     one.window = w.FloatRangeSlider(value=(0.0, 1.0), min=0.0, max=1.0, description="gray range", layout=WIDE)
-    one.window.readout_format = ".4g"
-    one.mode = w.ToggleButtons(options=MODES, description="view", style={"button_width": "110px"})
+    one.mode = w.ToggleButtons(options=MODES, style={"button_width": "110px"})
     hints = ("such as: nuclei", "a second prompt, beside the first")
     one.prompts = [w.Text(placeholder=hint, description="find", layout=WIDE) for hint in hints]
-    one.asked = w.ToggleButtons(options=("noisy", "denoised"), style={"button_width": "90px"})
-    one.find = w.Button(description="Find", icon="search", layout={"width": "90px"})
+    one.asked = w.ToggleButtons(options=("noisy", "denoised"), style={"button_width": "85px"})
+    one.asked.layout.flex = "0 0 190px"
+    one.find = w.Button(description="Find", icon="search", layout={"flex": "0 0 90px"})
     one.folder = w.Text(value=folder, description="folder", layout=WIDE)
     one.overwrite = w.Checkbox(description="overwrite", indent=False, layout={"width": "100px"})
     one.save = w.Button(description="Save", icon="save", layout={"width": "90px"})
     one.stop = w.Button(description="Stop", icon="stop", disabled=True, layout={"width": "90px"})
-    one.bar = w.FloatProgress(0.0, min=0.0, max=1.0, layout={"width": "200px", "visibility": "hidden"})
+    one.bar = w.FloatProgress(0.0, min=0.0, max=1.0, layout={"width": "200px", "display": "none"})
     one.status, one.noise = w.HTML(), w.HTML(layout={"max_width": "1200px"})
-    one.reports = [w.HTML() for _ in range(COMPARED)]
+    one.reports = [w.HTML(layout={"display": "none"}) for _ in range(COMPARED)]
     one.canvas, one.masks = Canvas(), Canvas()
 
 
@@ -64,7 +64,8 @@ def laid_out(one: Explorer) -> list[w.Widget]:
     )
     thirds = {"grid_template_columns": "repeat(3, minmax(0, 1fr))", "max_width": "1200px", "overflow": "hidden"}
     top = w.GridBox([w.VBox(column) for column in columns], layout=thirds)
-    reports = w.GridBox(one.reports, layout=thirds | {"grid_gap": "10px"})
+    columns = "repeat(auto-fit, minmax(300px, 1fr))"
+    reports = w.GridBox(one.reports, layout=thirds | {"grid_gap": "10px", "grid_template_columns": columns})
     asked = w.HBox([*one.prompts, one.asked, one.find], layout={"max_width": "1200px"})
     return [
         w.HBox([one.file, one.open_button], layout={"max_width": "1200px"}),

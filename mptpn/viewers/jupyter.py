@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mptpn.segmentation import Answer
 
 BEGINNING = 512  # px, side of the middle of a large slice that is denoised before anything is in view
-TITLES = {"removed": "removed, ±3 sigma = ±{:.3g}", "uncertainty": "uncertainty, 0 to {:.3g}"}
+TITLES = {"removed": "removed, ±3 sigma = ±{:.4g}", "uncertainty": "uncertainty, 0 to {:.4g}"}
 
 
 def explore(
@@ -204,10 +204,10 @@ class Explorer(ipywidgets.VBox):
             if self.session.noise is not None:
                 lines = words.noise_lines(self.session.noise)
                 self.noise.value = words.as_html(lines[:1] if self.session.results else lines)
-            self.bar.value, self.bar.layout.visibility = job.share, "visible" if job.running else "hidden"
+            self.bar.value, self.bar.layout.display = job.share, "" if job.running else "none"
             self.stop.disabled = not job.running
             if job.running:
-                self._say(words.PLAIN, f"⏳ {job.title} {100 * job.share:.0f} % …")
+                self._say(words.PLAIN, f"{job.title} {100 * job.share:.0f} % …")
             elif self._ended is not job:
                 self._ended = job
                 self._attempt(lambda: self._end(job))
@@ -220,7 +220,7 @@ class Explorer(ipywidgets.VBox):
         elif job.state == STOPPED:
             self._say(words.DOUBT, f"stopped {job.title}; what was there before stays.")
         elif isinstance(job.outcome, Result):
-            self._say(words.PLAIN, f"{job.title}: {job.seconds:.1f} s")
+            self._say(words.PLAIN, f"{job.title}: done")
             self.draw()
         elif isinstance(job.outcome, Path):
             self._say(words.GOOD, f"saved {job.outcome}")
@@ -256,6 +256,7 @@ class Explorer(ipywidgets.VBox):
         self.window.min, self.window.max = min(least, self.window.min), max(most, self.window.max)
         self.window.value, self.window.step = (low, high), (most - least) / 1000
         self.window.min, self.window.max = least, most
+        self.window.readout_format = ".0f" if span > 20 else ".3g"
         self._quiet = quiet
 
     def draw(self) -> None:
@@ -276,6 +277,7 @@ class Explorer(ipywidgets.VBox):
         for report, name in zip(self.reports, [*results, *[""] * 3], strict=False):
             title = f"<b>{Path(name).name}</b><br>" if len(results) > 1 and name else ""
             report.value = title + words.as_html(words.result_lines(results[name])) if name else ""
+            report.layout.display = "" if name else "none"
 
     def _maps(self, name: str, result: Result, *, alone: bool) -> list[tuple[str, bytes]]:
         """What was removed, and of a single method the uncertainty too."""

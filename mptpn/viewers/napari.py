@@ -211,7 +211,7 @@ class DenoiseWidget(QWidget):
             self._result, self._method = job.outcome, job.outcome.method
             self.report.setText(words.as_html(words.result_lines(job.outcome)))
             self._add(job.outcome)
-            self._say(words.PLAIN, f"{job.title}: {job.seconds:.1f} s")
+            self._say(words.PLAIN, f"{job.title}: done")
         elif hasattr(job.outcome, "labels"):
             self._say(words.GOOD if job.outcome.found else words.DOUBT, job.outcome.sentence)
             if job.outcome.found:

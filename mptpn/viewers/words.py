@@ -40,7 +40,8 @@ def result_lines(result: Result) -> list[Line]:
 
 def as_html(lines: Iterable[Line]) -> str:
     """Lines of coloured text, for Qt and for a browser; verdicts, in capitals, stand out."""
-    return "<br>".join(_as_html(colour, words) for colour, words in lines)
+    text = "<br>".join(_as_html(colour, words) for colour, words in lines)
+    return f'<div style="line-height: 1.35">{text}</div>'
 
 
 def _as_html(colour: str, words: str) -> str:

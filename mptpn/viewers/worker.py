@@ -30,7 +30,6 @@ class Job:
         title: what is done, such as "denoising (auto)".
         state: RUNNING, DONE, FAILED or STOPPED. share: of the work that is done, 0 to 1.
         outcome: what the work returned. failure: one sentence, or "".
-        seconds: that it took.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class Job:
             name: of the image, with which a failure begins.
         """
         self.title, self.state, self.share = title, RUNNING, 0.0
-        self.outcome, self.failure, self.seconds = None, "", 0.0
+        self.outcome, self.failure = None, ""
         self._caught: list[warnings.WarningMessage] = []
         self._work, self._tell, self._name, self._stop = work, tell, name or "the image", threading.Event()
         self._told = 0.0
@@ -120,7 +119,6 @@ class Job:
             handle.remove()
 
     def _run(self) -> None:
-        started = time.monotonic()
         try:
             with warnings.catch_warnings(record=True) as self._caught:
                 warnings.simplefilter("always", UserWarning)
@@ -130,7 +128,6 @@ class Job:
             state = STOPPED
         except Exception as error:  # what a viewer must say in a sentence, whatever it is
             state, self.failure = FAILED, sentence(error, self._name)
-        self.seconds = time.monotonic() - started
         self.state = state
         self._tell()
 
