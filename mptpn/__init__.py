@@ -10,6 +10,7 @@ PUBLIC = {
     "estimate_noise": "mptpn.api",
     "train": "mptpn.api",
     "enlarge": "mptpn.api",
+    "explore": "mptpn.viewers.jupyter",
     "segment": "mptpn.api",
     "load": "mptpn.networks",
 }

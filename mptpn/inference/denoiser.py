@@ -56,10 +56,10 @@ class Prediction:
     def at(self, strength: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
         """What is added to the image, and the standard deviation of the error then, [H, W] float32 in the own unit.
 
-        Strength t gives y + t (f - y) of the posterior mean f; y - f and f - x are uncorrelated, so that the error's
-        variance is s^2 + (1 - t)^2 (sigma_n^2 - s^2). The change is exactly 0 where pixels stay as they are.
+        Strength t gives y + t (f - y) of the posterior mean f; for the error see variance_left. The change is exactly
+        0 where pixels stay as they are.
         """
-        left = self.variance + (1 - strength) ** 2 * (self.noise - self.variance).clamp_min(0)
+        left = variance_left(self.variance, self.noise, strength)
         sigma = torch.where(self.restored, self.noise, left).sqrt() * self.unit
         change = torch.where(self.restored, 0.0, (self.denoised - self.noisy) * (strength * self.unit))
         return self._own(change), self._own(sigma)
@@ -76,6 +76,14 @@ class Prediction:
 
     def _own(self, inside: Tensor) -> np.ndarray:
         return np.ascontiguousarray(turned_back(inside[0, 0].numpy(), self.turn))
+
+
+def variance_left(error, noise, strength):
+    """Variance of the error at a strength t: s^2 + (1 - t)^2 (sigma_n^2 - s^2), of tensors or arrays.
+
+    The noisy image less the posterior mean, and the posterior mean less the truth, are uncorrelated.
+    """
+    return error + (1 - strength) ** 2 * (noise - error).clip(0)
 
 
 @dataclass(frozen=True, eq=False)

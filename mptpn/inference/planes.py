@@ -1,7 +1,7 @@
 """Arrays of several planes: each channel has a noise model of its own, and its planes share it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -57,21 +57,59 @@ def denoise_planes(
 
     sigma: known standard deviation of white Gaussian noise, in the array's unit; None: estimated.
     """
-    channels, groups = places(axes), _groups(array, axes, _Masks(valid, axes), memory)
-    arrays, masked = zip(*_samples_of(groups), strict=True)
-    images = _of_level(NoisyImages.of(arrays, valid=masked), sigma)
-    network = images.network(model, minutes=minutes, seed=seed)
-    out, uncertainty, worst, noises = array.copy(), np.zeros(array.shape, np.float32), [], []
-    for group in groups:
-        own = [images] if len(groups) == len(group.channels) == 1 else group.images(sigma)
-        noises += [one.estimate for one in own]
-        group.denoisers = colour.prepare(own, network, adapting=adapt, seed=seed)
-        worst += group.worst()
-        for place, prediction, share in group.predictions():
-            change, uncertainty[place] = prediction.at(strength * share)
-            out[place] = changed(out[place], change)
-    numbers = [number for number, own in enumerate(sum(channels, [])) if _holds_noise(array, own)]
-    return DenoisedPlanes(out, uncertainty, images.estimate, tuple(noises), together(worst, numbers))
+    planes = NoisyPlanes(array, axes, memory=memory, valid=valid, sigma=sigma)
+    network = planes.network(model, minutes=minutes, seed=seed)
+    out, uncertainty = array.copy(), np.zeros(array.shape, np.float32)
+    for place, prediction, share in planes.solve(network, adapting=adapt, seed=seed):
+        change, uncertainty[place] = prediction.at(strength * share)
+        out[place] = changed(out[place], change)
+    return DenoisedPlanes(out, uncertainty, planes.noise, planes.noises, planes.assessment)
+
+
+class NoisyPlanes:
+    """The planes of an array and their noise, measured once for any number of networks.
+
+    Attributes:
+        noise: of all channels together, in the array's unit.
+        noises: of each channel that holds noise. assessment: see DenoisedPlanes. Both are there after solve().
+    """
+
+    def __init__(
+        self,
+        array: np.ndarray,
+        axes: Axes,
+        *,
+        memory: int | None = None,
+        valid: np.ndarray | None = None,
+        sigma: float | None = None,
+    ):
+        """Measure the noise; arguments as in denoise_planes."""
+        channels, self._groups = places(axes), _groups(array, axes, _Masks(valid, axes), memory)
+        arrays, masked = zip(*_samples_of(self._groups), strict=True)
+        self._images, self._sigma = _of_level(NoisyImages.of(arrays, valid=masked), sigma), sigma
+        self._numbers = [number for number, own in enumerate(sum(channels, [])) if _holds_noise(array, own)]
+        self.noise, self.noises = self._images.estimate, ()
+        self.assessment: Assessment | None = None
+
+    def network(self, model: str | Path | Network, *, minutes: float, seed: int = 0) -> Network | None:
+        """The network that a user means, see NoisyImages.network."""
+        return self._images.network(model, minutes=minutes, seed=seed)
+
+    def solve(
+        self, network: Network | None, *, adapting: float | None = None, seed: int = 0
+    ) -> Iterator[tuple[Place, Prediction, float]]:
+        """Place, prediction and share of the change of each plane that holds noise, channel by channel.
+
+        adapting: minutes, see colour.prepare.
+        """
+        worst, noises = [], []
+        for group in self._groups:
+            own = [self._images] if len(self._groups) == len(group.channels) == 1 else group.images(self._sigma)
+            noises += [one.estimate for one in own]
+            group.denoisers = colour.prepare(own, network, adapting=adapting, seed=seed)
+            worst += group.worst()
+            yield from group.predictions()
+        self.noises, self.assessment = tuple(noises), together(worst, self._numbers)
 
 
 class _Group:

@@ -161,13 +161,6 @@ def spectrum(residual: np.ndarray) -> np.ndarray:
     return np.log10(np.maximum(cells, 1e-9 * cells.mean()) / cells.mean()) if cells.any() else cells
 
 
-def panel(name: str, view: View) -> bytes:
-    """One of PANELS as PNG; always of one size, so that the pictures stay beside each other."""
-    figure = Figure(figsize=SIDES)
-    draw(figure.add_axes(PLACE), name, view)
-    return _png(figure)
-
-
 def sheet(view: View, *, words: str = "") -> bytes:
     """All PANELS and the report under them as one PNG, its doubts in red: what stays where no kernel is live."""
     lines = [
