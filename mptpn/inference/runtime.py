@@ -32,12 +32,12 @@ def accelerated(network: RetractableTransformer) -> RetractableTransformer:
     if chosen != "torch" and chosen not in PRECISIONS:
         raise ValueError(f"{VARIABLE}={chosen}: no such backend; choose torch, {', '.join(PRECISIONS)}.")
     if chosen in PRECISIONS and isinstance(network, RetractableTransformer) and network.description is None:
-        network.forward = partial(_forward, network, _Compiled(network, PRECISIONS[chosen]))
+        network.forward = partial(_forward, network, Compiled(network, PRECISIONS[chosen]))
     return network
 
 
 def _forward(
-    network: RetractableTransformer, compiled: "_Compiled", noisy: Tensor, correlation: Tensor | None = None
+    network: RetractableTransformer, compiled: "Compiled", noisy: Tensor, correlation: Tensor | None = None
 ) -> Tensor:
     whole = all(side % network.alignment == 0 for side in noisy.shape[2:])
     if torch.is_grad_enabled() or network.training or correlation is not None or not whole or noisy.is_cuda:
@@ -45,7 +45,7 @@ def _forward(
     return compiled(noisy)
 
 
-class _Compiled:
+class Compiled:
     """A network compiled by OpenVINO for each size of image that comes; callable on [B, C, H, W]."""
 
     def __init__(self, network: RetractableTransformer, precision: str):

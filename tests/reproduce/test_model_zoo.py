@@ -8,8 +8,9 @@ pytest.importorskip("bioimageio.core", reason="bioimageio.core is not installed:
 pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install '.[zoo]'")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
-import model_zoo  # noqa: E402
 from bioimageio.core import load_model_description, test_description  # noqa: E402
+
+import model_zoo  # noqa: E402
 
 check = test_description
 check.__test__ = False
