@@ -1,5 +1,6 @@
 """Another runtime for the networks on a CPU: OpenVINO, where the environment variable MPTPN_BACKEND says so."""
 
+import copy
 import hashlib
 import os
 import tempfile
@@ -32,17 +33,24 @@ def accelerated(network: RetractableTransformer) -> RetractableTransformer:
     if chosen != "torch" and chosen not in PRECISIONS:
         raise ValueError(f"{VARIABLE}={chosen}: no such backend; choose torch, {', '.join(PRECISIONS)}.")
     if chosen in PRECISIONS and isinstance(network, RetractableTransformer) and network.description is None:
-        network.forward = partial(_forward, network, Compiled(network, PRECISIONS[chosen]))
+        network.forward = _Forward(network, PRECISIONS[chosen])
     return network
 
 
-def _forward(
-    network: RetractableTransformer, compiled: "Compiled", noisy: Tensor, correlation: Tensor | None = None
-) -> Tensor:
-    whole = all(side % network.alignment == 0 for side in noisy.shape[2:])
-    if torch.is_grad_enabled() or network.training or correlation is not None or not whole or noisy.is_cuda:
-        return RetractableTransformer.forward(network, noisy, correlation)
-    return compiled(noisy)
+class _Forward:
+    """forward of a network that is compiled beside it; a copy of the network, whose weights may change, has its own."""
+
+    def __init__(self, network: RetractableTransformer, precision: str):
+        self.network, self.compiled = network, Compiled(network, precision)
+
+    def __call__(self, noisy: Tensor, correlation: Tensor | None = None) -> Tensor:
+        whole = all(side % self.network.alignment == 0 for side in noisy.shape[2:])
+        if torch.is_grad_enabled() or self.network.training or correlation is not None or not whole or noisy.is_cuda:
+            return RetractableTransformer.forward(self.network, noisy, correlation)
+        return self.compiled(noisy)
+
+    def __deepcopy__(self, memo: dict) -> partial:
+        return partial(RetractableTransformer.forward, copy.deepcopy(self.network, memo))
 
 
 class Compiled:
