@@ -73,7 +73,7 @@ def test_gain_and_offset_of_the_image_play_no_part():
 
 def test_other_names_and_other_networks_are_refused():
     with pytest.raises(
-        ValueError, match="'large' is no denoiser of the package; choose one of small, correlated, base, colour"
+        ValueError, match="'large' is no denoiser of the package; choose one of small, correlated, base, colour, tiny"
     ):
         load("large")
     with pytest.raises(ValueError, match="holds 'RetractableTransformer'; expected one of BlindSpotNetwork"):
