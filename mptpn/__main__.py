@@ -71,7 +71,8 @@ def _add_denoise_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder of the results")
     known = (
-        "auto (the default): the pretrained network for the noise of each scan; small, correlated or base: this one; "
+        "auto (the default): the pretrained network for the noise of each scan; small, correlated, base or tiny (a "
+        "preview): this one; "
     )
     known += "self: train on each scan and on nothing else; or weights from mptpn train, .safetensors"
     add("--model", default="auto", help=known)

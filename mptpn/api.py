@@ -85,9 +85,9 @@ def denoise(
         image: [H, W], or [H, W, 3] or [H, W, 4] whose channels have a noise model each (alpha of uint8, and a constant
             channel, stay); or any array whose axes are named; any integer or float type, planes of at least
             16 x 16 px. An xarray.DataArray names its axes by its dims, which are kept.
-        model: "auto", the pretrained network for this noise; "small", "correlated", "base" or "colour" to choose it;
-            "self", a blind-spot network that learns from the image within `minutes`; .safetensors from mptpn train, or
-            a network from load().
+        model: "auto", the pretrained network for this noise; "small", "correlated", "base", "colour" or
+            "tiny" (a preview) to choose it; "self", a blind-spot network that learns from the image within `minutes`;
+            .safetensors from mptpn train, or a network from load().
         strength: 0 (the input, exactly) to 1.
         adapt: minutes on one core, in a fixed number of steps, in which the pretrained network is adapted to the image
             first (about + 0.1 dB); None: it is not.

@@ -26,7 +26,7 @@ mkdir -p .venv && touch .venv/.unfinished
 [ -z "${PIP_INDEX_URL:-}" ] || export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$PIP_INDEX_URL}"
 [ -z "${PIP_EXTRA_INDEX_URL:-}" ] || export UV_INDEX="${UV_INDEX:-$PIP_EXTRA_INDEX_URL}"
 [ -z "${PIP_CERT:-}" ] || export SSL_CERT_FILE="${SSL_CERT_FILE:-$PIP_CERT}" UV_HTTP_TIMEOUT="${UV_HTTP_TIMEOUT:-300}"
-what=(-c reproduce/constraints.txt -e '.[notebooks,reproduce,dev,site,formats,microscopes,dicom,dask,napari]')
+what=(-c reproduce/constraints.txt -e '.[notebooks,reproduce,dev,site,formats,microscopes,dicom,dask,napari,monai,openvino,zoo]')
 if ! { .venv/bin/python -m pip install -q --disable-pip-version-check -c reproduce/constraints.txt uv 9>&- &&
        .venv/bin/uv pip install --compile-bytecode --python .venv/bin/python "${what[@]}" 9>&-; }; then
   say "uv could not do it, trying pip (some minutes)"

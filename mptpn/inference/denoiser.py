@@ -13,6 +13,7 @@ from mptpn import tiling
 from mptpn.inference.masks import PIECE, constant_areas, inpaint, unit_pixels
 from mptpn.inference.orientation import place_back, turned, turned_back
 from mptpn.inference.predictor import Place, Predictor, StabilisedPredictor, told_correlation
+from mptpn.inference.runtime import accelerated
 from mptpn.networks import BlindSpotNetwork, RetractableTransformer, load_weights
 from mptpn.networks.noise_level import BANDS
 from mptpn.noise import NoiseEstimate
@@ -275,7 +276,7 @@ def load_network(model: str | Path | Network) -> Network:
     network = load_weights(model, RetractableTransformer, BlindSpotNetwork)[0] if _is_name(model) else model
     if network.channels not in (1, 3):
         raise ValueError(f"{model if _is_name(model) else 'the network'}: a network for {network.channels} channels.")
-    return network
+    return accelerated(network)
 
 
 def _is_name(model: object) -> bool:

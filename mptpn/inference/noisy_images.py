@@ -25,7 +25,7 @@ from mptpn.inference.predictor import (
 )
 from mptpn.inference.stabilise import VarianceStabilisingTransform, cut, whitening_noise
 from mptpn.io import gray_array
-from mptpn.networks import BlindSpotNetwork, RetractableTransformer, load
+from mptpn.networks import BlindSpotNetwork, RetractableTransformer
 from mptpn.networks.noise_level import SMALLEST
 from mptpn.noise import EMCCD, NoiseEstimate, NoiseModel, Poisson, detect_skew, estimate_from, may_be_skewed, measure
 from mptpn.noise.bands import Measurement
@@ -199,7 +199,7 @@ class NoisyImages:
 @cache
 def load_once(name: str) -> RetractableTransformer:
     """A network of the package, read once for all scans and channels."""
-    return load(name)
+    return load_network(name)
 
 
 def _measured(image: MaskedImage, piece: Cut, *, number: int, subject: Hashable) -> Measurement:

@@ -14,7 +14,7 @@ from mptpn.atomic import write_atomically
 from mptpn.networks.schema import arguments_of, check_state
 from mptpn.networks.transformer import RetractableTransformer
 
-DENOISERS = {name: name for name in ("small", "correlated", "base", "colour")}  # see MODEL_CARD.md
+DENOISERS = {name: name for name in ("small", "correlated", "base", "colour", "tiny")}  # see MODEL_CARD.md
 OFFERED = [name for name in DENOISERS if name != "colour"]  # for every image; auto gives colour its own
 ENLARGERS = {"x2": "super_resolution_x2", "x4": "super_resolution_x4"}  # trained by notebook 08
 SEGMENTERS = {"segmentation": "segmentation"}
@@ -26,8 +26,8 @@ def load(name: str) -> RetractableTransformer:
     """A pretrained denoiser in eval mode, for `profound.denoise`; its attribute `about` is the note of its file.
 
     Args:
-        name: "small" or "base", for gray images (each channel of colour is one); "colour", for three channels with
-            noise of one level.
+        name: "small", "base" or "tiny" (a preview), for gray images (each channel of colour is one); "colour", for
+            three channels with noise of one level.
     Raises:
         ValueError: another name.
     """

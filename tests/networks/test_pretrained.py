@@ -35,6 +35,22 @@ def test_a_network_says_what_it_learned_from(name, channels, sets):
     assert weights_path(name).stat().st_size < 14e6
 
 
+def test_tiny_is_small_and_says_who_taught_it():
+    network = mptpn.load("tiny")
+    assert sum(parameter.numel() for parameter in network.parameters()) <= 200_000
+    assert network.about["teacher"] == "base" and network.for_white_noise
+    assert network.about["sha256_of_photos"] == mptpn.load("small").about["sha256_of_photos"]
+    assert set(network.about["psnr_db"]) == {f"{s}_{level}" for s in ("bsd68", "set12") for level in (15, 25, 50)}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not datasets.available("set12"), reason="set12 is not on this machine (MPTPN_DATA)")
+def test_tiny_is_as_good_as_it_says():
+    clean = [image.pixels for image in datasets.awgn("set12")]
+    found = psnrs(load("tiny"), white_copies(clean, level=25 / 255, seed=0, purpose="comparison noise"), clean)
+    assert sum(found) / 12 == pytest.approx(load("tiny").about["psnr_db"]["set12_25"], abs=0.02)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not datasets.available("set12"), reason="set12 is not on this machine (MPTPN_DATA)")
 def test_small_is_as_good_as_it_says_and_base_is_better():
@@ -73,7 +89,7 @@ def test_gain_and_offset_of_the_image_play_no_part():
 
 def test_other_names_and_other_networks_are_refused():
     with pytest.raises(
-        ValueError, match="'large' is no denoiser of the package; choose one of small, correlated, base, colour"
+        ValueError, match="'large' is no denoiser of the package; choose one of small, correlated, base, colour, tiny"
     ):
         load("large")
     with pytest.raises(ValueError, match="holds 'RetractableTransformer'; expected one of BlindSpotNetwork"):

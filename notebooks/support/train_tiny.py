@@ -1,0 +1,81 @@
+"""Trains `tiny`, a student of `base` for previews, in about 75 minutes of one core;
+from the folder notebooks: python -m support.train_tiny OUT [MINUTES].
+"""
+
+import hashlib
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from mptpn.networks import RetractableTransformer, load, save_weights
+from mptpn.stages import profound
+from mptpn.training import loop
+from support import datasets, timing
+from support.distillation import SIDE, DistilledPhotographs, taught
+from support.photographs import NoisyPhotographs, white_copies
+from support.pretraining import mean_psnrs, psnrs
+
+STUDENT = {"channels": 1, "widths": [32, 64], "intervals": [[8], [4]], "blocks": 2, "head_dim": 32, "unshuffle": 2}
+STUDENT |= {"mlp_ratio": 2.0, "bias": "relative"}
+BATCH, PATCH, RATE, EMA = 4, 96, 2e-3, 0.999  # as many pairs again are taught
+LESSONS = 60  # batches of two squares that `base` denoises
+STEPS, LEVELS = 1_000_000, (15, 25, 50)  # the clock ends the training; levels of the validation, gray levels of 255
+
+
+def white_noise_scores(network: RetractableTransformer) -> dict[str, float]:
+    """Mean PSNR of each test set and level, which no training and no choice has seen, {"bsd68_25": dB}."""
+    found = {}
+    for name in datasets.AWGN:
+        clean = [image.pixels for image in datasets.awgn(name)]
+        for level in LEVELS:
+            noisy = white_copies(clean, level=level / 255, seed=0, purpose="comparison noise")
+            found[f"{name}_{level}"] = round(sum(psnrs(network, noisy, clean)) / len(clean), 3)
+    return found
+
+
+def main(out: str, minutes: float = 65.0) -> None:
+    photos = {split: [image.pixels for image in datasets.natural(split)] for split in ("train", "val")}
+    fabric = loop.launch(threads=1, precision="bf16-mixed")
+    wide = NoisyPhotographs([x for x in photos["train"] if min(x.shape[2:]) >= SIDE], batch=2, patch=SIDE, seed=1)
+    lessons = taught(wide, load("base"), count=LESSONS, path=Path(out) / "lessons.pt")
+    fresh = NoisyPhotographs([x for x in photos["train"] if min(x.shape[2:]) >= PATCH], batch=BATCH, patch=PATCH)
+    copies = partial(white_copies, photos["val"], seed=0, purpose=911)
+    noisy = {level: copies(level=level / 255) for level in LEVELS}
+    torch.manual_seed(0)
+    network = RetractableTransformer(**STUDENT).to(memory_format=torch.channels_last)
+    history = loop.fit(
+        network,
+        loss=profound.loss,
+        batches=DistilledPhotographs(fresh, lessons=lessons),
+        steps=STEPS,
+        lr=RATE,
+        ema=EMA,
+        seconds=60 * minutes,
+        fabric=fabric,
+        checkpoint=Path(out) / "tiny.checkpoint.pt",
+        checkpoint_seconds=60,
+        watch=partial(mean_psnrs, noisy=noisy, clean=photos["val"]),
+        watch_seconds=300,
+        title="tiny",
+    )
+    network.eval()
+    note = {
+        "psnr_db": white_noise_scores(network),
+        "photos": "BSDS500 train and test, DIV2K 0801-0880; validated on DIV2K 0881-0890",
+        "sha256_of_photos": hashlib.sha256("".join(x.sha256 for x in datasets.natural("train")).encode()).hexdigest(),
+        "teacher": "base",
+        "minutes": minutes,
+        "seed": 0,
+        "machine": timing.machine("cpu"),
+        "history": [row for row in history if "val_25" in row],
+    }
+    given = {"arguments": network.arguments, "note": note, "white_noise": True, "half": True}
+    print(save_weights(Path(out) / "tiny.safetensors", network, **given))
+    print(json.dumps(note["history"]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(float, sys.argv[2:]))
