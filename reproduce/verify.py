@@ -139,10 +139,14 @@ def compared(claim: dict, page: str, *, quick: bool = False) -> Iterator[Compare
         source = claim.get("costs") or claim.get("command", "the weights")
         source = f"figures/{claim['file']}.csv".format(**piece.names) if "file" in claim else source
         for expression, stands in zip(HOLE.findall(piece.template), found.groups(), strict=True):
-            left_out = "costs" in claim or (quick and "command" in claim)
-            value = None if left_out else computed(expression, claim, piece.names)
+            value, given = None, source
+            if "costs" not in claim and not (quick and "command" in claim):
+                try:
+                    value = computed(expression, claim, piece.names)
+                except FileNotFoundError as error:
+                    given = str(error)
             tolerance = claim.get("tolerance", half_a_digit(stands))
-            yield Compared(claim["page"], line, stands, value, tolerance, source)
+            yield Compared(claim["page"], line, stands, value, tolerance, given)
 
 
 def unclaimed(page: str, given: list[dict]) -> list[str]:
@@ -175,7 +179,7 @@ def report(numbers: list[Compared], lost: list[str]) -> int:
         print(f"{one.page}:{one.line}: {one.stands.strip()} stands there, {one.source} says {one.found:.6g}.")
     print(*lost, sep="\n", end="\n" if lost else "")
     for (page, source), count in Counter((one.page, one.source) for one in numbers if one.found is None).items():
-        print(f"{page}: not computed, for they cost more ({count}): {source}")
+        print(f"{page}: not computed, for they cost or need more ({count}): {source}")
     for page, count in Counter(one.page for one in checked).items():
         print(f"{page}: {count} numbers computed again")
     print(f"{len(checked) - len(wrong)} of {len(checked)} within their stated tolerance")

@@ -80,6 +80,13 @@ def test_minus_signs_and_line_breaks_of_a_page_are_read():
     assert [one.agrees for one in found] == [True, True, True]
 
 
+def test_a_number_whose_images_are_not_here_is_named_and_fails_nothing(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("MPTPN_DATA", str(tmp_path))
+    claim = {"page": "page", "text": "has {psnr('small', 'bsd68', 1)} dB", "command": "./reproduce/verify"}
+    assert verify.report(list(verify.compared(claim, "It has 40.1 dB.")), []) == 0
+    assert "need more (1): the images of bsd68, which are not on this machine" in capsys.readouterr().out
+
+
 def test_the_report_says_how_many_agree_and_names_what_costs_more(capsys):
     costly = {"page": "page", "text": "takes {minutes} minutes", "costs": "./reproduce/run"}
     given = [{"page": "page", "text": "loses {0.4} dB"}, costly]
@@ -87,4 +94,4 @@ def test_the_report_says_how_many_agree_and_names_what_costs_more(capsys):
     assert verify.report(numbers, []) == 1
     said = capsys.readouterr().out
     assert "0 of 1 within their stated tolerance" in said and "page:1: 0.5 stands there" in said
-    assert "page: not computed, for they cost more (1): ./reproduce/run" in said
+    assert "page: not computed, for they cost or need more (1): ./reproduce/run" in said
