@@ -63,13 +63,13 @@ def undeclared(folders: list[str], requirements: list[Requirement]) -> set[str]:
 def test_conda_brings_python_and_pip_and_the_project_with_its_extras():
     assert [entry.split("=")[0] for entry in CONDA] == ["python", "pip"] and ENVIRONMENT["channels"] == ["conda-forge"]
     assert CONDA[0].split("=")[1] in SpecifierSet(PROJECT["requires-python"])
-    assert PIP == ["-e .[notebooks,reproduce,dev,site,formats,microscopes,dicom,dask,napari]"]
+    assert PIP == ["-e .[notebooks,reproduce,dev,site,formats,microscopes,dicom,dask,napari,monai,openvino,zoo]"]
     assert f"'{PIP[0].removeprefix('-e ')}'" in (ROOT / "reproduce/bootstrap.sh").read_text()
 
 
 def test_the_package_imports_what_it_declares_and_the_repository_what_the_extras_declare():
-    # the viewers, readers of files, encoders of prompts, Dask arrays
-    names = ("notebooks", "napari", "formats", "microscopes", "dicom", "encoders", "dask")
+    # the viewers, readers of files, encoders of prompts, Dask arrays, other runtimes and homes
+    names = ("notebooks", "napari", "formats", "microscopes", "dicom", "encoders", "dask", "monai", "openvino", "zoo")
     assert undeclared(["mptpn"], NEEDED + [one for name in names for one in EXTRAS[name]]) == set()
     assert undeclared(["mptpn", "notebooks", "reproduce", "tests"], REQUIREMENTS) == set()
 

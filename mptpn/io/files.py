@@ -11,7 +11,7 @@ from stat import S_ISREG
 import numpy as np
 
 from mptpn.io.image import Image, image_from_array
-from mptpn.io.layout import check_layout
+from mptpn.io.layout import GZIP, check_layout
 from mptpn.io.ome_zarr import is_zarr
 from mptpn.io.scan import NoImage, Scan, Unreadable, explained
 from mptpn.io.states import state
@@ -26,7 +26,6 @@ FORMATS = {
     "raster:Raster": (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM"),
     "tiff:Tiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
 }
-GZIP = b"\x1f\x8b"
 BY_ENDING = {  # the types that their endings tell
     (".nii", ".nii.gz"): "nifti:Nifti",
     (".mgh", ".mgz"): "nifti:Mgh",

@@ -4,6 +4,7 @@ The libraries that decode pixels pass over some of it: a wrong checksum, a strip
 """
 
 import math
+import os
 import zlib
 from pathlib import Path
 from typing import BinaryIO
@@ -12,6 +13,7 @@ import numpy as np
 
 from mptpn.io.refusals import Unreadable
 
+GZIP = b"\x1f\x8b"
 PIECE = 2**20  # bytes
 PAGES, TAGS = 2**20, 2**12  # of a file, of a page, at most
 STRIPS = {273: "offset", 324: "offset", 279: "size", 325: "size"}  # tags of strips and tiles
@@ -20,8 +22,11 @@ ASKED = {256: "width", 257: "height", 258: "bits", 259: "compression", 277: "sam
 AGAIN = "copy or export it again"
 
 
-def check_layout(path: Path, kind: str) -> None:
-    """Raise Unreadable where a file does not hold what it declares; kind: as in files.FORMATS."""
+def check_layout(path: Path, kind: str, *, name: Path | None = None) -> None:
+    """Raise Unreadable where a file does not hold what it declares; kind: as in files.FORMATS.
+
+    What is gzipped is checked when it is unpacked. name: in messages, of what the file was unpacked from.
+    """
     with path.open("rb") as file:
         start = file.read(8)
         file.seek(0)
@@ -29,8 +34,8 @@ def check_layout(path: Path, kind: str) -> None:
             _check_png(path, file)
         elif start[:6] == b"\x93NUMPY" and start[6:7] > b"\1":
             _check_numpy(path, file)
-        elif kind.startswith("tiff:") and len(start) == 8:
-            _Pages(path, file).check()
+        elif kind.startswith("tiff:") and len(start) == 8 and not start.startswith(GZIP):
+            _Pages(name or path, file).check()
 
 
 def _check_png(path: Path, file: BinaryIO) -> None:
@@ -61,7 +66,7 @@ class _Pages:
     """The list of pages of a TIFF file, walked once."""
 
     def __init__(self, path: Path, file: BinaryIO):
-        self.path, self.file, self.size = path, file, path.stat().st_size
+        self.path, self.file, self.size = path, file, os.fstat(file.fileno()).st_size
         start = file.read(16)
         self.order = "<" if start[:2] == b"II" else ">"
         self.big = start[2:4] in (b"+\0", b"\0+")

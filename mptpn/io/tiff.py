@@ -9,6 +9,7 @@ import tifffile
 from PIL import Image
 from tifffile import COMPRESSION, PHOTOMETRIC
 
+from mptpn.io.layout import check_layout
 from mptpn.io.scan import Scan
 from mptpn.io.tiff_layout import describe, has_imagecodecs, read_layout
 from mptpn.io.tiff_writer import can_stay, kept_compression, write_anew, write_in_place
@@ -47,7 +48,12 @@ class Tiff(Scan):
 
     def _source(self) -> Path:
         """The file, unpacked."""
-        return self._plain(self.path) if self._gzipped else self.path
+        if not self._gzipped:
+            return self.path
+        new, plain = self._unpacked is None, self._plain(self.path)
+        if new:
+            check_layout(plain, "tiff:", name=self.path)
+        return plain
 
     def _losses(self, file: tifffile.TiffFile) -> list[str]:
         """What a file written anew does not keep."""

@@ -27,13 +27,14 @@ if TYPE_CHECKING:
     from mptpn.io import Scan
     from mptpn.segmentation import Answer, Segmenter
 
-METHODS = (AUTO, "small", "correlated", "base", "colour", SELF)
+METHODS = (AUTO, "small", "correlated", "base", "tiny", "colour", SELF)
 FILE = "weights file"  # the last item of the list of methods
 MEANINGS = {
     AUTO: "auto: the network for this noise",
     "small": "small: white noise",
     "correlated": "correlated: noise that correlates",
     "base": "base: white noise, twice as slow",
+    "tiny": "tiny: white noise, a quick preview",
     "colour": "colour: three channels at once",
     SELF: "self: learns from this image alone",
     FILE: "file: weights from mptpn train",

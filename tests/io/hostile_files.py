@@ -183,6 +183,7 @@ FILES = {
         page(60000, 60000, at=146, size=60, compression=8), pixels=zlib.compress(bytes(9999))[:60].ljust(60)
     ),
     "circle.tif": lambda path: chain(3, back=0),
+    "circle.tif.gz": lambda path: gzip.compress(chain(3, back=0)),
     "self.tif": lambda path: tiff(page(), following=8, pixels=bytes(24) + BYTES),
     "late_circle.tif": lambda path: chain(50, back=20),
     "shared_pixels.tif": lambda path: chain(5000, shared=True),
