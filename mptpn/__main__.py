@@ -5,12 +5,11 @@ import json
 import os
 import sys
 import warnings
-from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
 from mptpn import faults
-from mptpn.console import complain, pass_over, tell_passed_over
+from mptpn.console import complain, told
 from mptpn.segment_command import add_commands
 
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
@@ -148,26 +147,22 @@ def _noise(options: argparse.Namespace) -> int:
     from mptpn.jobs import noise_files
     from mptpn.tables import NOISE, add_row, noise_row
 
-    failed, passed_over, found = False, Counter(), []
+    failed, found = False, []
     warnings.showwarning = lambda message, *_: complain(options, str(message))
     if options.csv:
         options.csv.open("w").close()
-    for one in noise_files(options.images, together=options.together, axes=options.axes):
-        if one.passed_over:
-            pass_over(options, one.failure, passed_over)
-        elif one.failure:
+    for one in told(options, noise_files(options.images, together=options.together, axes=options.axes)):
+        if one.failure:
             failed = True
-            complain(options, one.failure, one.trace)
         elif options.json:
             found.append({"file": str(one.file), "unit": one.unit} | one.estimate.to_dict())
         else:
             print(f"{one.file}: {one.estimate}", flush=True)
-        if options.csv and not one.passed_over:
+        if options.csv:
             row = noise_row(one.file, one.unit, one.estimate) if one.estimate else {"file": one.file}
             add_row(options.csv, NOISE, row | {"failure": one.failure})
     if options.json:
         print(json.dumps(found, indent=1))
-    tell_passed_over(options, passed_over)
     return int(failed)
 
 
@@ -179,18 +174,14 @@ def _denoise(options: argparse.Namespace) -> int:
     names = ("out", "model", "strength", "minutes", "memory", "overwrite", "uncertainty", "report", "seed")
     names += ("adapt", "axes", "part", "parametric_map")
     settings = Settings(**{name: getattr(options, name) for name in names})
-    failed, doubted, passed_over = False, False, Counter()
+    failed = doubted = False
     warnings.showwarning = lambda message, *_: complain(options, str(message))
-    for one in denoise_with(options.jobs, options.images, settings):
-        if one.passed_over:
-            pass_over(options, one.failure, passed_over)
-        elif one.failure:
+    for one in told(options, denoise_with(options.jobs, options.images, settings)):
+        if one.failure:
             failed = True
-            complain(options, one.failure, one.trace)
         else:
             print(f"{one.result or one.file}: {one.message or 'not judged'}", flush=True)
             doubted |= one.verdict not in ("", USE)
-    tell_passed_over(options, passed_over)
     return 1 if failed else DOUBTED if options.strict and doubted else 0
 
 

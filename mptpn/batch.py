@@ -48,7 +48,7 @@ class Settings:
         out: folder of the results.
         model: AUTO, SELF (a blind-spot network learns from each scan within `minutes`), or weights.
         strength: 0 (the input) to 1.
-        adapt: minutes, see inference.adapt; None: the pretrained network stays as it is.
+        adapt: minutes, see inference.adaptation; None: the pretrained network stays as it is.
         memory: bytes that the process may hold; None: half of what is free more than now.
         overwrite: whether earlier results may be replaced.
         uncertainty: whether the error's standard deviation is written too, as .npy.
@@ -358,7 +358,7 @@ def channels(slice: Slice, cut=...) -> list[Channel]:
     pixels, valid = slice.pixels[cut], slice.valid[cut]
     if not may_hold_noise(pixels, valid):
         return []
-    own = pixels if (slice.slope, slice.intercept) == (1, 0) else pixels * np.float64(slice.slope) + slice.intercept
+    own = slice.in_unit(pixels)
     return [(own, valid)] if own.ndim == 2 else [(own[..., i], valid) for i in range(own.shape[2])]
 
 
@@ -422,9 +422,7 @@ def denoise_slice(
         parts = [(WHOLE, known[i])] if known and known[i] else denoiser.tiles(own, valid, **settled)
         for place, part in parts:
             change, unsure = part.at(settings.strength * (shares[i] if shares else 1.0))
-            step = change / np.float64(slice.slope)
-            target = out[place + channel]
-            out[place + channel] = np.where(step == 0, target, target + step)  # where nothing moves, no digit is lost
+            out[place + channel] = slice.moved(out[place + channel], change)
             if error is not None:
                 error[place + channel] = unsure
             tick(change.size / own.size / len(found))

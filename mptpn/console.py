@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Iterable, Iterator
 
 
 def complain(options: argparse.Namespace, words: str, trace: str = "") -> None:
@@ -12,7 +13,22 @@ def complain(options: argparse.Namespace, words: str, trace: str = "") -> None:
         print(trace, file=sys.stderr)
 
 
-def pass_over(options: argparse.Namespace, words: str, counts: Counter) -> None:
+def told(options: argparse.Namespace, outcomes: Iterable) -> Iterator:
+    """The outcomes of files but of those passed over, each as soon as it is there; failures are told."""
+    counts: Counter = Counter()
+    for one in outcomes:
+        if one.passed_over:
+            _pass_over(options, one.failure, counts)
+            continue
+        if one.failure:
+            complain(options, one.failure, one.trace)
+        yield one
+    if counts:
+        words = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+        complain(options, f"files passed over: {words}")
+
+
+def _pass_over(options: argparse.Namespace, words: str, counts: Counter) -> None:
     """Images that are left out are named, the others counted."""
     from mptpn.io.folders import RESULT, SEGMENTED  # slow to import
 
@@ -26,10 +42,3 @@ def pass_over(options: argparse.Namespace, words: str, counts: Counter) -> None:
         counts["that are no images"] += 1
     else:
         complain(options, words)
-
-
-def tell_passed_over(options: argparse.Namespace, counts: Counter) -> None:
-    """How many files were passed over without a line of their own."""
-    if counts:
-        words = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-        complain(options, f"files passed over: {words}")

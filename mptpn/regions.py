@@ -47,26 +47,22 @@ class Regions:
             ValueError: too little memory for a tile; the message says how much it takes.
         """
         self.scan, self.applied, self.uncertainty = scan, applied, uncertainty
-        known: dict[int, list[tiling.Cut]] = {}
-        for one in applied:
+        known: dict[int, tuple[list[tiling.Cut], list[Span]]] = {}
+        for index, one in enumerate(applied):
             if id(one.denoiser) not in known:
-                known[id(one.denoiser)] = self._cuts_of(one.denoiser, memory)
-        self.cuts = [known[id(one.denoiser)] for one in applied]
-        back = {key: self._back(cuts, key) for key, cuts in known.items()}
-        self.places = [back[id(one.denoiser)] for one in applied]
+                cuts, turn = self._cuts_of(index, memory), self._turn(index)
+                places = [place_back(place, self._shape(index), turn) for _, _, place in cuts]
+                known[id(one.denoiser)] = cuts, places
+        self.cuts, self.places = zip(*(known[id(one.denoiser)] for one in applied), strict=True)
 
-    def _back(self, cuts: list[tiling.Cut], key: int) -> list[Span]:
-        index = next(i for i, one in enumerate(self.applied) if id(one.denoiser) == key)
-        return [place_back(place, self._shape(index), self._turn(index)) for _, _, place in cuts]
-
-    def _cuts_of(self, denoiser: Denoiser | None, memory: int | None) -> list[tiling.Cut]:
-        """Tiles of at most SIDE px, whatever the memory."""
+    def _cuts_of(self, index: int, memory: int | None) -> list[tiling.Cut]:
+        """Tiles of a slice, of at most SIDE px, whatever the memory."""
+        denoiser = self.applied[index].denoiser
         if denoiser is None:
             return tiling.cuts(self.scan.shape, side=LUMP, multiple=1, halo=0)
-        shape, predictor = self.scan.shape[:: -1 if denoiser.turn % 2 else 1], denoiser.predictor
-        align = predictor.alignment
+        predictor, align = denoiser.predictor, denoiser.predictor.alignment
         most = max(1, SIDE // align) * align
-        cuts = tiling.cuts(shape, side=SIDE, multiple=align, halo=predictor.halo, most=most)
+        cuts = tiling.cuts(self._shape(index), side=SIDE, multiple=align, halo=predictor.halo, most=most)
         largest = max(math.prod(span.stop - span.start for span in around) for around, _, _ in cuts)
         needed = tiling.resident() + self.scan.chunk + int(TAKEN * predictor.bytes_per_pixel * largest)
         if needed > (tiling.default_budget() if memory is None else memory):
@@ -116,10 +112,7 @@ class Regions:
         """Pixels in the scan's unit and mask of a part of a slice in its orientation."""
         turn = self._turn(index)
         found = self.scan.read_part(index, place_back(around, self._shape(index), turn))
-        own = found.pixels
-        if (found.slope, found.intercept) != (1, 0):
-            own = own * np.float64(found.slope) + found.intercept
-        return turned(own, turn), turned(found.valid, turn)
+        return turned(found.in_unit(found.pixels), turn), turned(found.valid, turn)
 
     def _noise(self, writer: TileWriter, index: int, part: tuple[int, int]) -> LargeNoiseByPlace | None:
         denoiser = self.applied[index].denoiser
@@ -165,9 +158,7 @@ class Regions:
         image, valid = self._inside(index, cut[0])
         prediction = applied.denoiser.tile(image, valid, cut, noise, uncertainty=self.uncertainty)
         change, error = prediction.at(applied.strength)
-        step = change / np.float64(before.slope)
-        after = np.where(step == 0, before.pixels, before.pixels + step)  # where nothing moves, no digit is lost
-        after = after.astype(before.pixels.dtype)
+        after = before.moved(before.pixels, change).astype(before.pixels.dtype)
         return self.scan.rounded_part(index, place, after), error if self.uncertainty else None
 
 

@@ -3,10 +3,9 @@
 import argparse
 import json
 import warnings
-from collections import Counter
 from pathlib import Path
 
-from mptpn.console import complain, pass_over, tell_passed_over
+from mptpn.console import complain, told
 
 
 def add_commands(commands: argparse._SubParsersAction, files: dict, size) -> None:
@@ -49,16 +48,12 @@ def _segment(options: argparse.Namespace) -> int:
     warnings.showwarning = lambda message, *_: complain(options, str(message))
     names = ("out", "prompt", "instances", "memory", "overwrite")
     settings = Settings(**{n: getattr(options, n) for n in names}, denoise=_denoised if options.denoise else None)
-    failed, passed_over = False, Counter()
-    for one in segment_files(options.images, segmenter, settings):
-        if one.passed_over:
-            pass_over(options, one.failure, passed_over)
-        elif one.failure:
+    failed = False
+    for one in told(options, segment_files(options.images, segmenter, settings)):
+        if one.failure:
             failed = True
-            complain(options, one.failure, one.trace)
         else:
             print(f"{one.result}: {one.message}", flush=True)
-    tell_passed_over(options, passed_over)
     return int(failed)
 
 

@@ -33,6 +33,15 @@ class Slice:
     slope: float = 1.0
     intercept: float = 0.0
 
+    def in_unit(self, stored: np.ndarray) -> np.ndarray:
+        """Stored values of this slice in the scan's unit; float64 where it scales them."""
+        return stored if (self.slope, self.intercept) == (1, 0) else stored * np.float64(self.slope) + self.intercept
+
+    def moved(self, stored: np.ndarray, change: np.ndarray) -> np.ndarray:
+        """Stored values after a change in the scan's unit, not rounded; where nothing moves, no digit is lost."""
+        step = change / np.float64(self.slope)
+        return np.where(step == 0, stored, stored + step)
+
 
 class Scan:
     """One picture, volume, multi-page file or DICOM series, whose slices are read on demand.

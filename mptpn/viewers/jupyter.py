@@ -37,7 +37,7 @@ def explore(
 
     Args:
         scan: from mptpn.io, or one file's path, or an array [H, W], [H, W, 3] or [N, H, W]; None: a noisy CT slice.
-        method: with which it begins: "auto", "small", "correlated", "base", "colour", "self", or the path of weights.
+        method: with which it begins: "auto", "small", "correlated", "base", "tiny", "colour", "self", or weights.
         minutes: budget of the training of "self".
         folder: first text of the field that says where to save.
     Raises:

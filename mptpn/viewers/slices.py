@@ -60,9 +60,7 @@ class Slices:
         number = self._numbers[channel][index]
         slice = self.scan.read(number)
         pixels = slice.pixels[..., channel] if self._inside else slice.pixels
-        if (slice.slope, slice.intercept) != (1, 0):
-            pixels = pixels * np.float64(slice.slope) + slice.intercept
-        return pixels, slice.valid
+        return slice.in_unit(pixels), slice.valid
 
     def region(self, index: int, channel: int, part: tuple[slice, slice]) -> Region:
         """A part of a slice, rows and columns, for a session."""

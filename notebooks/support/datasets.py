@@ -1,6 +1,7 @@
 """Real image sets of registry.tsv: found in MPTPN_DATA or downloaded, checked by SHA-256, split by subject."""
 
 import csv
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -186,6 +187,11 @@ def natural(split: str, *, colour: bool = False) -> tuple[Image, ...]:
     """
     sets = ("bsds500", "div2k") if split == "train" else ("div2k",)
     return tuple(image for set in sets for image in _images(set, split=split, side="clean", colour=colour))
+
+
+def sha256_of_photos(*splits: str) -> str:
+    """SHA-256 over those of the photographs of natural(), by which weights say what they have seen."""
+    return hashlib.sha256("".join(x.sha256 for split in splits for x in natural(split)).encode()).hexdigest()
 
 
 @cache

@@ -2,7 +2,6 @@
 from the folder notebooks: python -m support.train_correlated OUT [STEPS].
 """
 
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -55,7 +54,7 @@ def main(out: str, steps: int = 8000) -> None:
     )
     note = {
         "photos": "BSDS500 train and test, DIV2K 0801-0880; validated on DIV2K 0881-0890",
-        "sha256_of_photos": hashlib.sha256("".join(x.sha256 for x in datasets.natural("train")).encode()).hexdigest(),
+        "sha256_of_photos": datasets.sha256_of_photos("train"),
         "steps": steps,
         "seed": 0,
         "machine": timing.machine("cpu"),

@@ -2,7 +2,6 @@
 python -m support.train_noise_level OUT [STEPS].
 """
 
-import hashlib
 import sys
 from pathlib import Path
 
@@ -22,12 +21,9 @@ def main(out: str, steps: int = 7000) -> None:
         network, photos["train"], steps=steps, fabric=fabric, checkpoint=Path(out) / "noise_level.checkpoint.pt"
     )
     calibration = noise_level_training.calibrate(network.eval(), photos["val"])
-    seen = hashlib.sha256(
-        "".join(image.sha256 for split in ("train", "val") for image in datasets.natural(split)).encode()
-    ).hexdigest()
     note = {
         "photos": "BSDS500 train and test, DIV2K 0801-0880; calibrated on DIV2K 0881-0890",
-        "sha256_of_photos": seen,
+        "sha256_of_photos": datasets.sha256_of_photos("train", "val"),
         "steps": steps,
         "seed": 0,
     }

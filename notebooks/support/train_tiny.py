@@ -2,7 +2,6 @@
 from the folder notebooks: python -m support.train_tiny OUT [MINUTES].
 """
 
-import hashlib
 import json
 import sys
 from functools import partial
@@ -65,7 +64,7 @@ def main(out: str, minutes: float = 65.0) -> None:
     note = {
         "psnr_db": white_noise_scores(network),
         "photos": "BSDS500 train and test, DIV2K 0801-0880; validated on DIV2K 0881-0890",
-        "sha256_of_photos": hashlib.sha256("".join(x.sha256 for x in datasets.natural("train")).encode()).hexdigest(),
+        "sha256_of_photos": datasets.sha256_of_photos("train"),
         "teacher": "base",
         "minutes": minutes,
         "seed": 0,
