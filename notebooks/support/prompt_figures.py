@@ -64,5 +64,5 @@ def matrix(
             if not answer.found:
                 ax.text(0.5, 0.5, "not found", ha="center", va="center", transform=ax.transAxes, fontsize=8)
     for ax, title in zip(axes[0], ["image", *(titles or prompts)], strict=True):
-        ax.set_title(fill(title, 16), fontsize=7)
+        ax.set_title(fill(title, 13), fontsize=7)
     return fig
