@@ -22,7 +22,8 @@ def buckets_of(tokens: int, *, chunk_size: int) -> int:
 def rotations_from_seed(seed: int, *, rounds: int, features: int) -> Tensor:
     """Random directions of each round, [rounds, features, 64]; round r is the same however many rounds there are."""
     size = features, MOST_BUCKETS // 2
-    return torch.stack([torch.randn(size, generator=generator(seed, "hash", r)) for r in range(rounds)])
+    # named, for on the meta device random numbers load PyTorch's compiler
+    return torch.stack([torch.randn(size, generator=generator(seed, "hash", r), device="cpu") for r in range(rounds)])
 
 
 def spherical_hash(match: Tensor, *, rotations: Tensor, buckets: int) -> Tensor:

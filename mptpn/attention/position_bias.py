@@ -1,5 +1,10 @@
 """What attention adds to the logits for the relative position of query and key in a window."""
 
+from collections.abc import Iterable
+from functools import cache
+from itertools import product
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +15,7 @@ class RelativePositionBias(nn.Module):
     def __init__(self, heads: int, *, window: int = 8) -> None:
         super().__init__()
         self.table = nn.Parameter(nn.init.trunc_normal_(torch.empty(heads, (2 * window - 1) ** 2), std=0.02))
-        self.register_buffer("index", _offset_index(window), persistent=False)
+        self.register_buffer("index", torch.tensor(_offset_index(window)), persistent=False)
 
     def forward(self) -> Tensor:
         return self.table[:, self.index]
@@ -33,16 +38,22 @@ class DynamicPositionBias(nn.Module):
         for width in (dim, dim, heads):
             layers += [nn.LayerNorm(dim), nn.ReLU(), nn.Linear(dim, width)]
         self.network = nn.Sequential(*layers)
-        steps = torch.arange(1 - window, window, dtype=torch.float32)
-        self.register_buffer("offsets", torch.cartesian_prod(steps, steps), persistent=False)  # [(2 window - 1)**2, 2]
-        self.register_buffer("index", _offset_index(window), persistent=False)
+        offsets = torch.tensor(_pairs(range(1 - window, window)), dtype=torch.float32)
+        self.register_buffer("offsets", offsets, persistent=False)  # [(2 window - 1)**2, 2]
+        self.register_buffer("index", torch.tensor(_offset_index(window)), persistent=False)
 
     def forward(self) -> Tensor:
         return self.network(self.offsets).T[:, self.index]
 
 
-def _offset_index(window: int) -> Tensor:
+@cache
+def _offset_index(window: int) -> np.ndarray:
     """Number of each offset query - key, row-major from (1 - window, 1 - window), [window**2, window**2]."""
-    position = torch.cartesian_prod(torch.arange(window), torch.arange(window))
+    position = _pairs(range(window))
     offset = position[:, None] - position[None, :] + window - 1
     return offset[..., 0] * (2 * window - 1) + offset[..., 1]
+
+
+def _pairs(steps: Iterable[int]) -> np.ndarray:
+    """All pairs of steps, row-major, [n**2, 2]; NumPy's, for sums on the meta device load PyTorch's compiler."""
+    return np.array(list(product(steps, repeat=2)))

@@ -50,8 +50,10 @@ def retractable_attention(
             from mptpn.attention.retractable_triton import strided_attention  # Triton is optional
 
             return strided_attention(qkv, bias, interval, window)
-        attend = retractable_torch.reference if backend == "reference" else retractable_torch.sdpa
-        return attend(qkv, bias, interval, window)
+        if backend == "reference":
+            return retractable_torch.reference(qkv, bias, interval, window)
+        plain = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+        return (retractable_torch.fused if plain else retractable_torch.sdpa)(qkv, bias, interval, window)
 
 
 def _fastest(qkv: Tensor, interval: int, window: int) -> str:

@@ -20,9 +20,8 @@ def reference(qkv: Tensor, bias: Tensor, interval: int, window: int) -> Tensor:
     return _merge((weights @ v).transpose(2, 3), qkv.shape[1:3], interval, window)
 
 
-@torch.library.custom_op("mptpn::sdpa_attention", mutates_args=())
-def sdpa(qkv: Tensor, bias: Tensor, interval: int, window: int) -> Tensor:
-    """PyTorch's fused attention, a few groups at a time; an operator, for its own backward and for torch.compile."""
+def fused(qkv: Tensor, bias: Tensor, interval: int, window: int) -> Tensor:
+    """PyTorch's fused attention, a few groups at a time."""
     # a bias that asks for its gradient, even unused, bars the fused kernel
     qkv, bias = qkv.detach(), bias.detach().to(qkv.dtype)
     out = qkv.new_empty(*qkv.shape[:3], *qkv.shape[4:])
@@ -33,6 +32,10 @@ def sdpa(qkv: Tensor, bias: Tensor, interval: int, window: int) -> Tensor:
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=part.reshape(1, -1, n, n))
         result.copy_(attended.transpose(1, 2).reshape(result.shape))
     return out
+
+
+# as an operator it has its own backward and is known to torch.compile; its first call takes a second of imports
+sdpa = torch.library.custom_op("mptpn::sdpa_attention", fused, mutates_args=())
 
 
 @torch.library.custom_op("mptpn::sdpa_attention_backward", mutates_args=())
