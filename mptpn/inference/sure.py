@@ -19,6 +19,8 @@ BLOCK = 16
 # of the noise that a denoiser lets through on its own result: true errors were at most 9 % below it (7 images, 3 noise
 # models, 3 levels, 5 denoisers)
 MARGIN = 0.9
+# of the interval in dB: as it was it held the true gain of 68 of 80 drawn images of 8 contents, 13 kinds of noise
+WIDER = 1.3
 STRATA, FEWEST = 6, 8  # of blocks of like activity, and the fewest blocks of one
 
 Filter = Callable[[Tensor], Tensor]
@@ -121,8 +123,8 @@ def estimated_gain(
 
     The squared residual is of all pixels. What the denoiser lets pass is measured in a few parts of the image, two
     calls of the denoiser on each, and taken to the whole by strata of like activity. The interval adds in squares the
-    chance in both and the error of the level. As in estimated_psnr, the error is no smaller than the noise that passes
-    less 10 %.
+    chance in both and the error of the level, and is made WIDER. As in estimated_psnr, the error is no smaller than
+    the noise that passes less 10 %.
 
     Args:
         noisy, denoised: [B, 1, H, W]. variance: of the noise, same shape. valid: its pixels that count, bool.
@@ -140,6 +142,7 @@ def estimated_gain(
     spread = math.hypot(math.sqrt(chance), 2 * own * passes_error, 2 * level_error * own * (1 - 2 * passes))
     floor = max(MARGIN * (1 - NORMAL_95 * level_error) ** 2 * kept * own, 1e-6 * own)
     low, best, high = (10 * math.log10(own / x) for x in _above(floor, error, spread))
+    low, high = (best + WIDER * (end - best) for end in (low, high))
     changed = residual + own  # mean squared change
     return best, (low, high), min(1.0, max(0.0, own * (1 - passes) / changed)) if changed > 0 else 1.0
 

@@ -241,7 +241,7 @@ class Scan:
         """Some rows and columns of a slice; of a scan that is read in parts nothing else is held."""
         if not self.in_parts:
             whole = self.read(index)
-            return replace(whole, pixels=whole.pixels[place], valid=whole.valid[place])
+            return replace(whole, pixels=whole.pixels[place].copy(), valid=whole.valid[place].copy())  # no more is held
         with explained(self.path):
             stored = self.part(index, place)
         return self._slice(index, stored, None)

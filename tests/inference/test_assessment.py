@@ -47,3 +47,12 @@ def test_all_of_the_change_is_applied_under_white_noise():
         image = scene() + np.random.default_rng(seed).normal(0, 10, scene().shape)
         denoiser = NoisyImages.of([image]).prepare()
         assert assess(denoiser, image, denoiser.predict(image, uncertainty=False)).share == 1
+
+
+def test_a_few_clipped_pixels_everywhere_do_not_withhold_the_gain():
+    random = np.random.default_rng(0)
+    image = scene() + random.normal(0, 10, scene().shape)
+    image[random.random(image.shape) < 0.003] = 190
+    denoiser = NoisyImages.of([image]).prepare()
+    found = assess(denoiser, image, denoiser.predict(image, uncertainty=False))
+    assert found.gain is not None and found.gain[0] > 3, found.reason

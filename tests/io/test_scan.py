@@ -84,3 +84,10 @@ def test_reading_and_then_writing_a_slice_decodes_it_once(tmp_path, monkeypatch)
 def test_a_slice_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(IndexError, match="slice 5 does not exist; choose 0 to 4"):
         open_scan(volume(tmp_path, "npy")).read(5)
+
+
+def test_a_part_of_a_slice_does_not_hold_the_rest_of_it(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(64 * 64, dtype=np.float32).reshape(64, 64))
+    part = open_scan(tmp_path / "a.npy").read_part(0, (slice(8, 16), slice(0, 4)))
+    assert part.pixels.shape == part.valid.shape == (8, 4)
+    assert part.pixels.base is None and part.valid.base is None
