@@ -1,5 +1,7 @@
 """Trains `tiny`, a student of `base` for previews, in about 75 minutes of one core;
-from the folder notebooks: python -m support.train_tiny OUT [MINUTES].
+from the folder notebooks: python -m support.train_tiny OUT [MINUTES [START]].
+
+START, the weights file of an earlier training, is trained on: other draws, and the rate falls once more, from AGAIN.
 """
 
 import json
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from mptpn.networks import RetractableTransformer, load, save_weights
+from mptpn.networks import RetractableTransformer, load, load_weights, save_weights
 from mptpn.stages import profound
 from mptpn.training import loop
 from support import datasets, timing
@@ -19,7 +21,8 @@ from support.pretraining import mean_psnrs, psnrs
 
 STUDENT = {"channels": 1, "widths": [32, 64], "intervals": [[8], [4]], "blocks": 2, "head_dim": 32, "unshuffle": 2}
 STUDENT |= {"mlp_ratio": 2.0, "bias": "relative"}
-BATCH, PATCH, RATE, EMA = 4, 96, 2e-3, 0.999  # as many pairs again are taught
+BATCH, PATCH, EMA = 4, 96, 0.999  # as many pairs again are taught
+RATE, AGAIN = 2e-3, 1e-3  # peaks of the learning rate, of new weights and of trained ones
 LESSONS = 60  # batches of two squares that `base` denoises
 STEPS, LEVELS = 1_000_000, (15, 25, 50)  # the clock ends the training; levels of the validation, gray levels of 255
 
@@ -35,29 +38,32 @@ def white_noise_scores(network: RetractableTransformer) -> dict[str, float]:
     return found
 
 
-def main(out: str, minutes: float = 65.0) -> None:
+def main(out: str, minutes: float = 65.0, start: str | None = None) -> None:
     photos = {split: [image.pixels for image in datasets.natural(split)] for split in ("train", "val")}
     fabric = loop.launch(threads=1, precision="bf16-mixed")
     wide = NoisyPhotographs([x for x in photos["train"] if min(x.shape[2:]) >= SIDE], batch=2, patch=SIDE, seed=1)
     lessons = taught(wide, load("base"), count=LESSONS, path=Path(out) / "lessons.pt")
-    fresh = NoisyPhotographs([x for x in photos["train"] if min(x.shape[2:]) >= PATCH], batch=BATCH, patch=PATCH)
+    seed = int(start is not None)
+    large = [x for x in photos["train"] if min(x.shape[2:]) >= PATCH]
+    fresh = NoisyPhotographs(large, batch=BATCH, patch=PATCH, seed=seed)
     copies = partial(white_copies, photos["val"], seed=0, purpose=911)
     noisy = {level: copies(level=level / 255) for level in LEVELS}
     torch.manual_seed(0)
-    network = RetractableTransformer(**STUDENT).to(memory_format=torch.channels_last)
+    network, earlier = load_weights(start, RetractableTransformer) if start else (RetractableTransformer(**STUDENT), {})
+    network = network.requires_grad_().train().to(memory_format=torch.channels_last)
     history = loop.fit(
         network,
         loss=profound.loss,
-        batches=DistilledPhotographs(fresh, lessons=lessons),
+        batches=DistilledPhotographs(fresh, lessons=lessons, seed=seed),
         steps=STEPS,
-        lr=RATE,
+        lr=AGAIN if start else RATE,
         ema=EMA,
         seconds=60 * minutes,
         fabric=fabric,
         checkpoint=Path(out) / "tiny.checkpoint.pt",
         checkpoint_seconds=60,
         watch=partial(mean_psnrs, noisy=noisy, clean=photos["val"]),
-        watch_seconds=300,
+        watch_seconds=900,
         title="tiny",
     )
     network.eval()
@@ -66,10 +72,10 @@ def main(out: str, minutes: float = 65.0) -> None:
         "photos": "BSDS500 train and test, DIV2K 0801-0880; validated on DIV2K 0881-0890",
         "sha256_of_photos": datasets.sha256_of_photos("train"),
         "teacher": "base",
-        "minutes": minutes,
-        "seed": 0,
+        "minutes": minutes + earlier.get("minutes", 0),
+        "seed": seed,
         "machine": timing.machine("cpu"),
-        "history": [row for row in history if "val_25" in row],
+        "history": [*earlier.get("history", []), *(row for row in history if "val_25" in row)],
     }
     given = {"arguments": network.arguments, "note": note, "white_noise": True, "half": True}
     print(save_weights(Path(out) / "tiny.safetensors", network, **given))
@@ -77,4 +83,4 @@ def main(out: str, minutes: float = 65.0) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(float, sys.argv[2:]))
+    main(sys.argv[1], *map(float, sys.argv[2:3]), *sys.argv[3:])
