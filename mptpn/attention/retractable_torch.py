@@ -27,15 +27,23 @@ def fused(qkv: Tensor, bias: Tensor, interval: int, window: int) -> Tensor:
     out = qkv.new_empty(*qkv.shape[:3], *qkv.shape[4:])
     for (tokens, result), (part,) in _chunks((qkv, out), (bias,), interval, window):
         n = tokens.shape[5] * tokens.shape[6]
-        # [groups, heads, n, head_dim]
-        q, k, v = tokens.reshape(-1, n, *tokens.shape[7:]).permute(2, 0, 3, 1, 4).unbind()
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=part.reshape(1, -1, n, n))
-        result.copy_(attended.transpose(1, 2).reshape(result.shape))
+        attended = attention_in_groups(tokens.reshape(-1, n, *tokens.shape[7:]), part.reshape(-1, n, n))
+        result.copy_(attended.reshape(result.shape))
     return out
 
 
 # as an operator it has its own backward and is known to torch.compile; its first call takes a second of imports
 sdpa = torch.library.custom_op("mptpn::sdpa_attention", fused, mutates_args=())
+
+
+def attention_in_groups(qkv: Tensor, bias: Tensor) -> Tensor:
+    """PyTorch's fused attention of [groups, n, 3, heads, head_dim], without gradient: [groups, n, heads, head_dim].
+
+    Args:
+        bias: of the dtype of qkv or another, [heads, n, n].
+    """
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # [groups, heads, n, head_dim]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None].to(qkv.dtype)).transpose(1, 2)
 
 
 @torch.library.custom_op("mptpn::sdpa_attention_backward", mutates_args=())
@@ -70,18 +78,42 @@ def _chunks(images: tuple[Tensor, ...], biases: tuple[Tensor, ...], interval: in
 
     Groups cut by the image's edge come apart from whole ones, at their own size: nothing is padded or masked.
     """
-    (height, width), heads = images[0].shape[1:3], images[0].shape[-2]
+    heads = images[0].shape[-2]
     # logits at once; on a CPU so few stay in the cache, where copies are cheap
     logits = 2**26 if images[0].is_cuda else 2**19 * torch.get_num_threads()
-    for row, col in itertools.product(_spans(height, interval, window), _spans(width, interval, window)):
-        i, j = row[3], col[3]
-        views = [_groups(image, row, col, interval, window) for image in images]
-        square = [bias.unflatten(2, (window, window)).unflatten(1, (window, window)) for bias in biases]
+    square = [bias.unflatten(2, (window, window)).unflatten(1, (window, window)) for bias in biases]
+    for views, (i, j) in _of_one_size(images, interval, window):
         few = min(heads, max(1, logits // (i * j) ** 2))  # a large group has even its heads a few at a time
         for start in range(0, heads, few):
             some = [view[..., start : start + few, :] for view in views]
             for pieces in _split(some, max(1, logits // (few * (i * j) ** 2))):
                 yield pieces, [bias[start : start + few, :i, :j, :i, :j] for bias in square]
+
+
+def groups_in_turn(
+    images: Sequence[Tensor], bias: Tensor, interval: int, window: int, *, tokens: int
+) -> Iterator[tuple[Sequence[Tensor], Tensor]]:
+    """Views of some groups of images [B, H, W, ...], and their part of the bias, [heads, n, n] of groups of n tokens.
+
+    The views are [B, windows, phases, windows, phases, rows, cols, ...]; together they hold every token once.
+
+    Args:
+        bias: as in `retractable_attention`. tokens: at most so many in a view, but one group at least.
+    """
+    square = bias.unflatten(2, (window, window)).unflatten(1, (window, window))
+    for views, (i, j) in _of_one_size(images, interval, window):
+        part = square[:, :i, :j, :i, :j].reshape(-1, i * j, i * j)
+        for pieces in _split(views, max(1, tokens // (i * j))):
+            yield pieces, part
+
+
+def _of_one_size(
+    images: Sequence[Tensor], interval: int, window: int
+) -> Iterator[tuple[list[Tensor], tuple[int, int]]]:
+    """Views of all groups of one size, as in _chunks, and that size, tokens."""
+    spans = (_spans(length, interval, window) for length in images[0].shape[1:3])
+    for row, col in itertools.product(*spans):
+        yield [_groups(image, row, col, interval, window) for image in images], (row[3], col[3])
 
 
 def _spans(length: int, interval: int, window: int) -> list[tuple[int, int, int, int]]:

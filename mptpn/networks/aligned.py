@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mptpn.networks.transformer import Block, Groups, RetractableTransformer
+from mptpn.networks.block import Block, Groups
+from mptpn.networks.transformer import RetractableTransformer
 
 
 class AlignedBlock(nn.Module):

@@ -1,136 +1,19 @@
 """The retractable transformer: blocks of dense and sparse attention in turn, flat as in ART or on several scales."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from mptpn.attention import RETRACTABLE_BACKENDS as BACKENDS
-from mptpn.attention import DynamicPositionBias, RelativePositionBias, retractable_attention, whole_image_attention
+from mptpn.networks.block import BIASES, RADIUS, Block, Group, Groups, NoiseDescription
 
 ATTENTION = ("both", "dense", "sparse")
 SPARSE_GROUPS = ("fixed", "whole_image")
-BIASES = {"dynamic": DynamicPositionBias, "relative": RelativePositionBias}
 # Peak resident bytes per pixel and feature of the finest scale, measured as in blind_spot: 42 to 65 (pipeline.STUDENT,
 # the same with mlp_ratio 4, flat of 48 features).
 BYTES = 68
-ROWS = 32  # of tokens, which the MLP takes at once without gradient
-RADIUS = 3  # px, largest lag at which the network is told the noise's correlation
-GRID, DARKEST = 8, 1e-2  # side of the grid on which the noise's power is told, and the smallest power that is told
-
-
-class NoiseDescription(nn.Module):
-    """What the network is told of the noise, as features: its correlation, and the log of its power.
-
-    forward(correlation [..., 7, 7], 1 in the centre) -> [..., features].
-    """
-
-    def __init__(self, features: int):
-        super().__init__()
-        numbers = (2 * RADIUS + 1) ** 2 // 2 + GRID * (GRID // 2 + 1)
-        self.layers = nn.Sequential(nn.Linear(numbers, features), nn.SiLU(), nn.Linear(features, features), nn.SiLU())
-
-    def forward(self, correlation: Tensor) -> Tensor:
-        side = 2 * RADIUS + 1
-        torus = F.pad(correlation, (0, GRID - side, 0, GRID - side)).roll((-RADIUS, -RADIUS), (-2, -1))
-        power = torch.fft.rfft2(torus).real.clamp_min(DARKEST).log()
-        return self.layers(torch.cat([correlation.flatten(-2)[..., side**2 // 2 + 1 :], power.flatten(-2)], dim=-1))
-
-
-class Block(nn.Module):
-    """Pre-norm attention in groups at one stride, then pre-norm MLP, each added to its input (ART, Fig. 2); [B, H, W,
-    C] in and out.
-
-    Where the noise is described, [B, places, places, features], gains and shifts of both norms follow from it (as the
-    time in Peebles and Xie 2023, adaLN-Zero, without its gate).
-    """
-
-    def __init__(
-        self,
-        width: int,
-        *,
-        heads: int,
-        interval: int,
-        window: int,
-        mlp_ratio: float,
-        bias: str,
-        whole_image: bool = False,
-        backend: str = "auto",
-        described: int = 0,
-    ):
-        super().__init__()
-        self.heads, self.interval, self.window = heads, interval, window
-        self.whole_image, self.backend = whole_image, backend
-        self.attention_norm = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.bias = BIASES[bias](heads, window=window)
-        self.merge = nn.Linear(width, width)
-        self.mlp_norm = nn.LayerNorm(width)
-        hidden = int(width * mlp_ratio)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
-        self.described = described
-        if described:
-            self.modulation = nn.Linear(described, 4 * width)
-            nn.init.zeros_(self.modulation.weight)
-            nn.init.zeros_(self.modulation.bias)
-
-    def forward(self, x: Tensor, description: Tensor | None = None) -> Tensor:
-        gains = self._gains(description, x.shape[1:3]) if self.described else ()
-        qkv = self.qkv(_modulated(self.attention_norm(x), *gains[:2])).unflatten(-1, (3, self.heads, -1))
-        if self.whole_image:
-            attended = whole_image_attention(qkv, self.bias.network, interval=self.interval)
-        else:
-            attended = retractable_attention(
-                qkv, self.bias(), interval=self.interval, window=self.window, backend=self.backend
-            )
-        x = x + self.merge(attended.flatten(-2))
-        if torch.is_grad_enabled():
-            return x + self.mlp(_modulated(self.mlp_norm(x), *gains[2:]))
-        del qkv, attended
-        for first in range(0, x.shape[1], ROWS):  # a few rows at a time take little memory
-            rows = slice(first, first + ROWS)
-            some = (gain[:, rows] if gain.shape[1] > 1 else gain for gain in gains[2:])
-            x[:, rows] += self.mlp(_modulated(self.mlp_norm(x[:, rows]), *some))
-        return x
-
-    def _gains(self, description: Tensor, size: Sequence[int]) -> tuple[Tensor, ...]:
-        """Gain and shift of either norm at each token, [B, H or 1, W or 1, C] each; between places they are linear."""
-        gains = self.modulation(description)
-        if gains.shape[1:3] != (1, 1):
-            gains = F.interpolate(gains.permute(0, 3, 1, 2), size=size, mode="bilinear").permute(0, 2, 3, 1)
-        return gains.chunk(4, -1)
-
-
-def _modulated(x: Tensor, *gains: Tensor) -> Tensor:
-    """x (1 + gain) + shift, of gains (gain, shift) or none."""
-    return torch.addcmul(gains[1], x, 1 + gains[0]) if gains else x
-
-
-class Group(nn.Module):
-    """Blocks in a row, a 3x3 convolution, and the group's input added (ART, Fig. 2); [B, C, H, W] in and out.
-
-    Args:
-        width: features.
-        blocks: each maps [B, H, W, C] to the same.
-        recompute: trade time for memory in training (gradient checkpointing).
-    """
-
-    def __init__(self, width: int, *, blocks: list[Block], recompute: bool):
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.convolution = nn.Conv2d(width, width, 3, padding=1)
-        self.recompute = recompute
-
-    def forward(self, x: Tensor, description: Tensor | None = None) -> Tensor:
-        tokens = x.permute(0, 2, 3, 1)
-        for block in self.blocks:
-            given = (tokens, description)
-            again = self.recompute and self.training
-            tokens = checkpoint(block, *given, use_reentrant=False) if again else block(*given)
-        return x + self.convolution(tokens.permute(0, 3, 1, 2))
 
 
 class RetractableTransformer(nn.Module):
@@ -257,15 +140,6 @@ class RetractableTransformer(nn.Module):
             correlation[:, RADIUS, RADIUS] = 1
         correlation = correlation if correlation.ndim == 5 else correlation[:, None, None]
         return self.description(correlation.to(like))
-
-
-class Groups(nn.ModuleList):
-    """Groups in a row; [B, C, H, W] in and out."""
-
-    def forward(self, x: Tensor, description: Tensor | None = None) -> Tensor:
-        for group in self:
-            x = group(x, description)
-        return x
 
 
 def _check(given: dict) -> None:

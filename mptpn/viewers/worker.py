@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from mptpn import faults
-from mptpn.networks.transformer import Block, RetractableTransformer
+from mptpn.networks.block import Block
+from mptpn.networks.transformer import RetractableTransformer
 
 RUNNING, DONE, FAILED, STOPPED = "running", "done", "failed", "stopped"
 

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mptpn.attention import DynamicPositionBias, retractable_attention, whole_image_attention
 from mptpn.networks import RetractableTransformer
-from mptpn.networks.transformer import Block
+from mptpn.networks.block import Block
 from support import timing
 
 # a backend's second word, as in "triton graphs": how torch.compile treats it
@@ -200,8 +200,8 @@ def floors(
         torch.ops.mptpn.sdpa_attention_backward: lambda grad, qkv, bias, *_, **__: 10 * math.prod(grad) * bias[-1],
     }
     counter = FlopCounterMode(display=False, custom_mapping=products)
-    with FakeTensorMode(), counter, timing.Traffic() as traffic, torch.set_grad_enabled(training):
-        net = RetractableTransformer(size[1], **NETWORKS[name])
+    with FakeTensorMode(), counter, timing.Traffic() as traffic:  # gradients are on: each operator on whole images
+        net = RetractableTransformer(size[1], **NETWORKS[name]).requires_grad_(training)
         noisy, traffic.total = torch.empty(size), 0  # drawing the weights is not counted
         out = net(noisy)
         if training:

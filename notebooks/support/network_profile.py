@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mptpn.inference import runtime
 from mptpn.networks import RetractableTransformer, load
-from mptpn.networks.transformer import Block
+from mptpn.networks.block import Block
 from mptpn.stages.profound import UNIT
 
 

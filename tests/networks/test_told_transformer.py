@@ -1,8 +1,9 @@
 """A transformer that is told the correlation of the noise, for the whole image or from place to place."""
 
+import pytest
 import torch
 
-from mptpn.networks import RetractableTransformer
+from mptpn.networks import RetractableTransformer, block
 from mptpn.random import generator
 
 SMALL = {"channels": 1, "widths": (8, 16), "intervals": ((2,), (2,)), "blocks": 2, "head_dim": 8, "window": 4}
@@ -44,6 +45,17 @@ def test_what_it_is_told_changes_the_result_and_white_is_the_default():
         assert not torch.allclose(told(NOISY), told(NOISY, ACROSS), atol=1e-3)
         each = told(NOISY, torch.cat([WHITE, ACROSS]))
         assert torch.allclose(each[1:], told(NOISY[1:], ACROSS), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("places", [(1, 1), (2, 3)], ids=["whole image", "from place to place"])
+def test_groups_in_turn_are_told_what_the_whole_image_is_told(places, monkeypatch):
+    monkeypatch.setattr(block, "KEPT", 2**10)
+    told, noisy = moved(networks()[1]).double(), NOISY.double()
+    known = torch.cat([WHITE, ACROSS])[:, None, None].repeat(1, *places, 1, 1).double()
+    known[:, -1:, -1:] *= 0.9
+    whole = told(noisy, known)
+    with torch.no_grad():
+        torch.testing.assert_close(told(noisy, known), whole, rtol=0, atol=1e-12)
 
 
 def test_the_same_correlation_in_all_places_is_one_for_the_image():

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from mptpn.networks.transformer import ATTENTION, Block, RetractableTransformer
+from mptpn.networks import block
+from mptpn.networks.block import Block
+from mptpn.networks.transformer import ATTENTION, RetractableTransformer
 from mptpn.random import generator
 
 SMALL = {"widths": (8, 16), "intervals": ((2,), (3,)), "blocks": 2, "head_dim": 8, "window": 4}
@@ -72,6 +74,17 @@ def test_a_new_network_is_the_identity(shape):
 def test_images_of_a_batch_do_not_see_each_other(shape):
     net, batch = network(**SHAPES[shape]).double(), image(19, 10, batch=3).double()
     torch.testing.assert_close(net(batch), torch.cat([net(x[None]) for x in batch]), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kept", [1, 2**10, 2**20], ids=["a group", "some", "all"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_groups_in_turn_give_what_the_whole_image_gives(shape, kept, monkeypatch):
+    """Without gradient a CPU takes a few groups at a time through a block; with it, the whole image."""
+    monkeypatch.setattr(block, "KEPT", kept)
+    net, noisy = network(**SHAPES[shape]).double().eval(), image(37, 21).double()
+    whole = net(noisy)
+    with torch.no_grad():
+        torch.testing.assert_close(net(noisy), whole, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("attention", ATTENTION)

@@ -7,7 +7,8 @@ import torch
 
 from mptpn.attention import DynamicPositionBias
 from mptpn.attention.whole_image import whole_image_attention
-from mptpn.networks.transformer import Block, RetractableTransformer
+from mptpn.networks.block import Block
+from mptpn.networks.transformer import RetractableTransformer
 from mptpn.random import generator
 
 SHAPE = {"widths": (8, 16), "intervals": ((2,), (3,)), "blocks": 2, "head_dim": 8, "window": 4}
