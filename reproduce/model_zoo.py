@@ -7,6 +7,7 @@ Nothing is downloaded. Exit code 1 if a package fails its test.
 """
 
 import argparse
+import copy
 import json
 import sys
 from dataclasses import dataclass
@@ -28,11 +29,13 @@ from mptpn.networks import RetractableTransformer, load_weights
 from mptpn.networks.weights import DENOISERS, ENLARGERS, pretrained_paths
 from mptpn.random import generator
 from mptpn.super_resolution import SuperResolutionNetwork, shrink
+from mptpn.super_resolution.network import HashedAttention
 from mptpn.zoo import ExportedDenoiser, ZooDenoiser, ZooEnlarger
 
 NAMES = [name for name in (*DENOISERS, *ENLARGERS) if name != "correlated" and name in pretrained_paths()]
 SIDE, STEP, HALO = 384, 128, 128  # px, of a denoiser: smallest tile, its step, and what is cut off around it
 LOW, LOW_STEP, LOW_HALO = 96, 16, 16  # px, of the small image of an enlarger
+TILE = f"tile_{LOW}.onnx"  # of an enlarger: beside the package's weights, for one size alone
 LEVEL = 25 / 255  # standard deviation of the noise of the test image
 OPSET = 18  # of ONNX
 CLOSE = 1e-4  # largest difference of the test output, absolute and relative
@@ -104,7 +107,9 @@ def build(package: Package, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(package.model.state_dict(), folder / "weights.pt")
     weights = {"pytorch_state_dict": _state_dict(package, folder / "weights.pt")}
-    if package.scale == 1:
+    if package.scale > 1:
+        export_tile(package, folder / TILE)
+    else:
         export(package, folder / "weights.onnx")
         weights["onnx"] = spec.OnnxWeightsDescr(
             source=folder / "weights.onnx", opset_version=OPSET, parent="pytorch_state_dict"
@@ -135,6 +140,19 @@ def export(package: Package, path: Path) -> None:
         external_data=False,
         verbose=False,
     )
+
+
+def export_tile(package: Package, path: Path) -> None:
+    """ONNX of an enlarger, for small images of LOW x LOW px and no other: the hashing depends on the size."""
+    model = copy.deepcopy(package.model)
+    for part in model.modules():
+        if isinstance(part, HashedAttention):
+            part.backend = "gathered"  # in operations that ONNX knows
+    with torch.no_grad():
+        model(package.source)  # the weights of the bicubic image are chosen and kept: a trace could not choose them
+    names = {"input_names": ["low"], "output_names": ["enlarged"]}
+    settings = {"dynamo": True, "opset_version": OPSET, "external_data": False, "verbose": False}
+    torch.onnx.export(model, (package.source,), path, **names, **settings)
 
 
 def _state_dict(package: Package, path: Path) -> spec.PytorchStateDictWeightsDescr:
@@ -176,6 +194,7 @@ def description(package: Package, folder: Path, weights: spec.WeightsDescr) -> s
         license=spec.FileDescr(source=folder / "LICENSE.md"),
         documentation=spec.FileDescr(source=folder / "README.md"),
         covers=[spec.FileDescr(source=folder / "cover.png")],
+        attachments=[spec.FileDescr(source=folder / TILE)] if package.scale > 1 else [],
         tags=[kind, "pytorch", "2d", "transformer", "research-only"],
         version=spec.Version(version("mptpn")),
         inputs=[
@@ -212,7 +231,7 @@ def documentation(package: Package) -> str:
         scores = {f"Set5, image {name}": value for name, value in package.about["set5_psnr_db"].items()}
         use = (
             "The input is 0 to 1. Attention looks at the whole image: tiles with the halo agree with it but for small "
-            "seams. Do not measure on the result."
+            f"seams. Do not measure on the result. `{TILE}` is ONNX for inputs of exactly {LOW} x {LOW} px."
         )
         check = "Make an image small by bicubic interpolation, enlarge it, and compare luma, without the border."
     else:

@@ -80,6 +80,9 @@ def hashed_attention(
 def sorted_tokens(match: Tensor, *, rotations: Tensor, chunk_size: int) -> Tensor:
     """Tokens of each image in each round, by bucket and then by their own order; [rounds, B, N], int64."""
     codes = spherical_hash(match, rotations=rotations, buckets=buckets_of(match.shape[1], chunk_size=chunk_size))
+    if torch.compiler.is_exporting():  # ONNX sorts no bytes, nor keeps equals in order: each token has a key of its own
+        keys = codes * codes.shape[-1] + torch.arange(codes.shape[-1], device=codes.device)
+        return keys.argsort(dim=-1)
     # a GPU sorts byte by byte, and an int64 has 8 of them
     return codes.to(torch.uint8, memory_format=torch.contiguous_format).argsort(dim=-1, stable=True)
 
