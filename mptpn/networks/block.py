@@ -81,7 +81,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, description: Tensor | None = None) -> Tensor:
         gains = self._gains(description, x.shape[1:3]) if self.described else ()
         plain = x.is_cuda or torch.is_grad_enabled() or torch.compiler.is_compiling()
-        if not plain and not self.whole_image and self.backend in ("auto", "sdpa"):
+        if not plain and not self.whole_image and self.backend == "auto":
             return self._by_groups(x, gains)
         qkv = self.qkv(_modulated(self.attention_norm(x), *gains[:2])).unflatten(-1, (3, self.heads, -1))
         if self.whole_image:

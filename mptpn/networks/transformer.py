@@ -38,7 +38,8 @@ class RetractableTransformer(nn.Module):
         bias: "dynamic" (ART) or "relative" position bias; the latter knows no offset beyond the window, so not with
             "whole_image".
         recompute: trade time for memory in training (gradient checkpointing).
-        backend: what computes the attention in windows and fixed groups, see `retractable_attention`.
+        backend: what computes the attention in windows and fixed groups, see `retractable_attention`. With "auto" and
+            without gradient a CPU takes a few groups at a time through a whole block.
         described: features of the description of the noise; 0: the network is told nothing of it.
 
     forward(noisy [B, C, H, W]) -> denoised [B, C, H, W], any H, W >= 1; never writes to self. A network with

@@ -79,8 +79,11 @@ def runtimes(name: str, noisy: Tensor) -> dict[str, Callable[[], Tensor]]:
         with torch.autocast("cpu", torch.bfloat16):
             return network(noisy)
 
-    contiguous = load(name).to(memory_format=torch.contiguous_format)
-    calls = {"PyTorch": lambda: network(noisy), "PyTorch, not channels-last": lambda: contiguous(noisy)}
+    contiguous, whole = load(name).to(memory_format=torch.contiguous_format), load(name)
+    for block in (part for part in whole.modules() if isinstance(part, Block)):
+        block.backend = "sdpa"
+    calls = {"PyTorch": lambda: network(noisy), "PyTorch, each step on the whole image": lambda: whole(noisy)}
+    calls |= {"PyTorch, not channels-last": lambda: contiguous(noisy)}
     calls |= {"PyTorch, float16": lambda: half(noisy.half()), "PyTorch, bfloat16 (autocast)": autocast}
     for chosen, precision in runtime.PRECISIONS.items():
         compiled = runtime.Compiled(network, precision)
