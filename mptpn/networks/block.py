@@ -19,6 +19,7 @@ from mptpn.attention import (
 BIASES = {"dynamic": DynamicPositionBias, "relative": RelativePositionBias}
 ROWS = 32  # of tokens, which the MLP takes at once on a GPU without gradient
 KEPT = 2**17  # numbers of tokens that a CPU thread takes through a block at once: with what is made of them, a few MiB
+LEAST = 16  # tokens at once
 RADIUS = 3  # px, largest lag at which the network is told the noise's correlation
 GRID, DARKEST = 8, 1e-2  # side of the grid on which the noise's power is told, and the smallest power that is told
 
@@ -107,12 +108,16 @@ class Block(nn.Module):
         images = (x, out, *placed)
         most = KEPT * torch.get_num_threads() // x.shape[-1]
         for (view, result, *gathered), part in groups_in_turn(images, bias, self.interval, self.window, tokens=most):
-            tokens = view.reshape(-1, part.shape[-1], x.shape[-1])  # [groups, tokens, features]
-            some = [gain.reshape(tokens.shape) for gain in gathered] or [gain.flatten(0, 2) for gain in gains]
+            # [groups, tokens, features]; a product of few rows is rounded otherwise than one of many
+            shape, copies = (-1, part.shape[-1], x.shape[-1]), LEAST if view.numel() < LEAST * x.shape[-1] else 1
+            tokens, *some = (one.reshape(shape) for one in (view, *gathered))
+            if copies > 1:
+                tokens, *some = (one.repeat(copies, 1, 1) for one in (tokens, *some))
+            some = some or [gain.flatten(0, 2) for gain in gains]
             qkv = self.qkv(_modulated(self.attention_norm(tokens), *some[:2])).unflatten(-1, (3, self.heads, -1))
             tokens = tokens + self.merge(attention_in_groups(qkv, part).flatten(-2))
             tokens += self.mlp(_modulated(self.mlp_norm(tokens), *some[2:]))
-            result.copy_(tokens.view(result.shape))
+            result.copy_(tokens[: len(tokens) // copies].view(result.shape))
         return out
 
     def _gains(self, description: Tensor, size: Sequence[int]) -> tuple[Tensor, ...]:

@@ -12,7 +12,7 @@ from mptpn.networks.block import BIASES, RADIUS, Block, Group, Groups, NoiseDesc
 ATTENTION = ("both", "dense", "sparse")
 SPARSE_GROUPS = ("fixed", "whole_image")
 # Peak resident bytes per pixel and feature of the finest scale, measured as in blind_spot: 42 to 65 (pipeline.STUDENT,
-# the same with mlp_ratio 4, flat of 48 features).
+# the same with mlp_ratio 4, flat of 48 features) with each step on the whole image, as on a GPU; a CPU takes less.
 BYTES = 68
 
 
