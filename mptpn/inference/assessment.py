@@ -104,7 +104,11 @@ def assess(
         return Assessment(quality, None, "the noise level is not known")
     if not quality["stripes"].passed:
         return Assessment(quality, None, "the noise has stripes, which the noise model does not know")
-    parts = [place for side in (PART, FREE) for place in _free(seen.measured, side=side)][:PARTS]
+    free, nearly = (
+        [place for side in (PART, FREE) for place in _free(seen.measured, side=side, masked=masked)][:PARTS]
+        for masked in (0.0, MOST_MASKED)
+    )
+    parts = free or nearly
     if not parts:
         return Assessment(quality, None, f"no block of {FREE} x {FREE} px is free of masked or clipped pixels")
     variance = there.variance(some[1])
@@ -115,8 +119,8 @@ def assess(
     settings = {"variance": variance, "valid": some[2], "passing": passing, "activity": active, "level_error": error}
     *gain, share = estimated_gain(*some[:2], **settings)
     found = Assessment(quality, tuple(gain))
-    if not found.loss:
-        share = 1.0 if share >= WHOLE else (1 + share) / 2
+    if not found.loss:  # WHOLE was chosen where squares are free
+        share = 1.0 if share >= WHOLE or not free else (1 + share) / 2
     return replace(found, share=share)
 
 
@@ -167,13 +171,13 @@ def _places(measured: Tensor, *, side: int = BLOCK) -> list[tuple]:
     return spread(places, BLOCKS)
 
 
-def _free(measured: Tensor, *, side: int) -> list[tuple]:
-    """Up to PARTS squares in which nearly every pixel is measured, spread over the image."""
+def _free(measured: Tensor, *, side: int, masked: float) -> list[tuple]:
+    """Up to PARTS squares in which no larger share of the pixels is not measured, spread over the image."""
     height, width = measured.shape[2:]
     inside = min(side, height), min(side, width)
     cuts = [(..., *place) for place in squares((height - height % inside[0], width - width % inside[1]), side=side)]
     cuts = [
         (..., *(slice(s.start, min(s.stop, n)) for s, n in zip(cut[1:], (height, width), strict=True))) for cut in cuts
     ]
-    free = [cut for cut in cuts if float(measured[cut].float().mean()) >= 1 - MOST_MASKED]
+    free = [cut for cut in cuts if int((~measured[cut]).sum()) <= masked * measured[cut].numel()]
     return [free[round(i)] for i in np.linspace(0, len(free) - 1, min(PARTS, len(free)))]
