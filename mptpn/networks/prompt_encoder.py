@@ -14,6 +14,16 @@ def unit(inputs: int, outputs: int, side: int = 3) -> nn.Sequential:
     return nn.Sequential(layer, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
+def linear_patch(width: int, side: int) -> nn.Module:
+    """A token from every pixel of a patch, each with weights of its own: width**2 * side**2 of them."""
+    return nn.Conv2d(width, width, side, stride=side)
+
+
+def mean_patch(width: int, side: int) -> nn.Module:
+    """A token from the mean of a patch: width**2 weights."""
+    return nn.Sequential(nn.AvgPool2d(side), nn.Conv2d(width, width, 1))
+
+
 class TextLadder(nn.Module):
     """Word vectors [B, T, D] in each of the given widths (one after the other), a list of [B, T, width]."""
 
@@ -88,7 +98,8 @@ class TokenBlock(nn.Module):
 class PromptEncoder(nn.Module):
     """Adds what the prompt asks for to the image's features of three scales (strides 1, 2, 4).
 
-    Tokens are patches of 16 x 16 px at every scale. They pass the scales down and up again, one block each.
+    Tokens are patches of 16 x 16 px at every scale: their mean through a linear layer, or, with `linear_patches` (as
+    published), a weight for each of their pixels. They pass the scales down and up again, one block each.
     `published`: global attention and positions (224 x 224 px alone), the text added at the first scale only by a
     convolution over the word axis. Otherwise each block looks up the words, and mixes neighbours only.
 
@@ -96,13 +107,14 @@ class PromptEncoder(nn.Module):
         widths: channels of the three scales. text_width: D of the word vectors.
     """
 
-    def __init__(self, widths: tuple[int, int, int], *, text_width: int, published: bool):
+    def __init__(self, widths: tuple[int, int, int], *, text_width: int, published: bool, linear_patches: bool):
         super().__init__()
         self.published = published
         steps = (512, 256, 128, widths[0]) if published else widths
         self.text = TextLadder(text_width, steps)
         sides = (PATCH, PATCH // 2, PATCH // 4)
-        self.patches = nn.ModuleList(nn.Conv2d(c, c, s, stride=s) for c, s in zip(widths, sides, strict=True))
+        patch = linear_patch if linear_patches else mean_patch
+        self.patches = nn.ModuleList(patch(c, s) for c, s in zip(widths, sides, strict=True))
         block = {"local": not published, "reads": not published}
         self.down = nn.ModuleList(TokenBlock(width, **block) for width in widths)
         self.up = nn.ModuleList(TokenBlock(width, **block) for width in widths[:2])

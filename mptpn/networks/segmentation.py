@@ -126,6 +126,9 @@ class SegmentationNetwork(nn.Module):
         width: channels of the first scale; the others have 2 and 4 times as many.
         text_width: D of the word vectors.
         fusion, gates: scale fusion and gated skips, to be switched off in ablations.
+        overview: the whole image at 96 x 96 px speaks in the mask too, not in the judgement of presence alone. A small
+            set is then learned by heart (MoNuSeg: notebook 14). Not for `published`.
+        linear_patches: see PromptEncoder. `published` always has them.
     """
 
     alignment = PATCH
@@ -140,32 +143,39 @@ class SegmentationNetwork(nn.Module):
         text_width: int = 48,
         fusion: bool = True,
         gates: bool = True,
+        overview: bool = False,
+        linear_patches: bool = False,
     ):
         super().__init__()
         self.bytes_per_pixel = 60 * width  # 730 measured at width 16, float32, on a CPU
         self.published, self.words, widths = published, tuple(words), (width, 2 * width, 4 * width)
         self.arguments = {"words": list(words), "published": published, "width": width, "text_width": text_width}
-        self.arguments |= {"fusion": fusion, "gates": gates}
+        self.arguments |= {"fusion": fusion, "gates": gates, "overview": overview, "linear_patches": linear_patches}
+        self.overview = overview
         # the weights are given: nn.Embedding's own first ones, drawn on the device "meta", import a compiler (3 s)
         size = len(words), text_width
         self.vectors = nn.Embedding(*size, _weight=torch.randn(size)) if words else None
         stem = unit(3, width) if published else double(3, width)
         self.encoder = nn.ModuleList([stem, double(width, 2 * width), double(2 * width, 4 * width)])
-        self.prompt = PromptEncoder(widths, text_width=text_width, published=published)
+        self.prompt = PromptEncoder(
+            widths, text_width=text_width, published=published, linear_patches=linear_patches or published
+        )
         self.fusion = ScaleFusion(width, published=published) if fusion else None
         first = 3 if published else 2
         seen = (first * widths[0], 3 * widths[1], 3 * widths[2]) if fusion else widths
         skips = seen if published or not fusion else widths
         self.narrow = None if published or not fusion else nn.ModuleList(map(narrow, seen, widths))
         self.glance = None if published else Glance(2 * text_width)
-        condition = 0 if published else 3 * text_width
+        condition = 0 if published else text_width * (3 if overview else 1)
         choices = {"published": published, "gated": gates, "condition": condition}
         self.up = nn.ModuleList(
             [UpAttention(skips[2], skips[1], skips[1], **choices), UpAttention(skips[1], skips[0], skips[0], **choices)]
         )
         self.logit = nn.Conv2d(skips[0], 1, 1)
         if not published:
-            self.judge = nn.Sequential(nn.Linear(condition, text_width), nn.ReLU(), nn.Linear(text_width, text_width))
+            self.judge = nn.Sequential(
+                nn.Linear(3 * text_width, text_width), nn.ReLU(), nn.Linear(text_width, text_width)
+            )
             self.ask = nn.Linear(text_width, text_width + 1)
 
     def read(self, numbers: Tensor) -> Tensor:
@@ -193,7 +203,7 @@ class SegmentationNetwork(nn.Module):
         Args:
             image: [B, 3, H, W], about 0..1, any size (published: 224 x 224).
             text: word vectors [B, T, D] (published: 10 words).
-            look: of the whole image, from `look`, where image is a tile.
+            look: of the whole image, from `look`, where image is a tile; read with `overview` alone.
         Raises:
             ValueError: the published network, and another size or number of words.
         """
@@ -203,8 +213,9 @@ class SegmentationNetwork(nn.Module):
             raise ValueError(f"{given} do not fit the published network; give 224 x 224 px with {WORDS} words.")
         condition = None
         if not self.published:
-            look = self.look(image) if look is None else look
-            condition = torch.cat([look, mean_word(text)], 1)
+            condition = mean_word(text)
+        if self.overview and not self.published:
+            condition = torch.cat([self.look(image) if look is None else look, condition], 1)
         x = F.pad(image, (0, -width % PATCH, 0, -height % PATCH), mode="replicate")
         maps = [x := self.encoder[0](x)]
         for block in self.encoder[1:]:

@@ -22,11 +22,12 @@ from mptpn.segmentation.words import Words, word_numbers
 from mptpn.training import fit, launch
 from support import datasets, segmentation_sets, text_worth_sets
 from support.figures import write_table
-from support.segmentation_scores import PARAPHRASES, classic, picture
+from support.segmentation_scores import PARAPHRASES
 
 LENGTH = 10  # words of a sentence of MoNuSeg, and of the published network
 LONG = 20  # of BUSI
-SMALL = {"width": 8, "text_width": 32}
+# the overview and linear patches lose Dice (notebook 14); the rows of notebook 13 differ in other things and have both
+SMALL = {"width": 8, "text_width": 32, "overview": True, "linear_patches": True}
 SEEDS = (0, 1, 2)
 VARIANTS = {  # of the network on MoNuSeg, trained with its own sentences
     "published": {"published": True},
@@ -49,7 +50,7 @@ class Job:
     """One training and its questions.
 
     Attributes:
-        experiment: "drawn", "text", "network", "ladder", "encoder" or "fold".
+        experiment: "drawn", "text", "network", "ladder" or "encoder".
         variant: what differs within the experiment. seed: of weights and batches.
         steps, batch: budget.
     """
@@ -70,16 +71,16 @@ def all_jobs(seeds: Sequence[int] = SEEDS, *, long: bool = True, bert: str = "")
     """Every run of the table, a seed at a time.
 
     Args:
-        long: the rows that take longest too: five folds of MoNuSeg, and pretraining.
+        long: pretraining too.
         bert: folder of a BERT model; "": without.
     """
-    found = [Job("fold", "classic", steps=0)]
+    found = []
     for seed in seeds:
         found += [Job("text", text, seed) for text in text_worth_sets.TEXTS if text != "contrary"]
         found += [Job("network", name, seed) for name in VARIANTS if long or not name.startswith("pretrained")]
         found += [Job("encoder", name, seed, 50, 8) for name in (OWN, "wordllama", *([bert] if bert else []))]
         found += [Job("ladder", level, seed, 40, 8) for level in text_worth_sets.LEVELS]
-    return found + [Job("fold", str(fold), 0, 1200, 4) for fold in range(text_worth_sets.FOLDS if long else 0)]
+    return found
 
 
 def run(jobs: Sequence[Job], path: Path, tell: Callable[[str], object] = print) -> pd.DataFrame:
@@ -217,23 +218,7 @@ def _encoder(job: Job) -> tuple[Iterator, int]:
     return rows, counted(net)
 
 
-def _fold(job: Job) -> tuple[Iterator, int]:
-    """A fold of MoNuSeg without any words; "classic": stain unmixing and Otsu's threshold on the same bytes."""
-    folds = text_worth_sets.folds()
-    if job.variant == "classic":
-        every = [example for fold in folds for example in fold]
-        return [("classic", e.name, dice(classic(picture(e)), e.masks[()][0, 0].numpy())) for e in every], 0
-    test = folds.pop(int(job.variant))
-    training = [replace(e, scales=(0.8, 1.3)) for fold in folds for e in fold]
-    net = network(("nuclei",), job.seed, width=12)
-    net = learn(net, training, [()], numbers([()], net, 1), job, side=128)
-    text, rows = net.read(numbers([()], net, 1)), []
-    for turns, name in ((1, "as it lies"), (8, "eight orientations")):
-        rows += [(name, e.name, overlap(net, e, text, e.masks[()], turns=turns)) for e in test]
-    return rows, counted(net)
-
-
-DO = {"drawn": _text, "text": _text, "network": _network, "ladder": _ladder, "encoder": _encoder, "fold": _fold}
+DO = {"drawn": _text, "text": _text, "network": _network, "ladder": _ladder, "encoder": _encoder}
 
 
 if __name__ == "__main__":

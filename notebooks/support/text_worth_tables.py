@@ -17,7 +17,6 @@ TITLES = {
     "network": "MoNuSeg: the network",
     "ladder": "BUSI: prompts written from the truth",
     "encoder": "white cells: unseen wording, nothing refuses",
-    "fold": "MoNuSeg, five folds",
 }
 Pair = tuple[str, str, pd.DataFrame, pd.DataFrame]  # experiment, what is compared, and rows of the one and the other
 
@@ -81,10 +80,6 @@ def _pairs(table: pd.DataFrame) -> Iterator[Pair]:
             asked = of("encoder", encoder, kind).assign(target=_target)
             known = asked.drop(columns="dice").merge(name[["target", "seed", "dice"]], on=["target", "seed"])
             yield "encoder", f"{encoder}: {kind} - name", asked, known
-    folds = table[(table.experiment == "fold") & (table.variant != "classic")]
-    once = folds[folds.test == "as it lies"]
-    yield "fold", "network - classic", once, of("fold", "classic")
-    yield "fold", "eight orientations - one", folds[folds.test == "eight orientations"], once
 
 
 def _target(table: pd.DataFrame) -> pd.Series:

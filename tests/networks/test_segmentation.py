@@ -45,8 +45,9 @@ def test_every_parameter_of_the_published_network_gets_a_gradient():
 def test_the_parameters_of_the_full_size_networks_are_counted():
     """Published: 20.39 M in the public code less 4.61 M that never get a gradient are 15.78 M; ours has 14.50 M."""
     published = SegmentationNetwork(published=True, width=64, text_width=768)
-    counts = [sum(p.numel() for p in net.parameters()) for net in (published, SegmentationNetwork(tuple("abcdefgh")))]
-    assert counts == [14_497_195, 497_632]
+    nets = [published, SegmentationNetwork(tuple("abcdefgh"))]
+    nets += [SegmentationNetwork(tuple("abcdefgh"), overview=True, linear_patches=True)]
+    assert [sum(p.numel() for p in net.parameters()) for net in nets] == [14_497_195, 297_184, 497_632]
 
 
 def test_the_text_acts_at_every_scale_of_the_repaired_network():
@@ -60,7 +61,7 @@ def test_the_text_acts_at_every_scale_of_the_repaired_network():
         block(tokens[level].detach(), words).sum().backward()
         assert words.grad.abs().sum() > 0
     for up in net.up:
-        condition = torch.rand(1, 36, requires_grad=True)
+        condition = torch.rand(1, up.condition.in_features, requires_grad=True)
         below, skip = up.first[0].in_channels, up.seen.in_channels
         up(torch.rand(1, below - skip, 8, 8), torch.rand(1, skip, 16, 16), condition).square().sum().backward()
         assert condition.grad.abs().sum() > 0
@@ -124,6 +125,14 @@ def test_the_glance_sees_the_whole_image_whatever_its_size():
     with torch.no_grad():
         assert net.look(image(20, 300)).shape == net.look(image(301, 50)).shape == (1, 24)
     assert isinstance(net.glance, Glance) and SegmentationNetwork(published=True).glance is None
+
+
+@pytest.mark.parametrize("overview", [False, True])
+def test_the_whole_image_speaks_in_the_mask_with_an_overview_alone(overview):
+    net = network(overview=overview).eval()
+    with torch.no_grad():
+        one, other = (net(image(), asked(net, 0), look) for look in (torch.zeros(1, 24), torch.ones(1, 24)))
+    assert torch.equal(one, other) != overview
 
 
 def test_the_published_network_refuses_another_size():
