@@ -23,7 +23,7 @@ from support.segmentation_scores import classic, picture
 from support.text_worth import Job, counted, learn, network, numbers, overlap
 
 OURS, BEFORE, UNET, CLASSIC = "repaired", "repaired, overview and linear patches", "U-Net", "classic"
-STEPS = {UNET: 800, OURS: 400, BEFORE: 400}
+STEPS = {UNET: 700, OURS: 300, BEFORE: 300}  # about a minute of one core each
 TURNS = {"one orientation": 1, "eight orientations": 8}
 COMPARED = ((OURS, BEFORE), (UNET, OURS), (OURS, CLASSIC), (UNET, CLASSIC))
 
