@@ -23,7 +23,7 @@ from support.segmentation_scores import classic, picture
 from support.text_worth import Job, counted, learn, network, numbers, overlap
 
 OURS, BEFORE, UNET, CLASSIC = "repaired", "repaired, overview and linear patches", "U-Net", "classic"
-STEPS = {UNET: 700, OURS: 120, BEFORE: 120}  # about a minute of one core each
+STEPS = {UNET: 700, OURS: 200, BEFORE: 200}  # about a minute of one core each
 TURNS = {"one orientation": 1, "eight orientations": 8}
 COMPARED = ((OURS, BEFORE), (UNET, OURS), (OURS, CLASSIC), (UNET, CLASSIC))
 
