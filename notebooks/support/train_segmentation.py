@@ -11,7 +11,7 @@ import torch
 
 from mptpn.networks import SegmentationNetwork
 from mptpn.segmentation import Example, Segmenter, fit_segmenter
-from mptpn.segmentation.calibration import scores, with_peak
+from mptpn.segmentation.calibration import calibrated, scores, with_peak
 from mptpn.training import launch
 from support import segmentation_sets as sets
 from support.segmentation_scores import picture
@@ -49,6 +49,13 @@ def note(segmenter: Segmenter, training: list[Example], validation: list[Example
     return told | {"settings": [SETTINGS | phase for phase in PHASES], "validation_dice": dice} | about
 
 
+def noise(count: int = 12) -> list[Example]:
+    """White noise of other sizes than the images: presence is calibrated on it too; some looks like tissue."""
+    draw, sides = np.random.default_rng(2), np.linspace(64, 400, count).astype(int)
+    arrays = [draw.normal(size=(side, side + 20)) for side in sides]
+    return [Example(sets.as_input(array), {}, "others", name=f"noise {n}") for n, array in enumerate(arrays)]
+
+
 def measured(segmenter: Segmenter, training: Sequence[Example], validation: Sequence[Example]) -> Segmenter:
     """The same network that refuses a lesion of which no pixel is sure, and says how often that goes wrong.
 
@@ -81,7 +88,7 @@ def main(out: Path, seed: int = 0, minutes: float = MINUTES) -> None:
         settings = SETTINGS | {name: value for name, value in phase.items() if name != "share"}
         segmenter, rows = fit_segmenter(segmenter, training, validation, **settings | where)
         history.append({"steps": rows[-1]["step"], "seconds": rows[-1]["seconds"]})
-    segmenter = measured(segmenter, training, validation)
+    segmenter = measured(calibrated(segmenter, [*validation, *noise()]), training, validation)
     about = {"phases": history, "seed": seed, "minutes": minutes}
     print(segmenter.save(out, note(segmenter, training, validation, about)))
 
