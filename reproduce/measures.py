@@ -15,6 +15,7 @@ from mptpn.super_resolution import SuperResolutionNetwork, enlarge, resize
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "notebooks"))
 from support import datasets, super_resolution_scores, super_resolution_sets  # noqa: E402
+from support.folds import differences as fold_differences  # noqa: E402
 from support.photographs import white_copies  # noqa: E402
 from support.pretraining import psnrs  # noqa: E402
 from support.scores import paired_interval  # noqa: E402
@@ -92,5 +93,11 @@ def calibrated(interval: str) -> list[float]:
     return [100 * float(t[(t.images == "real test") & (t.interval == "calibrated")][interval].item()) for t in tables]
 
 
-USED = (parameters, megabytes, note, psnr, enlarged, gains, interval, pairs, calibrated)
+def folds(comparison: str) -> tuple[float, float, float]:
+    """Mean and 95 % interval of a paired difference of Dice over the images of notebook 14."""
+    row = fold_differences(figure_table("14_folds_real")).set_index("comparison").loc[comparison]
+    return row.difference, row.low, row.high
+
+
+USED = (parameters, megabytes, note, psnr, enlarged, gains, interval, pairs, calibrated, folds)
 MEASURES = {function.__name__: function for function in USED}
