@@ -21,6 +21,6 @@ def test_a_training_of_seconds_on_a_few_images_writes_weights_with_thresholds_an
     train_segmentation.main(tmp_path / "a.safetensors", 0, 0.05)
     segmenter = Segmenter.load(tmp_path / "a.safetensors")
     lesion = segmenter.targets[4]
-    assert segmenter.note["minutes"] == 0.05 and len(segmenter.note["phases"]) == 2
-    assert lesion.threshold == 0.75 and 0 < lesion.peak < 1 and "without one" in lesion.caution
+    assert segmenter.note["minutes"] == 0.05 and len(segmenter.note["phases"]) == 3
+    assert segmenter.targets[5].threshold == 0.8 and 0 < lesion.peak < 1 and "without one" in lesion.caution
     assert set(segmenter.note["images"]) == {e.group for e in few["train"]}
