@@ -214,8 +214,8 @@ class SegmentationNetwork(nn.Module):
         condition = None
         if not self.published:
             condition = mean_word(text)
-        if self.overview and not self.published:
-            condition = torch.cat([self.look(image) if look is None else look, condition], 1)
+            if self.overview:
+                condition = torch.cat([self.look(image) if look is None else look, condition], 1)
         x = F.pad(image, (0, -width % PATCH, 0, -height % PATCH), mode="replicate")
         maps = [x := self.encoder[0](x)]
         for block in self.encoder[1:]:

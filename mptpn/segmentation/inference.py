@@ -210,7 +210,7 @@ class Segmenter:
         if target.side and max(size) != target.side:
             sides = [max(1, round(n * target.side / max(size))) for n in size]
             asked = F.interpolate(image.float(), size=sides, mode="bilinear", antialias=True)
-        look, text = self._look(image, gray), self.text(target)
+        look, text = self._look(image, gray) if network.overview else None, self.text(target)
 
         def part(pixels: Tensor) -> Tensor:
             pixels = gray(pixels).contiguous(memory_format=torch.channels_last)

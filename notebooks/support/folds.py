@@ -132,12 +132,10 @@ def _fold(job: Job, training: Sequence[Example], test: Sequence[Example], side: 
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:
     """Paired over images, with 95 % intervals (bootstrap): rows comparison, difference, low, high, images."""
-    once = table[table.orientations == "one orientation"]
-    wide = once.pivot_table(index="image", columns="network", values="dice")
-    pairs = [(f"{a} - {b}", wide[a] - wide[b]) for a, b in COMPARED if {a, b} <= {*wide.columns}]
-    turned = table[table.orientations == "eight orientations"].pivot_table(
-        index="image", columns="network", values="dice"
+    wide, turned = (
+        table[table.orientations == name].pivot_table(index="image", columns="network", values="dice") for name in TURNS
     )
+    pairs = [(f"{a} - {b}", wide[a] - wide[b]) for a, b in COMPARED if {a, b} <= {*wide.columns}]
     pairs += [(f"{name}, eight orientations - one", turned[name] - wide[name]) for name in turned.columns]
     rows = [(name, *paired_interval(list(gap), list(gap.index)), len(gap)) for name, gap in pairs]
     return pd.DataFrame(rows, columns=["comparison", "difference", "low", "high", "images"])

@@ -1,4 +1,4 @@
-"""Trains `tiny`, a student of `base` for previews, in about 75 minutes of one core;
+"""Trains `tiny`, a student of `base` for previews, on one core;
 from the folder notebooks: python -m support.train_tiny OUT [MINUTES [START]].
 
 START, the weights file of an earlier training, is trained on: other draws, and the rate falls once more, from AGAIN.
