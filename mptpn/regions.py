@@ -20,8 +20,6 @@ from mptpn.noise.by_place import cells_of
 from mptpn.noise.large_by_place import LargeNoiseByPlace, packed
 
 LUMP = 2048  # px, about the side of the parts in which the noise is measured from place to place
-# of bytes_per_pixel that a tile of 768 x 768 px takes at most; of 1088 bytes `small` took 546 and `correlated` 725
-TAKEN = 7 / 8
 ENERGIES = "energies"  # kind of what is kept of a lump
 Span = tuple[slice, slice]
 
@@ -65,7 +63,7 @@ class Regions:
         most = max(1, SIDE // align) * align
         cuts = tiling.cuts(self._shape(index), side=SIDE, multiple=align, halo=predictor.halo, most=most)
         largest = max(math.prod(span.stop - span.start for span in around) for around, _, _ in cuts)
-        needed = tiling.resident() + self.scan.chunk + int(TAKEN * predictor.bytes_per_pixel * largest)
+        needed = tiling.resident() + self.scan.chunk + predictor.peak_bytes(largest)
         if needed > (tiling.default_budget() if memory is None else memory):
             raise ValueError(
                 f"{self.scan.path}: the memory is too little for a tile, whose size is the same for all shares, and a "

@@ -26,6 +26,7 @@ from mptpn.random import generator
 SIDE = 512
 ARRAYS = 24  # bytes per pixel that a Prediction holds
 MARGIN = 32  # px, around the squares in which the level of the noise is measured
+BESIDE = 64  # bytes per pixel of a tile that are held beside the network's
 SLACK = 64 * 2**20  # bytes that the allocator may not give back between tiles
 Network = BlindSpotNetwork | RetractableTransformer
 
@@ -242,12 +243,12 @@ class Denoiser:
         kept: bytes per pixel that the caller will hold of all tiles.
         """
         predictor, pixels = self.predictor, math.prod(shape)
-        align, halo, price = predictor.alignment, predictor.halo, predictor.bytes_per_pixel + 64
+        align, halo, price = predictor.alignment, predictor.halo, predictor.bytes_per_pixel + BESIDE
         budget = tiling.default_budget() if memory is None else memory
         held = tiling.resident() + kept * pixels + SLACK
         cuts = tiling.cuts(shape, side=SIDE, multiple=align, halo=halo)
         largest = max(math.prod(span.stop - span.start for span in around) for around, _, _ in cuts)
-        if budget - held >= price * largest:
+        if budget - held >= predictor.peak_bytes(largest) + BESIDE * largest:
             return cuts
         try:
             most = tiling.tile_side(budget - held, bytes_per_pixel=price, halo=halo, multiple=align)

@@ -55,13 +55,16 @@ class Predictor(Protocol):
     Attributes:
         noise_model: of the images, in their unit.
         alignment: what corners and sides of tiles are multiples of. halo: what a tile needs around it.
-        bytes_per_pixel: peak memory of one call.
+        bytes_per_pixel: peak memory of one call, whatever the size.
     """
 
     noise_model: NoiseModel
     alignment: int
     halo: int
     bytes_per_pixel: int
+
+    def peak_bytes(self, pixels: int) -> int:
+        """Peak memory of one call on so many pixels."""
 
     def mean(self, noisy: Tensor, *, place: Place = ANYWHERE) -> Tensor:
         """Posterior mean of [B, 1, H, W]."""
@@ -94,6 +97,9 @@ class _OfNetwork:
     @property
     def bytes_per_pixel(self) -> int:
         return self.network.bytes_per_pixel
+
+    def peak_bytes(self, pixels: int) -> int:
+        return self.network.peak_bytes(pixels)
 
     def expected(self, denoised: Tensor) -> Tensor:
         return denoised

@@ -220,15 +220,15 @@ def _whiteness(residual: Tensor, valid: Tensor, noise_model: NoiseModel, *, remo
     lags = [(row, col) for row, col in LAGS if row < height and abs(col) < width]
     correlated = noise_model.correlated
     worst = (-1.0, 0.0, 0.0, (0, 0))
+    square, counted = residual**2 / 2, valid.to(residual)  # the residual is 0 where it does not count
     for row, col in lags:
-        first, second = lagged(residual, row, col)
-        both = torch.logical_and(*lagged(valid, row, col))
-        power = float(((first**2 + second**2) / 2)[both].sum())
+        (first, second), (here, there), squares = (lagged(x, row, col) for x in (residual, counted, square))
+        powers, products = squares[0] * there + squares[1] * here, first * second
+        power = float(powers.sum())
         if power == 0:
             continue
-        found = float((first * second)[both].sum()) / power
-        deviation = first * second - found * (first**2 + second**2) / 2
-        error = _error_of_sum(torch.where(both, deviation, 0.0)) / power
+        found = float(products.sum()) / power
+        error = _error_of_sum(products - found * powers) / power
         value = found - _correlation(noise_model, row, col)
         limit = (STRONG_CORRELATION if correlated else INDEPENDENT) + _errors_allowed(len(lags)) * error
         limit += (1 - removed) / removed if value < 0 else 0.0
@@ -290,21 +290,26 @@ def _spots(residual: Tensor, valid: Tensor) -> Check:
     for diameter in SPOTS:
         disc = _disc(diameter, like=cut)
         reach = disc.shape[-1] // 2
-        inside = F.max_pool2d((~valid).to(cut), 2 * reach + 1, 1, reach) == 0
+        inside = _largest_around((~valid).to(cut), reach) == 0
         inside[..., :reach, :] = inside[..., -reach:, :] = inside[..., :reach] = inside[..., -reach:] = False
         if int(inside.sum()) < BLOCK**2:
             continue
         found = F.conv2d(cut, disc, padding=reach).abs()
         spread = float(found[inside].median()) / MIDDLE_OF_SQUARES**0.5
         best = torch.maximum(best, torch.where(inside, found / max(spread, 1e-12), 0.0))
-    reach = 2 * int(max(SPOTS) / 2 + RING) + 1
-    peaks = (best == F.max_pool2d(best, reach, 1, reach // 2)) & (best > SPOT)
+    peaks = (best == _largest_around(best, int(max(SPOTS) / 2 + RING))) & (best > SPOT)
     count, passed = int(peaks.sum()), int(peaks.sum()) <= FEW_SPOTS
     size = f"of {SPOTS[0]:.0f} to {SPOTS[-1]:.0f} px"
     verdict = f"small structures are kept: {count} places of the residual are like discs {size}"
     if not passed:
         verdict = f"small structures may have been removed: {count} places of the residual are like discs {size}"
     return Check("spots", float(count), float(FEW_SPOTS), passed, verdict)
+
+
+def _largest_around(image: Tensor, reach: int) -> Tensor:
+    """The largest value of [B, 1, H, W] in squares of 2 reach + 1 px around each pixel: along rows, then columns."""
+    side = 2 * reach + 1
+    return F.max_pool2d(F.max_pool2d(image, (1, side), 1, (0, reach)), (side, 1), 1, (reach, 0))
 
 
 def _stripes(noisy: Tensor, valid: Tensor) -> Check:

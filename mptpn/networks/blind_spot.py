@@ -172,6 +172,10 @@ class BlindSpotNetwork(nn.Module):
         """Peak resident bytes of one call without gradient, per pixel, float32; 1536 for pipeline.BLIND."""
         return BYTES * self.arguments["width"]
 
+    def peak_bytes(self, pixels: int) -> int:
+        """Peak resident bytes of one call without gradient on an image of so many pixels, float32."""
+        return self.bytes_per_pixel * pixels
+
 
 def _around(half_size: HalfSize, *, ring: int, like: Tensor | None = None) -> Tensor:
     """Ones that pass the blind spot by `ring`, zeros in the blind spot, [1, 1, 2 (h + ring) + 1, 2 (w + ring) + 1]."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from scipy import special
 from torch import Tensor
 
 from mptpn.filters import turned_back
@@ -253,6 +252,8 @@ class Speckle(NoiseModel):
 
     def quadrature(self, clean: Tensor) -> tuple[Tensor, Tensor]:
         """Equal weights at the quantiles of the Gamma distribution, which has no smooth density at 0."""
+        from scipy import special  # slow to import, and most noise needs none
+
         quantiles = special.gammaincinv(self.looks, (np.arange(4 * NODES) + 0.5) / (4 * NODES)) / self.looks
         noisy = clean.clamp_min(0)[:, None] * torch.from_numpy(quantiles / quantiles.mean())
         return noisy, torch.ones_like(noisy)

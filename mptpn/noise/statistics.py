@@ -1,7 +1,6 @@
 """Quantisation of noise as a real image shows it, and the distance of two histograms of noise."""
 
 import torch
-from scipy import special
 from torch import Tensor
 
 EDGES = torch.linspace(-5, 5, 101)  # of the histogram, in standard deviations; the outer bins reach to infinity
@@ -28,4 +27,5 @@ def divergence(first: Tensor, second: Tensor) -> float:
         torch.bincount(torch.bucketize(x.flatten(), EDGES), minlength=len(EDGES) + 1).double() + 0.5
         for x in (first, second)
     )
-    return float(special.rel_entr((p / p.sum()).numpy(), (q / q.sum()).numpy()).sum())
+    p, q = p / p.sum(), q / q.sum()
+    return float(torch.special.xlogy(p, p / q).sum())

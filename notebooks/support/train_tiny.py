@@ -40,16 +40,16 @@ def white_noise_scores(network: RetractableTransformer) -> dict[str, float]:
 
 def main(out: str, minutes: float = 65.0, start: str | None = None) -> None:
     photos = {split: [image.pixels for image in datasets.natural(split)] for split in ("train", "val")}
+    torch.manual_seed(0)
+    network, earlier = load_weights(start, RetractableTransformer) if start else (RetractableTransformer(**STUDENT), {})
     fabric = loop.launch(threads=1, precision="bf16-mixed")
     wide = NoisyPhotographs([x for x in photos["train"] if min(x.shape[2:]) >= SIDE], batch=2, patch=SIDE, seed=1)
     lessons = taught(wide, load("base"), count=LESSONS, path=Path(out) / "lessons.pt")
-    seed = int(start is not None)
+    seed = earlier.get("seed", 0) + 1 if start else 0
     large = [x for x in photos["train"] if min(x.shape[2:]) >= PATCH]
     fresh = NoisyPhotographs(large, batch=BATCH, patch=PATCH, seed=seed)
     copies = partial(white_copies, photos["val"], seed=0, purpose=911)
     noisy = {level: copies(level=level / 255) for level in LEVELS}
-    torch.manual_seed(0)
-    network, earlier = load_weights(start, RetractableTransformer) if start else (RetractableTransformer(**STUDENT), {})
     network = network.requires_grad_().train().to(memory_format=torch.channels_last)
     history = loop.fit(
         network,
