@@ -21,12 +21,12 @@ from mptpn.noise.by_place import CELL, NoiseByPlace, cells_of
 from mptpn.noise.lattice import lattice
 from mptpn.random import generator
 
-# px, about the largest side of a tile; where it fits with its halo (for an image of 4096 x 4096 px from about 1.4 GB of
-# memory on) the tiles, and with them every byte of the result, do not depend on the memory
+# px, about the largest side of a tile; where it fits with its halo (for an image of 4096 x 4096 px from 1 GiB of memory
+# on, 1.1 GiB where noise correlates) the tiles, and with them every byte of the result, do not depend on the memory
 SIDE = 512
 ARRAYS = 24  # bytes per pixel that a Prediction holds
 MARGIN = 32  # px, around the squares in which the level of the noise is measured
-BESIDE = 64  # bytes per pixel of a tile that are held beside the network's
+BESIDE = 150  # bytes per pixel of a tile that are held beside the network's, measured
 SLACK = 64 * 2**20  # bytes that the allocator may not give back between tiles
 Network = BlindSpotNetwork | RetractableTransformer
 
@@ -133,6 +133,7 @@ class Denoiser:
         for cut in self.cuts(image.shape, memory, kept=kept):
             around = cut[0]
             part = None if valid is None else valid[around]
+            tiling.give_back()  # else pieces of earlier tiles stay, more than a hundred MiB
             yield cut[2], self.tile(image[around], part, cut, noise_by_place, uncertainty=uncertainty)
 
     def tile(

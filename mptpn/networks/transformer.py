@@ -14,8 +14,9 @@ SPARSE_GROUPS = ("fixed", "whole_image")
 # Peak resident bytes per pixel and feature of the finest scale, measured as in blind_spot: 42 to 65 (pipeline.STUDENT,
 # the same with mlp_ratio 4, flat of 48 features) with each step on the whole image, as on a GPU; a CPU takes less.
 BYTES = 68
-# The same on a CPU from so many pixels on: measured 30 to 36 (`tiny`, `small`, `base`), 45 (`correlated`, `colour`).
-CPU_BYTES, MANY = 48, 768**2
+# The same on a CPU from so many pixels on: measured 30 to 38 (`tiny`, `small`, `colour`, `base`), told the noise from
+# place to place 45.
+CPU_BYTES, CPU_BYTES_TOLD, MANY = 38, 46, 768**2
 
 
 class RetractableTransformer(nn.Module):
@@ -120,9 +121,10 @@ class RetractableTransformer(nn.Module):
 
     def peak_bytes(self, pixels: int) -> int:
         """Peak resident bytes of one call without gradient on an image of so many pixels, float32."""
-        on_cpu = self.stem.weight.device.type == "cpu"
-        each = CPU_BYTES * self.bytes_per_pixel / BYTES if on_cpu and pixels >= MANY else self.bytes_per_pixel
-        return math.ceil(each * pixels)
+        each = CPU_BYTES if self.description is None else CPU_BYTES_TOLD
+        if pixels < MANY or self.stem.weight.device.type != "cpu":
+            each = BYTES
+        return math.ceil(each / BYTES * self.bytes_per_pixel * pixels)
 
     def forward(self, noisy: Tensor, correlation: Tensor | None = None) -> Tensor:
         description = self.described_by(correlation, like=noisy)
