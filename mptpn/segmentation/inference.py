@@ -22,6 +22,7 @@ from mptpn.tiling import default_budget, resident, tile_side, tiled
 
 PRETRAINED = "segmentation"
 SAMPLES = 2**20  # pixels from which the ends of the gray range are taken
+LINES, TINT, COLOURED = 500, 0.08, 0.25  # rows that are looked at for colour, see is_coloured
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,15 @@ class GrayRange:
 def normalised(image: Tensor) -> Tensor:
     """An image in any unit, [1, 1 or 3, H, W], as the network reads it, [1, 3, H, W] (see GrayRange)."""
     return GrayRange(image)(image)
+
+
+def is_coloured(image: Tensor) -> bool:
+    """Whether at least a quarter of the pixels of a normalised image [1, 3, H, W] have a colour, not marks on it alone.
+
+    A pixel has one where its channels differ by more than 8 % of the gray range.
+    """
+    some = image[:, :, :: max(1, image.shape[2] // LINES), :: max(1, image.shape[3] // LINES)]
+    return float((some.amax(1) - some.amin(1) > TINT).float().mean()) >= COLOURED
 
 
 class Segmenter:
@@ -250,6 +260,9 @@ class Segmenter:
         if prompt.target is None:
             return nothing
         gray, target = GrayRange(pixels, usable), prompt.target
+        if target.gray and is_coloured(gray(pixels)):
+            why = f"this image is coloured, and {target.name} is in gray images only"
+            return replace(nothing, why=why + (f"; learned from {target.images}" if target.images else ""))
         presence = self.presence(pixels, target, gray=gray)
         nothing = replace(nothing, presence=presence)
         if presence < target.presence:

@@ -25,6 +25,7 @@ class Target:
         peak: least probability of the surest pixel; below it nothing is found.
         least: least area of a piece, px of the image that is asked.
         images: the kind of image that it was learned from.
+        gray: only gray images have it, such as ultrasound or electron micrographs.
         caution: what a user has to know of every answer, with its measured numbers; "": nothing.
     """
 
@@ -38,6 +39,7 @@ class Target:
     images: str = ""
     peak: float = 0.0
     caution: str = ""
+    gray: bool = False
 
 
 def turn_words(words: Words, turn: int) -> Words:

@@ -46,6 +46,18 @@ def test_a_target_of_which_no_pixel_is_sure_enough_is_not_found_and_every_answer
     assert "surest pixel has probability 0.900, least 0.910" in answer.why
 
 
+def test_a_target_of_gray_images_is_not_found_in_a_coloured_one_and_coloured_marks_do_not_matter(bright):
+    target, image = replace(bright.targets[0], gray=True, images="ultrasound"), np.stack([scene()] * 3, -1)
+    marked, tinted = image.copy(), image.copy()
+    marked[:6, :, 0] = image.max()
+    tinted[..., 0] += 40
+    asking = Bright().with_target(target)
+    assert asking.ask(image, "nuclei").found and asking.ask(marked, "nuclei").found
+    answer = asking.ask(tinted, "nuclei")
+    assert answer.why == "this image is coloured, and nuclei is in gray images only; learned from ultrasound"
+    assert not answer.mask.any() and Bright().ask(tinted, "nuclei").found
+
+
 def test_nonsense_gets_an_empty_mask_and_what_is_known(bright):
     answer = bright.ask(scene(), "purple elephants")
     assert not answer.mask.any() and "known: nuclei, vessels" in answer.sentence
