@@ -35,6 +35,19 @@ def test_an_image_is_asked_what_it_does_not_have_and_the_truth_is_empty():
     assert bool((share[here["present"].any(1)] == 1).all())
 
 
+def test_an_empty_mask_of_a_person_is_asked_before_any_other_absent_prompt():
+    healthy = Example(torch.rand(1, 3, 64, 64), {CYTOPLASM: torch.zeros(1, 1, 64, 64, dtype=torch.bool)})
+    data = Crops([healthy], prompts=PROMPTS, side=48, batch=12)(0)
+    assert {PROMPTS[number] for number in data["asked"].tolist()} == {CYTOPLASM} and not data["mask"].any()
+
+
+def test_an_image_comes_in_its_own_orientations_alone():
+    rows = torch.linspace(0, 1, 64)[:, None].expand(1, 3, 64, 64)
+    upright = Example(rows, {NUCLEI: torch.ones(1, 1, 64, 64, dtype=torch.bool)}, turns=(0, 4))
+    data = Crops([upright], prompts=PROMPTS, side=48, batch=12, absent=0.0)(0)
+    assert bool((data["image"][:, 0, -8:].mean((1, 2)) > data["image"][:, 0, :8].mean((1, 2)) + 0.3).all())
+
+
 def test_an_unknown_truth_is_never_asked_and_never_counts():
     scene = prompt_scenes.drawn("cells", 0)
     examples = [Example(scene.image, {NUCLEI: scene.masks[NUCLEI]}, unknown=frozenset({CYTOPLASM}))]
