@@ -115,6 +115,26 @@ class Glance(nn.Module):
         return torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
 
 
+class Context(nn.Module):
+    """Two more scales below the third, as in a U-Net: features [B, C, h, w] get what lies farther around them added.
+
+    Convolutions at a half and a quarter of the size see enough around a pixel to tell a lesion from a shadow, or a
+    membrane from a mitochondrion. h and w are multiples of 4.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        middle, lowest = width * 3 // 2, 2 * width
+        self.fourth, self.fifth = double(width, middle), double(middle, lowest)
+        self.join, self.back = double(middle + lowest, middle), nn.Conv2d(middle, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fourth = self.fourth(F.max_pool2d(x, 2))
+        fifth = self.fifth(F.max_pool2d(fourth, 2))
+        joined = torch.cat([F.interpolate(fifth, size=fourth.shape[2:], mode="bilinear"), fourth], 1)
+        return x + F.interpolate(self.back(self.join(joined)), size=x.shape[2:], mode="bilinear")
+
+
 class SegmentationNetwork(nn.Module):
     """A mask, and whether the image has the target at all, from an image and the words of a prompt.
 
@@ -129,10 +149,10 @@ class SegmentationNetwork(nn.Module):
         overview: the whole image at 96 x 96 px speaks in the mask too, not in the judgement of presence alone. A small
             set is then learned by heart (MoNuSeg: notebook 14). Not for `published`.
         linear_patches: see PromptEncoder. `published` always has them.
+        deep: two more scales, see Context. Not for `published`.
     """
 
     alignment = PATCH
-    halo = 256  # px, a multiple of PATCH; five token blocks reach 160, patches and convolutions less than 80 more
 
     def __init__(
         self,
@@ -145,18 +165,28 @@ class SegmentationNetwork(nn.Module):
         gates: bool = True,
         overview: bool = False,
         linear_patches: bool = False,
+        deep: bool = False,
     ):
         super().__init__()
+        # px, a multiple of PATCH: five token blocks reach 160, patches and convolutions less than 80 more, Context 88
+        self.halo = 336 if deep else 256
         self.bytes_per_pixel = 60 * width  # 730 measured at width 16, float32, on a CPU
         self.published, self.words, widths = published, tuple(words), (width, 2 * width, 4 * width)
         self.arguments = {"words": list(words), "published": published, "width": width, "text_width": text_width}
-        self.arguments |= {"fusion": fusion, "gates": gates, "overview": overview, "linear_patches": linear_patches}
+        self.arguments |= {
+            "fusion": fusion,
+            "gates": gates,
+            "overview": overview,
+            "linear_patches": linear_patches,
+            "deep": deep,
+        }
         self.overview = overview
         # the weights are given: nn.Embedding's own first ones, drawn on the device "meta", import a compiler (3 s)
         size = len(words), text_width
         self.vectors = nn.Embedding(*size, _weight=torch.randn(size)) if words else None
         stem = unit(3, width) if published else double(3, width)
         self.encoder = nn.ModuleList([stem, double(width, 2 * width), double(2 * width, 4 * width)])
+        self.context = Context(widths[2]) if deep else None
         self.prompt = PromptEncoder(
             widths, text_width=text_width, published=published, linear_patches=linear_patches or published
         )
@@ -220,6 +250,8 @@ class SegmentationNetwork(nn.Module):
         maps = [x := self.encoder[0](x)]
         for block in self.encoder[1:]:
             maps.append(x := block(F.max_pool2d(x, 2)))
+        if self.context is not None:
+            maps[2] = self.context(maps[2])
         maps = self.prompt(maps, text)
         if self.fusion is not None:
             maps = self.fusion(maps)

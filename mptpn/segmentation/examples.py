@@ -13,6 +13,7 @@ from mptpn.random import generator
 from mptpn.segmentation.words import Words, turn_words
 
 SIDE = 128  # px of a training crop
+ALL_TURNS = tuple(range(8))
 ABSENT = 0.15  # share of the prompts that ask an image for what it does not have
 
 
@@ -27,6 +28,8 @@ class Example:
         scales: smallest and largest factor by which the image is resized before it is cut.
         unknown: prompts whose truth is not known; they are not asked.
         name: of the image.
+        turns: orientations that such an image may come in (see `mptpn.filters.turned`): 0 as it is, 4 mirrored; sound
+            comes from above, so an ultrasound image is never upside down.
     """
 
     image: Tensor
@@ -35,6 +38,7 @@ class Example:
     scales: tuple[float, float] = (0.7, 1.4)
     unknown: frozenset[Words] = field(default_factory=frozenset)
     name: str = ""
+    turns: tuple[int, ...] = ALL_TURNS
 
     def has(self, prompt: Words) -> bool:
         """Whether the image has what the prompt asks for."""
@@ -43,6 +47,9 @@ class Example:
 
 class Crops:
     """Batches of crops as a function of the step; prompts are turned with the image.
+
+    Where a prompt without a truth is drawn, it is one that a person answered with an empty mask, if there is any: a
+    healthy breast is asked for a lesion, not for vessels.
 
     Args:
         examples: what is learned from.
@@ -81,7 +88,7 @@ class Crops:
     def _draw(self, draw: torch.Generator) -> dict[str, Tensor]:
         group = self.groups[int(torch.multinomial(self.shares, 1, generator=draw))]
         example = group[_below(draw, len(group))]
-        turn = _below(draw, 8)
+        turn = example.turns[_below(draw, len(example.turns))]
         prompt = self._prompt(example, draw)
         mask = example.masks.get(prompt)
         mask = torch.zeros(1, 1, *example.image.shape[2:]) if mask is None else mask.float()
@@ -103,7 +110,8 @@ class Crops:
 
     def _prompt(self, example: Example, draw: torch.Generator) -> Words:
         here = [prompt for prompt in example.masks if example.has(prompt)]
-        others = [p for p in self.prompts if p not in here and p not in example.unknown]
+        empty = [prompt for prompt in example.masks if prompt not in here]
+        others = empty or [p for p in self.prompts if p not in here and p not in example.unknown]
         absent = others and (not here or float(torch.rand((), generator=draw)) < self.absent)
         choice = others if absent else here
         return choice[_below(draw, len(choice))]

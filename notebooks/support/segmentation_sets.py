@@ -164,7 +164,7 @@ def membranes(split: str) -> tuple[Example, ...]:
         inside = _pixels("em_membranes", f"label/{number}.png") > 127
         masks = {INTERIOR: _mask(inside), MEMBRANES: _mask(~inside)}
         image = as_input(_pixels("em_isbi2012", f"image/{number}.png"))
-        found.append(Example(image, masks, "em", (0.6, 1.3), name=str(number)))
+        found.append(Example(image, masks, "em", (0.85, 1.2), name=str(number)))
     return tuple(found)
 
 
@@ -176,8 +176,8 @@ def breast(split: str) -> tuple[Example, ...]:
         mask = _mask(_pixels("busi_text", file.replace("/img/", "/labelcol/")) > 127)
         image = as_input(_pixels("busi_text", file))
         scale = LESION_SIDE / max(image.shape[2:])
-        example = Example(image, {LESION: mask}, "ultrasound", (0.9 * scale, 1.4 * scale), name=Path(file).stem)
-        found.append(example)
+        scales = 0.8 * scale, 1.3 * scale
+        found.append(Example(image, {LESION: mask}, "ultrasound", scales, name=Path(file).stem, turns=(0, 4)))
     return tuple(found)
 
 

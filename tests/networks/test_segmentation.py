@@ -28,8 +28,9 @@ def image(height: int = 75, width: int = 91) -> torch.Tensor:
 
 @pytest.mark.parametrize("fusion", [True, False])
 @pytest.mark.parametrize("gates", [True, False])
-def test_every_parameter_of_the_repaired_network_gets_a_gradient(fusion, gates):
-    net = network(fusion=fusion, gates=gates)
+@pytest.mark.parametrize("deep", [True, False])
+def test_every_parameter_of_the_repaired_network_gets_a_gradient(fusion, gates, deep):
+    net = network(fusion=fusion, gates=gates, deep=deep)
     pixels, text = torch.rand(2, 3, 64, 48), net.read(torch.tensor([[0, 2], [1, -1]]))
     look = net.look(pixels)
     (net(pixels, text, look).square().mean() + net.presence(look, text).square().mean()).backward()
@@ -98,8 +99,9 @@ def test_an_image_of_any_size_gets_a_mask_of_that_size(size):
         assert net(image(*size), asked(net, 0)).shape == (1, 1, *size)
 
 
-def test_tiles_equal_the_whole_and_a_small_image_before_changes_nothing():
-    net = network().eval()
+@pytest.mark.parametrize("deep", [True, False])
+def test_tiles_equal_the_whole_and_a_small_image_before_changes_nothing(deep):
+    net = network(deep=deep).eval()
     pixels = image(700, 645)
     with torch.no_grad():
         text, look = asked(net, 1), net.look(pixels)
@@ -111,13 +113,15 @@ def test_tiles_equal_the_whole_and_a_small_image_before_changes_nothing():
     assert (short - whole).abs().max() > 1e-4  # a halo that is too short is seen
 
 
-def test_no_pixel_beyond_the_halo_has_influence():
-    net = network().double().eval()
+@pytest.mark.parametrize("deep", [True, False])
+@pytest.mark.parametrize("column", [400, 415])
+def test_no_pixel_beyond_the_halo_has_influence(deep, column):
+    net = network(deep=deep).double().eval()
     pixels = image(16, 800).double().requires_grad_()
-    net(pixels, asked(net, 0), net.look(image().double()))[0, 0, 8, 400].backward()
+    net(pixels, asked(net, 0), net.look(image().double()))[0, 0, 8, column].backward()
     reach = (pixels.grad.abs().sum((0, 1, 2)) > 0).nonzero()[:, 0]
-    assert 400 - int(reach.min()) <= net.halo and int(reach.max()) - 400 <= net.halo
-    assert 400 - int(reach.min()) > 100  # it does look far: half a lesion
+    assert column - int(reach.min()) <= net.halo and int(reach.max()) - column <= net.halo
+    assert column - int(reach.min()) > 100  # it does look far: half a lesion
 
 
 def test_the_glance_sees_the_whole_image_whatever_its_size():

@@ -1,13 +1,11 @@
 """Training: crops are a function of the step, absent prompts have empty truths, words turn with the image."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
 from mptpn.segmentation import Crops, Example, Segmenter, Target, fit_segmenter
-from mptpn.segmentation.calibration import between, calibrated, scores, with_peak
+from mptpn.segmentation.calibration import between, calibrated, least_peak, scores, with_peak
 from mptpn.segmentation.training import PromptLoss, soft_dice_loss, with_own_statistics
 from mptpn.training import launch
 from support import prompt_scenes
@@ -33,6 +31,19 @@ def test_an_image_is_asked_what_it_does_not_have_and_the_truth_is_empty():
     here = crops(absent=0.0, batch=24)(0)
     share = here["present"].gather(1, here["asked"][:, None])[:, 0]
     assert bool((share[here["present"].any(1)] == 1).all())
+
+
+def test_an_empty_mask_of_a_person_is_asked_before_any_other_absent_prompt():
+    healthy = Example(torch.rand(1, 3, 64, 64), {CYTOPLASM: torch.zeros(1, 1, 64, 64, dtype=torch.bool)})
+    data = Crops([healthy], prompts=PROMPTS, side=48, batch=12)(0)
+    assert {PROMPTS[number] for number in data["asked"].tolist()} == {CYTOPLASM} and not data["mask"].any()
+
+
+def test_an_image_comes_in_its_own_orientations_alone():
+    rows = torch.linspace(0, 1, 64)[:, None].expand(1, 3, 64, 64)
+    upright = Example(rows, {NUCLEI: torch.ones(1, 1, 64, 64, dtype=torch.bool)}, turns=(0, 4))
+    data = Crops([upright], prompts=PROMPTS, side=48, batch=12, absent=0.0)(0)
+    assert bool((data["image"][:, 0, -8:].mean((1, 2)) > data["image"][:, 0, :8].mean((1, 2)) + 0.3).all())
 
 
 def test_an_unknown_truth_is_never_asked_and_never_counts():
@@ -107,16 +118,23 @@ def test_a_segmenter_is_calibrated_target_by_target_and_its_weights_stay():
     assert [t.name for t in found.targets] == [t.name for t in segmenter.targets]
 
 
-def test_the_least_surest_probability_parts_images_with_a_target_from_their_like_without_it(monkeypatch):
+def test_the_least_surest_probability_has_the_largest_mean_dice_of_images_with_a_target_and_without(monkeypatch):
     """Of three images with vessels and two without, one of each on the wrong side: the best cut leaves one wrong."""
-    peaks = {"a": 0.9, "b": 0.95, "c": 0.4, "d": 0.3, "e": 0.6}
-    examples = [prompt_scenes.drawn("vessels" if name in "abc" else "texture", 0) for name in peaks]
-    examples = [replace(e, name=name) for e, name in zip(examples, peaks, strict=True)]
+    peaks, image = {"a": 0.9, "b": 0.95, "c": 0.4, "d": 0.3, "e": 0.6}, torch.zeros(1, 3, 3, 3)
+    full = {VESSELS: torch.ones(1, 1, 3, 3, dtype=torch.bool)}
+    examples = [Example(image, full if name in "abc" else {}, name=name) for name in peaks]
     value = iter(peaks.values())
     monkeypatch.setattr(Segmenter, "probability", lambda *_, **__: torch.full((1, 1, 3, 3), next(value)))
     found = with_peak(prompt_scenes.untrained(0), examples, "vessels")
     assert [target.peak > 0 for target in found.targets] == [False, False, True]
     assert 0.6 < found.targets[2].peak < 0.9
+
+
+def test_the_cut_weighs_how_good_the_masks_are_that_it_refuses():
+    peaks = np.array([0.5, 0.6, 0.7, 0.9])
+    assert least_peak(peaks, np.array([0.8, 0.7, -1.0, 0.9])) == 0
+    assert 0.7 < least_peak(peaks, np.array([0.1, 0.2, -1.0, 0.9])) < 0.9
+    assert least_peak(peaks, -np.ones(4)) > 0.9
 
 
 @pytest.mark.slow
