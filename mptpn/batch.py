@@ -4,23 +4,22 @@ import hashlib
 import json
 import math
 import sys
-import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from mptpn import faults, regions, report
+from mptpn import regions, report
 from mptpn.inference import AUTO, SELF, Denoiser, NoisyImages, Prediction, assess, colour, common_share, load_network
 from mptpn.inference.adaptation import check_adaptation
 from mptpn.inference.denoiser import Network
 from mptpn.inference.noisy_images import PRETRAINED
-from mptpn.io import LeftOut, Scan, Slice, Writer, walk
+from mptpn.io import Scan, Slice, Writer, walk
 from mptpn.io.limits import check_size
+from mptpn.io.outcomes import Outcome, each
 from mptpn.io.tile_writer import TileWriter
 from mptpn.io.writer import DoneBefore
 from mptpn.networks import save_weights, weights_path
@@ -32,7 +31,6 @@ from mptpn.tiling import spread, squares
 SAMPLES, PIXELS = 8, 2**22
 PIECE, PIECES = 256, 48  # px and number: squares of a larger slice from which its noise is learned
 MIDDLE = 512  # px, side of the middle of a large slice that is judged
-MANY = 10000  # slices from which a scan is announced
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"  # slices, the tiles of a large one as parts
 SHOWN = {"bar_format": BAR, "file": sys.stderr, "mininterval": 0.5}
 
@@ -109,33 +107,6 @@ class Settings:
         return f"({how}, strength {self.strength:g}{axes})"
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one file or series; a row of the table.
-
-    Attributes:
-        file: the input. result: what was written; None where nothing was.
-        verdict, message: the worst verdict, and one line on the noise and the gain; "" where none is wanted.
-        gain: estimated gain in PSNR, dB; None: not known. level: standard deviation of the noise, in unit.
-        failure: one sentence; "" where the result is there. trace: where it failed, for --debug.
-        passed_over: the file is no image that is wanted, and the sentence says why; it is no failure.
-        waits: this share of a large scan is done, and its result appears when the other shares are.
-    """
-
-    file: Path
-    result: Path | None = None
-    verdict: str = ""
-    message: str = ""
-    gain: float | None = None
-    level: float | None = None
-    unit: str = ""
-    seconds: float = 0.0
-    failure: str = ""
-    trace: str = ""
-    passed_over: bool = False
-    waits: bool = False
-
-
 def denoise_files(
     paths: Sequence[str | Path], settings: Settings, tell: Callable[[Outcome], object] = lambda _: None
 ) -> tuple[list[Path], dict[str, str]]:
@@ -161,24 +132,8 @@ def outcomes(paths: Sequence[str | Path], settings: Settings) -> Iterator[Outcom
     check_adaptation(settings.adapt, settings.model)
     if str(settings.model) not in (AUTO, SELF):
         weights_path(settings.model)
-    for scan in walk(paths, part=settings.part, axes=settings.axes, divided=settings.divides):
-        if isinstance(scan, LeftOut):
-            yield Outcome(scan.path, failure=scan.message, passed_over=not scan.failed)
-            continue
-        started = time.monotonic()
-        if scan.slices > MANY:
-            warnings.warn(f"{scan.path}: has {scan.slices} slices, one after the other; this takes long.", stacklevel=2)
-        for words in filter(None, (scan.axes.guess, scan.note)):
-            warnings.warn(f"{scan.path}: {words}", stacklevel=2)
-        try:
-            outcome = denoise_scan(scan, settings)
-        except DoneBefore as error:
-            outcome = _done_before(scan, error)
-        except Exception as error:  # a fault of one file is its own
-            outcome = Outcome(scan.path, failure=faults.sentence(error, str(scan.path)), trace=faults.trace(error))
-        finally:
-            scan.close()
-        yield replace(outcome, seconds=round(time.monotonic() - started, 3))
+    scans = walk(paths, part=settings.part, axes=settings.axes, divided=settings.divides)
+    yield from each(scans, partial(denoise_scan, settings=settings), _done_before)
 
 
 def _done_before(scan: Scan, error: DoneBefore) -> Outcome:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from mptpn import faults
 from mptpn.api import estimate_noise
-from mptpn.batch import Outcome, Settings, measured_together, outcomes
+from mptpn.batch import Settings, measured_together, outcomes
 from mptpn.io import LeftOut, Scan, walk
 from mptpn.io.folders import TABLE
+from mptpn.io.outcomes import Outcome
 from mptpn.noise import NoiseEstimate
 from mptpn.tables import add_result
 

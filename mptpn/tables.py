@@ -8,8 +8,8 @@ from errno import ENOSPC
 from io import StringIO
 from pathlib import Path
 
-from mptpn.batch import Outcome
 from mptpn.io.folders import TABLE
+from mptpn.io.outcomes import Outcome
 from mptpn.io.writer import writing
 from mptpn.metrics import NORMAL_95
 from mptpn.noise import NoiseEstimate

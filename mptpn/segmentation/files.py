@@ -1,7 +1,6 @@
 """Files in, masks out: each scan is asked slice by slice; beside the mask lie an overlay and a report."""
 
 import json
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mptpn import faults
-from mptpn.io import LeftOut, Scan, Slice, Writer, walk
+from mptpn.io import Scan, Slice, Writer, walk
+from mptpn.io.outcomes import Outcome, each
 from mptpn.io.writer import BESIDE_MASK, DoneBefore
 from mptpn.segmentation.inference import Answer, Segmenter
 from mptpn.segmentation.text import parse
@@ -44,24 +43,6 @@ class Settings:
         return f"mask of {self.prompt!r}: {inside:g} inside (network {segmenter.digest()}{how})"
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one file or series.
-
-    Attributes:
-        file: the input. result: the mask; None where none was written. message: what was found, in one sentence.
-        failure: one sentence; "" where the result is there. trace: where it failed, for --debug.
-        passed_over: the file is no image that is wanted, and the sentence says why; it is no failure.
-    """
-
-    file: Path
-    result: Path | None = None
-    message: str = ""
-    failure: str = ""
-    trace: str = ""
-    passed_over: bool = False
-
-
 def segment_files(paths: Sequence[str | Path], segmenter: Segmenter, settings: Settings) -> Iterator[Outcome]:
     """Segment files and folders, each scan as soon as it is found; one that fails does not stop the others.
 
@@ -69,33 +50,16 @@ def segment_files(paths: Sequence[str | Path], segmenter: Segmenter, settings: S
         AskBack: the prompt cannot be answered as it stands; nothing is opened then.
     """
     parse(settings.prompt, segmenter.targets)
-    return _outcomes(paths, segmenter, settings)
+    return each(walk(paths), partial(segment_scan, segmenter=segmenter, settings=settings), _done_before)
 
 
-def _outcomes(paths: Sequence[str | Path], segmenter: Segmenter, settings: Settings) -> Iterator[Outcome]:
-    for scan in walk(paths):
-        if isinstance(scan, LeftOut):
-            yield Outcome(scan.path, failure=scan.message, passed_over=not scan.failed)
-            continue
-        for words in filter(None, (scan.axes.guess, scan.note)):
-            warnings.warn(f"{scan.path}: {words}", stacklevel=2)
-        try:
-            target, message = segment_scan(scan, segmenter, settings)
-            outcome = Outcome(scan.path, target, message)
-        except DoneBefore as error:
-            outcome = Outcome(scan.path, error.target, f"done before; {error.about.get('message', '')}")
-        except Exception as error:  # a fault of one file is its own
-            outcome = Outcome(scan.path, failure=faults.sentence(error, str(scan.path)), trace=faults.trace(error))
-        finally:
-            scan.close()
-        yield outcome
+def _done_before(scan: Scan, error: DoneBefore) -> Outcome:
+    return Outcome(scan.path, error.target, message=f"done before; {error.about.get('message', '')}")
 
 
-def segment_scan(scan: Scan, segmenter: Segmenter, settings: Settings) -> tuple[Path, str]:
+def segment_scan(scan: Scan, segmenter: Segmenter, settings: Settings) -> Outcome:
     """The mask of one scan in its own type and geometry, NAME.overlay.png and NAME.segment.json.
 
-    Returns:
-        the mask's file, and what was found.
     Raises:
         ValueError, OSError: one sentence; no half-written result is left.
     """
@@ -120,7 +84,7 @@ def segment_scan(scan: Scan, segmenter: Segmenter, settings: Settings) -> tuple[
         if settings.instances:
             writes[".instances.tif"] = partial(_write_instances, numbers)
         writer.close(writes)
-    return writer.target, report["message"]
+    return Outcome(scan.path, writer.target, message=report["message"])
 
 
 def foreground(scan: Scan) -> float:
