@@ -28,9 +28,11 @@ LESION_SIDE = 128  # px, longer side at which ultrasound is read
 TARGETS = (  # thresholds other than 0.5 were chosen on training images
     Target("nuclei", NUCLEI, least=12, images="stained tissue, blood smears and fluorescence"),
     Target("vessels", VESSELS, objects=False, least=20, images="photographs of the retina"),
-    Target("membranes", MEMBRANES, objects=False, threshold=0.3, images="electron micrographs of nerve tissue"),
-    Target("cell interior", INTERIOR, objects=False, images="electron micrographs of nerve tissue"),
-    Target("breast lesion", LESION, side=LESION_SIDE, least=60, images="ultrasound of the breast"),
+    Target(
+        "membranes", MEMBRANES, objects=False, threshold=0.3, images="electron micrographs of nerve tissue", gray=True
+    ),
+    Target("cell interior", INTERIOR, objects=False, images="electron micrographs of nerve tissue", gray=True),
+    Target("breast lesion", LESION, side=LESION_SIDE, least=60, images="ultrasound of the breast", gray=True),
     Target("white blood cell nucleus", WHITE_NUCLEUS, threshold=0.8, least=50, images="blood smears"),
     Target("white blood cell cytoplasm", CYTOPLASM, objects=False, least=50, images="blood smears"),
     Target("white blood cell", WHITE_CELL, least=50, images="blood smears"),
