@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mptpn.random import generator
 from mptpn.segmentation import Example
+from mptpn.segmentation.examples import ALL_TURNS
 from mptpn.segmentation.words import Words, turn_words
 from support import prompt_scenes, segmentation_sets
 
@@ -32,10 +33,13 @@ def words_of(sentence: str) -> Words:
 
 
 def resized(example: Example, side: int) -> Example:
-    """The same example at side x side px; a pixel of the mask is inside where at least half of it is."""
+    """The same example at side x side px, in all orientations, which turn its sentence too.
+
+    A pixel of the mask is inside where at least half of it is.
+    """
     image = F.interpolate(example.image.float(), size=(side, side), mode="bilinear", antialias=True)
     masks = {words: F.adaptive_avg_pool2d(mask.float(), side) >= 0.5 for words, mask in example.masks.items()}
-    return replace(example, image=image, masks=masks, scales=(1.0, 1.0))
+    return replace(example, image=image, masks=masks, scales=(1.0, 1.0), turns=ALL_TURNS)
 
 
 def asked(example: Example, words: Words, truth: Tensor) -> Example:
