@@ -8,7 +8,7 @@ import numpy as np
 from mptpn.metrics import dice
 from mptpn.segmentation.examples import Example
 from mptpn.segmentation.inference import GrayRange, Segmenter
-from mptpn.segmentation.pieces import pieces, without_specks
+from mptpn.segmentation.words import Target
 
 
 class _AsItIs(GrayRange):
@@ -74,34 +74,23 @@ def between(here: np.ndarray, absent: np.ndarray) -> float:
     return float(np.round(1 / (1 + np.exp(-middles[best])), 4))
 
 
-def with_peak(segmenter: Segmenter, examples: Sequence[Example], name: str) -> Segmenter:
-    """The same network, and for one target the least probability of its surest pixel.
+def surest(segmenter: Segmenter, examples: Sequence[Example], target: Target) -> tuple[np.ndarray, np.ndarray]:
+    """Probability of the surest pixel of each image: (images that have the target, images that do not)."""
+    found = [], []
+    for example in examples:
+        probability = segmenter.probability(example.image.float(), target, gray=AS_IT_IS)
+        found[not example.has(target.words)].append(float(probability.max()))
+    return np.array(found[0]), np.array(found[1])
 
-    It has the largest mean Dice over the examples, as they would be asked: below it an image gets an empty mask, and an
-    empty truth counts 1 for an empty mask. For a target that images of one kind have or lack, such as a lesion: what
-    kind of image it is says nothing then.
+
+def with_peak(segmenter: Segmenter, examples: Sequence[Example], name: str) -> Segmenter:
+    """The same network, and for one target the least probability of its surest pixel, by balanced accuracy.
+
+    For a target that images of one kind have or lack, such as a lesion: what kind of image it is says nothing then.
 
     Args:
         examples: images of that kind, some without the target; best training images, so that others measure it.
     """
     (target,) = (target for target in segmenter.targets if target.name == name)
-    rows = []
-    for example in examples:
-        probability = segmenter.probability(example.image.float(), target, gray=AS_IT_IS)[0, 0].numpy()
-        labels = without_specks(pieces(probability >= target.threshold, split=target.objects), target.least)
-        here = example.has(target.words)
-        truth = example.masks[target.words][0, 0].numpy() if here else np.zeros(labels.shape, bool)
-        rows.append((float(probability.max()), dice(labels > 0, truth), float(not here)))
-    peaks, shown, refused = np.array(sorted(rows)).T
-    return segmenter.with_target(replace(target, peak=least_peak(peaks, shown - refused)))
-
-
-def least_peak(peaks: np.ndarray, gains: np.ndarray) -> float:
-    """The level above which the gains of rising peaks have the largest sum, half way in logits; 0: below all."""
-    sums = np.append(np.cumsum(gains[::-1])[::-1], 0.0)
-    first = int(sums.argmax())
-    if first == 0:
-        return 0.0
-    ends = np.clip(np.append(peaks, 1.0)[first - 1 : first + 1], 1e-6, 1 - 1e-6)
-    middle = np.log(ends / (1 - ends)).mean()
-    return float(np.round(1 / (1 + np.exp(-middle)), 4))
+    least = between(*surest(segmenter, examples, target))
+    return segmenter.with_target(replace(target, peak=least))

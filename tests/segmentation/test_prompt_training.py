@@ -1,11 +1,13 @@
 """Training: crops are a function of the step, absent prompts have empty truths, words turn with the image."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from mptpn.segmentation import Crops, Example, Segmenter, Target, fit_segmenter
-from mptpn.segmentation.calibration import between, calibrated, least_peak, scores, with_peak
+from mptpn.segmentation.calibration import between, calibrated, scores, with_peak
 from mptpn.segmentation.training import PromptLoss, soft_dice_loss, with_own_statistics
 from mptpn.training import launch
 from support import prompt_scenes
@@ -118,23 +120,16 @@ def test_a_segmenter_is_calibrated_target_by_target_and_its_weights_stay():
     assert [t.name for t in found.targets] == [t.name for t in segmenter.targets]
 
 
-def test_the_least_surest_probability_has_the_largest_mean_dice_of_images_with_a_target_and_without(monkeypatch):
+def test_the_least_surest_probability_parts_images_with_a_target_from_their_like_without_it(monkeypatch):
     """Of three images with vessels and two without, one of each on the wrong side: the best cut leaves one wrong."""
-    peaks, image = {"a": 0.9, "b": 0.95, "c": 0.4, "d": 0.3, "e": 0.6}, torch.zeros(1, 3, 3, 3)
-    full = {VESSELS: torch.ones(1, 1, 3, 3, dtype=torch.bool)}
-    examples = [Example(image, full if name in "abc" else {}, name=name) for name in peaks]
+    peaks = {"a": 0.9, "b": 0.95, "c": 0.4, "d": 0.3, "e": 0.6}
+    examples = [prompt_scenes.drawn("vessels" if name in "abc" else "texture", 0) for name in peaks]
+    examples = [replace(e, name=name) for e, name in zip(examples, peaks, strict=True)]
     value = iter(peaks.values())
     monkeypatch.setattr(Segmenter, "probability", lambda *_, **__: torch.full((1, 1, 3, 3), next(value)))
     found = with_peak(prompt_scenes.untrained(0), examples, "vessels")
     assert [target.peak > 0 for target in found.targets] == [False, False, True]
     assert 0.6 < found.targets[2].peak < 0.9
-
-
-def test_the_cut_weighs_how_good_the_masks_are_that_it_refuses():
-    peaks = np.array([0.5, 0.6, 0.7, 0.9])
-    assert least_peak(peaks, np.array([0.8, 0.7, -1.0, 0.9])) == 0
-    assert 0.7 < least_peak(peaks, np.array([0.1, 0.2, -1.0, 0.9])) < 0.9
-    assert least_peak(peaks, -np.ones(4)) > 0.9
 
 
 @pytest.mark.slow
