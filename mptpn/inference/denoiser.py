@@ -27,7 +27,7 @@ SIDE = 512
 ARRAYS = 24  # bytes per pixel that a Prediction holds
 MARGIN = 32  # px, around the squares in which the level of the noise is measured
 BESIDE = 150  # bytes per pixel of a tile that are held beside the network's, measured
-SLACK = 64 * 2**20  # bytes that the allocator may not give back between tiles
+SLACK = 32 * 2**20  # bytes that the allocator may not give back between tiles, measured 28 * 2**20
 Network = BlindSpotNetwork | RetractableTransformer
 
 

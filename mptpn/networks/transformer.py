@@ -14,9 +14,9 @@ SPARSE_GROUPS = ("fixed", "whole_image")
 # Peak resident bytes per pixel and feature of the finest scale, measured as in blind_spot: 42 to 65 (pipeline.STUDENT,
 # the same with mlp_ratio 4, flat of 48 features) with each step on the whole image, as on a GPU; a CPU takes less.
 BYTES = 68
-# The same on a CPU from so many pixels on: measured 30 to 38 (`tiny`, `small`, `colour`, `base`), told the noise from
-# place to place 45.
-CPU_BYTES, CPU_BYTES_TOLD, MANY = 38, 46, 768**2
+# The same on a CPU from so many pixels on, beside 64 of every pixel. Measured with 8, 16 and 24 features: 333, 546 and 901
+# bytes a pixel; with 16 and the noise told from place to place: 725.
+CPU_BYTES, CPU_BYTES_TOLD, CPU_PIXEL, MANY = 35, 42, 64, 768**2
 
 
 class RetractableTransformer(nn.Module):
@@ -121,10 +121,10 @@ class RetractableTransformer(nn.Module):
 
     def peak_bytes(self, pixels: int) -> int:
         """Peak resident bytes of one call without gradient on an image of so many pixels, float32."""
-        each = CPU_BYTES if self.description is None else CPU_BYTES_TOLD
         if pixels < MANY or self.stem.weight.device.type != "cpu":
-            each = BYTES
-        return math.ceil(each / BYTES * self.bytes_per_pixel * pixels)
+            return self.bytes_per_pixel * pixels
+        each = CPU_BYTES if self.description is None else CPU_BYTES_TOLD
+        return math.ceil(each / BYTES * self.bytes_per_pixel + CPU_PIXEL) * pixels
 
     def forward(self, noisy: Tensor, correlation: Tensor | None = None) -> Tensor:
         description = self.described_by(correlation, like=noisy)
