@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mptpn import tiling
 from mptpn.inference import Denoiser
-from mptpn.inference.denoiser import BESIDE, SIDE, squares_of
+from mptpn.inference.denoiser import SIDE, squares_of
 from mptpn.inference.masks import PIECE
 from mptpn.inference.orientation import place_back, turned
 from mptpn.inference.predictor import told_correlation
@@ -63,7 +63,7 @@ class Regions:
         most = max(1, SIDE // align) * align
         cuts = tiling.cuts(self._shape(index), side=SIDE, multiple=align, halo=predictor.halo, most=most)
         largest = max(math.prod(span.stop - span.start for span in around) for around, _, _ in cuts)
-        needed = tiling.resident() + self.scan.chunk + predictor.peak_bytes(largest) + BESIDE * largest
+        needed = tiling.resident() + self.scan.chunk + denoiser.tile_bytes(largest)
         if needed > (tiling.default_budget() if memory is None else memory):
             raise ValueError(
                 f"{self.scan.path}: the memory is too little for a tile, whose size is the same for all shares, and a "

@@ -130,10 +130,11 @@ class Denoiser:
     ) -> Iterator[tuple[tuple[slice, slice], Prediction]]:
         """The same of an image in the orientation inside."""
         noise_by_place = self.noise_inside(image, valid)
-        for cut in self.cuts(image.shape, memory, kept=kept):
+        for number, cut in enumerate(self.cuts(image.shape, memory, kept=kept)):
             around = cut[0]
             part = None if valid is None else valid[around]
-            tiling.give_back()  # else pieces of earlier tiles stay, more than a hundred MiB
+            if number:
+                tiling.give_back()  # else pieces of earlier tiles stay, more than a hundred MiB
             yield cut[2], self.tile(image[around], part, cut, noise_by_place, uncertainty=uncertainty)
 
     def tile(
@@ -238,6 +239,10 @@ class Denoiser:
                 told[:, *cells_of(place)] = part.correlation
         return Prediction(**whole, correlation=told, unit=self.unit, turn=self.turn)
 
+    def tile_bytes(self, pixels: int) -> int:
+        """Bytes that a tile of so many pixels takes, its halo included."""
+        return self.predictor.peak_bytes(pixels) + BESIDE * pixels
+
     def cuts(self, shape: Sequence[int], memory: int | None = None, *, kept: int = 0) -> list[tiling.Cut]:
         """Tiles of about SIDE px, or smaller ones of what the memory holds, each with its halo.
 
@@ -249,7 +254,7 @@ class Denoiser:
         held = tiling.resident() + kept * pixels + SLACK
         cuts = tiling.cuts(shape, side=SIDE, multiple=align, halo=halo)
         largest = max(math.prod(span.stop - span.start for span in around) for around, _, _ in cuts)
-        if budget - held >= predictor.peak_bytes(largest) + BESIDE * largest:
+        if budget - held >= self.tile_bytes(largest):
             return cuts
         try:
             most = tiling.tile_side(budget - held, bytes_per_pixel=price, halo=halo, multiple=align)

@@ -173,13 +173,8 @@ class SegmentationNetwork(nn.Module):
         self.bytes_per_pixel = 60 * width  # 730 measured at width 16, float32, on a CPU
         self.published, self.words, widths = published, tuple(words), (width, 2 * width, 4 * width)
         self.arguments = {"words": list(words), "published": published, "width": width, "text_width": text_width}
-        self.arguments |= {
-            "fusion": fusion,
-            "gates": gates,
-            "overview": overview,
-            "linear_patches": linear_patches,
-            "deep": deep,
-        }
+        self.arguments |= {"fusion": fusion, "gates": gates, "overview": overview, "linear_patches": linear_patches}
+        self.arguments |= {"deep": deep}
         self.overview = overview
         # the weights are given: nn.Embedding's own first ones, drawn on the device "meta", import a compiler (3 s)
         size = len(words), text_width

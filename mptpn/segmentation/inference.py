@@ -106,12 +106,12 @@ def normalised(image: Tensor) -> Tensor:
     return GrayRange(image)(image)
 
 
-def is_coloured(image: Tensor) -> bool:
-    """Whether at least a quarter of the pixels of a normalised image [1, 3, H, W] have a colour, not marks on it alone.
+def is_coloured(image: Tensor, gray: GrayRange) -> bool:
+    """Whether at least a quarter of the pixels of an image [1, 1 or 3, H, W] have a colour, not marks on it alone.
 
     A pixel has one where its channels differ by more than 8 % of the gray range.
     """
-    some = image[:, :, :: max(1, image.shape[2] // LINES), :: max(1, image.shape[3] // LINES)]
+    some = gray(image[:, :, :: max(1, image.shape[2] // LINES), :: max(1, image.shape[3] // LINES)])
     return float((some.amax(1) - some.amin(1) > TINT).float().mean()) >= COLOURED
 
 
@@ -260,7 +260,7 @@ class Segmenter:
         if prompt.target is None:
             return nothing
         gray, target = GrayRange(pixels, usable), prompt.target
-        if target.gray and is_coloured(gray(pixels)):
+        if target.gray and is_coloured(pixels, gray):
             why = f"this image is coloured, and {target.name} is in gray images only"
             return replace(nothing, why=why + (f"; learned from {target.images}" if target.images else ""))
         presence = self.presence(pixels, target, gray=gray)
