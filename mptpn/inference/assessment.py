@@ -16,6 +16,7 @@ from mptpn.inference.masks import masked_image
 from mptpn.inference.predictor import Place
 from mptpn.inference.quality_control import QualityControl, check_residual
 from mptpn.inference.sure import activity, estimated_gain
+from mptpn.inference.texture import applied_share, check_texture
 from mptpn.metrics import NORMAL_95
 from mptpn.noise.by_place import LocalNoise, cells_of
 from mptpn.random import generator
@@ -90,13 +91,17 @@ def assess(
     inside = seen.measured & (denoised > low + margin) & (denoised < high - margin)
     inside = inside if int(inside.sum()) >= FEWEST else seen.measured
     places = _places(inside) if inside.numel() > BLOCKS * BLOCK**2 else [...]
-    some = [torch.cat([x[place] for place in places]) for x in (noisy, denoised, inside, prediction.level)]
-    there = LocalNoise(noise_model, some[3], prediction.correlation).turned_back(denoiser.turn)
-    some = [turned_back(x, denoiser.turn) for x in some]
-    expected = denoiser.predictor.expected(some[1])
-    quality = check_residual(
-        some[0] - expected + some[1], some[1], noise_model=there, valid=some[2], noise=noise, unit=unit
-    )
+    wholes = noisy, denoised, inside, prediction.level, seen.measured
+    *some, measured = (torch.cat([x[place] for place in places]) for x in wholes)
+    there = LocalNoise(noise_model, some[3], prediction.correlation)
+    unbiased = some[0] - denoiser.predictor.expected(some[1]) + some[1]  # the residual of noise with a mean has none
+    texture = check_texture(unbiased, some[1], variance=there.variance(some[1]), valid=measured)
+    there = there.turned_back(denoiser.turn)
+    unbiased, *some = (turned_back(x, denoiser.turn) for x in (unbiased, *some))
+    quality = check_residual(unbiased, some[1], noise_model=there, valid=some[2], noise=noise, unit=unit)
+    quality = QualityControl((*quality.checks, texture))
+    if not texture.passed:
+        return Assessment(quality, None, texture.verdict, applied_share(texture))
     error = math.log(noise.sigma_interval[1] / noise.sigma_interval[0]) / 2 / NORMAL_95
     if not noise_model.zero_mean_gaussian:
         return Assessment(quality, None, f"{noise.kind} noise: Stein's estimate is for Gaussian noise of mean 0")
