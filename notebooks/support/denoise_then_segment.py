@@ -23,16 +23,11 @@ from support import prompt_scenes, segmentation_sets
 from support.figures import WIDTH, write_table
 from support.folds import UNET, untrained
 from support.scores import paired_interval
-from support.segmentation_scores import classic, denoise_first
+from support.segmentation_scores import classic, denoise_first, picture
 
 Segment = Callable[[np.ndarray], np.ndarray]  # [H, W, 3], 0..1 -> [H, W], bool
-CLEAN, NOISY, BOX, ALONE, CLASSIC = (
-    "U-Net, trained clean",
-    "U-Net, trained noisy",
-    "mptpn segment",
-    "mptpn segment, nothing refused",
-    "classic",
-)
+CLEAN, NOISY, CLASSIC = "U-Net, trained clean", "U-Net, trained noisy", "classic"
+BOX, ALONE = "mptpn segment", "mptpn segment, nothing refused"
 FIXED = (BOX, ALONE, CLASSIC, CLEAN)  # segmenters that were not made for these levels of noise
 OURS, NOTHING = "mptpn denoise", "noisy"
 CURES = (NOTHING, "blur 1 px", "blur 2 px", "NLM", OURS, "clean")
@@ -105,31 +100,45 @@ def trained(
 def u_nets(
     examples: Sequence[Example], folder: Path, *, seeds: int, steps: int, side: int
 ) -> dict[tuple[str, int], Segment]:
-    """Two U-Nets a seed, which differ in the noise of their training alone: (name, seed) -> mask of an image."""
-    found = {}
+    """Two U-Nets a seed, which differ in the noise of their training alone: (name, seed) -> mask of an image.
+
+    Each is two networks, one for gray images and one for coloured ones: with both in a batch, the statistics of batch
+    normalisation are those of neither.
+    """
+    kinds, found = {}, {}
+    for example in examples:
+        kinds.setdefault(is_gray(picture(example)), []).append(replace(example, scales=(0.8, 1.3)))
     for seed in range(seeds):
         for name, sigmas in {CLEAN: (0,), NOISY: SIGMAS}.items():
-            path = folder / f"{name.split()[-1]}_{steps}_steps_seed_{seed}.pt"
-            net = trained(examples, sigmas=sigmas, seed=seed, steps=steps, side=side, path=path)
-            found[name, seed] = asked(net)
+            nets = {}
+            for gray, images in kinds.items():
+                kind = "gray" if gray else "coloured"
+                path = folder / f"{name.split()[-1]}_{kind}_{steps}_steps_seed_{seed}.pt"
+                nets[gray] = trained(images, sigmas=sigmas, seed=seed, steps=steps, side=side, path=path)
+            found[name, seed] = asked(nets)
     return found
 
 
-def asked(net: nn.Module) -> Segment:
-    """A U-Net as a segmenter of images of any size."""
+def is_gray(image: np.ndarray) -> bool:
+    """Whether the channels of [H, W, 3] are alike."""
+    return bool(np.allclose(image[..., 0], image[..., 1], atol=1e-3))
+
+
+def asked(nets: dict[bool, nn.Module]) -> Segment:
+    """U-Nets for gray images (True) and coloured ones (False) as a segmenter of images of any size."""
 
     @torch.no_grad()
     def segment(image: np.ndarray) -> np.ndarray:
         tensor = torch.from_numpy(image).permute(2, 0, 1)[None].float()
         height, width = tensor.shape[2:]
         padded = nn.functional.pad(tensor, (0, -width % 8, 0, -height % 8), mode="replicate")
-        return (net(padded)[0, 0, :height, :width] > 0).numpy()
+        return (nets[is_gray(image)](padded)[0, 0, :height, :width] > 0).numpy()
 
     return segment
 
 
 def box(weights: str = "segmentation") -> dict[tuple[str, int], Segment]:
-    """The package's weights asked for nuclei, as `mptpn segment` answers and where nothing refuses."""
+    """The package's weights asked for nuclei: as `mptpn segment` answers, and the mask where nothing refuses."""
     segmenter = Segmenter.load(weights)
     (target,) = (target for target in segmenter.targets if target.words == segmentation_sets.NUCLEI)
 
@@ -220,5 +229,5 @@ def drawing(table: pd.DataFrame) -> Figure:
 
 if __name__ == "__main__":
     place = Path(sys.argv[1])
-    both = box() | u_nets(nuclei("train"), place.parent, seeds=3, steps=700, side=128)
+    both = box() | u_nets(nuclei("train"), place.parent, seeds=3, steps=450, side=128)
     print(differences(run(both, nuclei("val"), place)).round(3))

@@ -38,7 +38,7 @@ def test_gray_images_stay_gray():
 
 
 def test_a_segmenter_takes_sizes_that_are_no_multiple_of_eight():
-    segment = study.asked(study.untrained(study.UNET, 0).eval())
+    segment = study.asked({True: study.untrained(study.UNET, 0).eval()})
     assert segment(np.zeros((37, 51, 3), np.float32)).shape == (37, 51)
 
 
