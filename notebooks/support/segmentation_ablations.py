@@ -1,11 +1,12 @@
 """Parts of the prompt network switched off or exchanged, and its pretraining, at equal steps.
 
-python -m support.segmentation_ablations OUT.csv [--seeds 3] [--steps 200]
+python -m support.segmentation_ablations OUT.csv [STEPS]
 """
 
-import argparse
+import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -36,13 +37,22 @@ VARIANTS = {  # what differs from the network of the package; all at width 8 whe
 COMPARED = (*((name, REPAIRED) for name in VARIANTS if name != REPAIRED), (EQUAL, PUBLISHED), (CAPTIONS, IMAGES))
 PRETRAINING = {"steps": 400, "batch": 8}  # squares of 96 px
 PHOTOGRAPHS = 60
-BATCH = 2  # whole images of a step
+STEPS, BATCH = 150, 2  # whole images of a step
+FOLDS = 3
 KEYS = ["variant", "seed", "steps", "batch"]
 
 
-def nuclei(split: str) -> list[Example]:
-    """Nuclei of MoNuSeg and DSB 2018 at 224 x 224 px, as `published` needs them: 68 images train, 22 validate."""
-    return [text_worth_sets.resized(e, text_worth_sets.SIDE) for e in denoise_then_segment.nuclei(split)]
+def folds() -> list[list[Example]]:
+    """The 30 MoNuSeg images at 224 x 224 px, as `published` needs them, in three folds, every third by name."""
+    ordered = sorted((e for fold in text_worth_sets.folds() for e in fold), key=lambda example: example.name)
+    ordered = [replace(e, masks={segmentation_sets.NUCLEI: e.masks[()]}) for e in ordered]
+    return [ordered[fold::FOLDS] for fold in range(FOLDS)]
+
+
+def drawn(count: int = 8) -> list[list[Example]]:
+    """Drawn cells of 64 x 64 px in two folds."""
+    cells = denoise_then_segment.drawn("train", count)
+    return [cells[::2], cells[1::2]]
 
 
 def untrained(variant: str, seed: int) -> SegmentationNetwork:
@@ -61,34 +71,32 @@ def pretrained(net: SegmentationNetwork, *, captions: bool, seed: int) -> float:
 
 
 def run(
-    training: Sequence[Example],
-    test: Sequence[Example],
+    groups: Sequence[Sequence[Example]],
     path: Path,
     *,
     variants: Sequence[str] = tuple(VARIANTS),
-    seeds: int = 3,
-    steps: int = 200,
+    steps: int = STEPS,
     batch: int = BATCH,
     tell: Callable[[str], object] = print,
 ) -> pd.DataFrame:
-    """Train every variant with every seed, and ask it for the test images; nothing chooses a step.
+    """Train every variant once a fold on the others, and ask it for the images of the fold; nothing chooses a step.
 
-    What the table of `path` holds is not done again.
+    The number of the fold is the seed of weights and batches. What the table of `path` holds is not done again.
 
     Args:
-        training, test: square images of one size, disjoint. steps, batch: of a training; a crop is a whole image.
+        groups: folds of square images of one size. steps, batch: of a training; a crop is a whole image.
     Returns:
-        rows variant, seed, steps, batch, parameters, seconds (of the processor, with pretraining), spread, set, image,
-        dice.
+        rows variant, seed, steps, batch, parameters, seconds (of the processor, with pretraining), spread, image, dice.
     """
     table = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=KEYS)
     done = set(table[KEYS].itertuples(index=False, name=None))
-    for seed in range(seeds):
+    for seed, test in enumerate(groups):
+        others = [e for group in groups if group is not test for e in group]
         for variant in variants:
             job = Job("ablation", variant, seed, steps, batch)
             if job.key[1:] in done:
                 continue
-            new = _trained(job, training, test)
+            new = _trained(job, others, test)
             table = pd.concat([table, new], ignore_index=True) if len(table) else new
             write_table(path, table)
             tell(f"{variant}, seed {seed}: {new.dice.mean():.3f}, {new.seconds.iloc[0]:.0f} s")
@@ -101,20 +109,19 @@ def _trained(job: Job, training: Sequence[Example], test: Sequence[Example]) -> 
         spread = pretrained(net, captions=job.variant == CAPTIONS, seed=job.seed)
     prompt = segmentation_sets.NUCLEI
     asked = numbers([prompt], net, LENGTH)
-    groups = {e.group for e in training}
-    weights = {name: segmentation_sets.WEIGHTS.get(name, 1.0) for name in groups}
-    net = learn(net, training, [prompt], asked, job, side=training[0].image.shape[2], weights=weights)
+    net = learn(net, training, [prompt], asked, job, side=training[0].image.shape[2])
     about = dict(zip(KEYS, job.key[1:], strict=True)) | {"parameters": counted(net), "spread": spread}
     about["seconds"] = round(time.process_time() - start, 1)
     text = net.read(asked)
-    rows = [(e.group, e.name, overlap(net, e, text, e.masks[prompt])) for e in test]
-    return pd.DataFrame(rows, columns=["set", "image", "dice"]).assign(**about)
+    rows = [(e.name, overlap(net, e, text, e.masks[prompt])) for e in test]
+    return pd.DataFrame(rows, columns=["image", "dice"]).assign(**about)
 
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:
-    """Paired over images and seeds, with 95 % intervals (bootstrap, an image with all its seeds).
+    """Paired over images, with 95 % intervals (bootstrap over images).
 
-    Rows comparison, difference, low, high, least_seed, most_seed (of the differences of single seeds), images, seeds.
+    Rows comparison, difference, low, high, least_seed, most_seed (differences of single folds, each with its seed),
+    images, seeds.
     """
     rows = []
     for one, other in COMPARED:
@@ -150,10 +157,5 @@ def drawing(found: pd.DataFrame) -> Figure:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=200)
-    given = parser.parse_args()
-    made = run(nuclei("train"), nuclei("val"), given.out, seeds=given.seeds, steps=given.steps)
-    print(differences(made).round(3))
+    budget = int(sys.argv[2]) if len(sys.argv) > 2 else STEPS
+    print(differences(run(folds(), Path(sys.argv[1]), steps=budget)).round(3))

@@ -3,7 +3,6 @@
 import pandas as pd
 import pytest
 
-from support import denoise_then_segment
 from support import segmentation_ablations as study
 from support.text_worth import counted
 
@@ -21,13 +20,27 @@ def test_what_is_switched_off_has_fewer_parameters(name):
 
 def test_what_the_table_holds_is_not_trained_again(monkeypatch, tmp_path):
     monkeypatch.setattr(study, "learn", lambda net, *rest, **settings: net.eval())
-    cells = denoise_then_segment.drawn("train", 2), denoise_then_segment.drawn("val", 2)
-    given = {"variants": (study.REPAIRED, "without gates"), "seeds": 2, "steps": 0, "tell": lambda _: None}
-    first = study.run(*cells, tmp_path / "t.csv", **given)
-    assert len(first) == 8 and not first.duplicated(["variant", "seed", "image"]).any()
+    cells = study.drawn(4)
+    given = {"variants": (study.REPAIRED, "without gates"), "steps": 0, "tell": lambda _: None}
+    first = study.run(cells, tmp_path / "t.csv", **given)
+    assert len(first) == 8 and not first.duplicated(["variant", "image"]).any() and set(first.seed) == {0, 1}
     monkeypatch.setattr(study, "learn", lambda *rest, **settings: pytest.fail("trained again"))
-    again = study.run(*cells, tmp_path / "t.csv", **given)
+    again = study.run(cells, tmp_path / "t.csv", **given)
     pd.testing.assert_frame_equal(first, again, check_dtype=False, rtol=1e-5)
+
+
+def test_no_image_trains_the_network_that_is_asked_for_it(monkeypatch, tmp_path):
+    seen = []
+
+    def learn(net, examples, *rest, **settings):
+        seen.append({e.name for e in examples})
+        return net.eval()
+
+    monkeypatch.setattr(study, "learn", learn)
+    table = study.run(study.drawn(4), tmp_path / "t.csv", variants=(study.REPAIRED,), steps=0, tell=lambda _: None)
+    asked = [set(rows.image) for _, rows in table.groupby("seed")]
+    assert all(not training & test for training, test in zip(seen, asked, strict=True))
+    assert set.union(*asked) == set.union(*seen) and len(asked) == 2
 
 
 def test_a_planted_difference_is_found_and_the_range_of_single_seeds():
