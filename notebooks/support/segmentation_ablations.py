@@ -35,9 +35,9 @@ VARIANTS = {  # what differs from the network of the package; all at width 8 whe
     CAPTIONS: {},
 }
 COMPARED = (*((name, REPAIRED) for name in VARIANTS if name != REPAIRED), (EQUAL, PUBLISHED), (CAPTIONS, IMAGES))
-PRETRAINING = {"steps": 400, "batch": 8}  # squares of 96 px
+PRETRAINING = {"steps": 200, "batch": 8}  # squares of 96 px
 PHOTOGRAPHS = 60
-STEPS, BATCH = 150, 2  # whole images of a step
+STEPS, BATCH = 100, 2  # whole images of a step
 FOLDS = 3
 KEYS = ["variant", "seed", "steps", "batch"]
 
