@@ -29,7 +29,7 @@ Segment = Callable[[np.ndarray], np.ndarray]  # [H, W, 3], 0..1 -> [H, W], bool
 CLEAN, NOISY, CLASSIC = "U-Net, trained clean", "U-Net, trained noisy", "classic"
 BOX, ALONE = "mptpn segment", "mptpn segment, nothing refused"
 FIXED = (BOX, ALONE, CLASSIC, CLEAN)  # segmenters that were not made for these levels of noise
-OURS, NOTHING = "mptpn denoise", "noisy"
+OURS, NOTHING, ALL = "mptpn denoise", "noisy", "all"
 CURES = (NOTHING, "blur 1 px", "blur 2 px", "NLM", OURS, "clean")
 SIGMAS = (25, 50)  # gray levels of 255
 COLOURS = dict(zip(CURES, ("#8c8c8c", "#c4a000", "#8c564b", "#17becf", "#d62728", "#2ca02c"), strict=True))
@@ -176,32 +176,39 @@ def run(
 
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:
-    """Paired over images with 95 % intervals (bootstrap, an image with all its seeds).
+    """Paired over images with 95 % intervals (bootstrap, an image with all its seeds), of all images and of each set.
 
-    Rows sigma, segmenter, comparison, difference, low, high, images, seeds: ours over every other cure, and the network
-    that was trained noisy and asked without a cure over those that were trained clean and see ours.
+    Rows set, sigma, segmenter, comparison, difference, low, high, images, seeds: ours over every other cure, and the
+    network that was trained noisy and asked without a cure over those that were trained clean and see ours.
     """
-    mean = table.groupby(["sigma", "segmenter", "cure", "seed", "image"]).dice.mean()
     rows = []
-    for sigma in table.sigma.unique():
-        for segmenter in table.segmenter.unique():
-            for cure in CURES:
-                if cure != OURS:
-                    pair = mean[sigma, segmenter, OURS], mean[sigma, segmenter, cure]
-                    rows.append(_paired(sigma, segmenter, f"{OURS} - {cure}", *pair))
-        for segmenter in (s for s in FIXED if s in set(table.segmenter)):
-            pair = mean[sigma, NOISY, NOTHING], mean[sigma, segmenter, OURS]
-            rows.append(_paired(sigma, NOISY, f"no cure - {segmenter} with {OURS}", *pair))
+    for name in (ALL, *table["set"].unique()):
+        part = table if name == ALL else table[table["set"] == name]
+        for sigma in table.sigma.unique():
+            rows += [{"set": name, "sigma": sigma} | row for row in _of_level(part[part.sigma == sigma])]
     return pd.DataFrame(rows)
 
 
-def _paired(sigma: int, segmenter: str, comparison: str, one: pd.Series, other: pd.Series) -> dict:
+def _of_level(table: pd.DataFrame) -> list[dict]:
+    """The comparisons within one set at one level of noise."""
+    mean, names = table.groupby(["segmenter", "cure", "seed", "image"]).dice.mean(), list(table.segmenter.unique())
+    rows = []
+    for segmenter in names:
+        for cure in CURES:
+            if cure != OURS:
+                rows.append(_paired(segmenter, f"{OURS} - {cure}", mean[segmenter, OURS], mean[segmenter, cure]))
+    for segmenter in (fixed for fixed in FIXED if fixed in names):
+        rows.append(_paired(NOISY, f"no cure - {segmenter} with {OURS}", mean[NOISY, NOTHING], mean[segmenter, OURS]))
+    return rows
+
+
+def _paired(segmenter: str, comparison: str, one: pd.Series, other: pd.Series) -> dict:
     """One row; a segmenter without seeds stands beside every seed of the other."""
     if one.index.get_level_values("seed").nunique() != other.index.get_level_values("seed").nunique():
         one, other = (x.groupby("image").mean() for x in (one, other))
     gap = (one - other).dropna().rename("gap").reset_index()
     mean, low, high = paired_interval(list(gap.gap), list(gap.image))
-    row = {"sigma": sigma, "segmenter": segmenter, "comparison": comparison, "difference": mean, "low": low}
+    row = {"segmenter": segmenter, "comparison": comparison, "difference": mean, "low": low}
     seeds = gap.seed.nunique() if "seed" in gap else 1
     return row | {"high": high, "images": gap.image.nunique(), "seeds": seeds}
 

@@ -62,7 +62,9 @@ def test_a_planted_gain_is_found_with_seeds_and_without():
                 gain = 0.2 * (cure == study.OURS) + 0.3 * (segmenter == study.NOISY)
                 rows += [(25, cure, segmenter, seed, image, 0.5 + gain + 0.01 * seed) for seed in seeds]
     table = pd.DataFrame(rows, columns=["sigma", "cure", "segmenter", "seed", "image", "dice"])
-    found = study.differences(table).set_index(["segmenter", "comparison"])
+    found = study.differences(table.assign(set="one"))
+    assert set(found["set"]) == {study.ALL, "one"}
+    found = found[found["set"] == study.ALL].set_index(["segmenter", "comparison"])
     gain = found.loc[(study.CLEAN, "mptpn denoise - NLM")]
     assert gain[["difference", "low", "high"]].tolist() == pytest.approx([0.2] * 3) and gain.seeds == 2
     assert found.loc[(study.NOISY, f"no cure - {study.CLEAN} with {study.OURS}"), "difference"] == pytest.approx(0.1)
