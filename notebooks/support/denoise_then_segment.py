@@ -28,7 +28,8 @@ from support.segmentation_scores import classic, denoise_first, picture
 Segment = Callable[[np.ndarray], np.ndarray]  # [H, W, 3], 0..1 -> [H, W], bool
 CLEAN, NOISY, CLASSIC = "U-Net, trained clean", "U-Net, trained noisy", "classic"
 BOX, ALONE = "mptpn segment", "mptpn segment, nothing refused"
-FIXED = (BOX, ALONE, CLASSIC, CLEAN)  # segmenters that were not made for these levels of noise
+NETWORKS = (BOX, ALONE, CLEAN)
+FIXED = (*NETWORKS, CLASSIC)  # segmenters that were not made for these levels of noise
 OURS, NOTHING, ALL = "mptpn denoise", "noisy", "all"
 CURES = (NOTHING, "blur 1 px", "blur 2 px", "NLM", OURS, "clean")
 SIGMAS = (25, 50)  # gray levels of 255
