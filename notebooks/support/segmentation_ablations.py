@@ -29,10 +29,10 @@ VARIANTS = {  # what differs from the network of the package; all at width 8 whe
     REPAIRED: {},
     PUBLISHED: {"published": True},
     EQUAL: {"width": 27, "text_width": 48},
-    "without fusion": {"fusion": False},
-    "without gates": {"gates": False},
     IMAGES: {},
     CAPTIONS: {},
+    "without fusion": {"fusion": False},
+    "without gates": {"gates": False},
 }
 COMPARED = (*((name, REPAIRED) for name in VARIANTS if name != REPAIRED), (EQUAL, PUBLISHED), (CAPTIONS, IMAGES))
 PRETRAINING = {"steps": 200, "batch": 8}  # squares of 96 px
@@ -90,9 +90,9 @@ def run(
     """
     table = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=KEYS)
     done = set(table[KEYS].itertuples(index=False, name=None))
-    for seed, test in enumerate(groups):
-        others = [e for group in groups if group is not test for e in group]
-        for variant in variants:
+    for variant in variants:
+        for seed, test in enumerate(groups):
+            others = [e for group in groups if group is not test for e in group]
             job = Job("ablation", variant, seed, steps, batch)
             if job.key[1:] in done:
                 continue
