@@ -99,5 +99,17 @@ def folds(comparison: str) -> tuple[float, float, float]:
     return row.difference, row.low, row.high
 
 
-USED = (parameters, megabytes, note, psnr, enlarged, gains, interval, pairs, calibrated, folds)
+def gap(table: pd.DataFrame, images: str, row: tuple[int, str], comparison: str) -> tuple[float, float, float]:
+    """A paired difference of Dice of notebook 15 with its interval; row: level of noise and segmenter."""
+    found = table[(table.kind == "difference") & (table["set"] == images) & (table.comparison == comparison)]
+    (one,) = found[(found.sigma == row[0]) & (found.segmenter == row[1])].itertuples()
+    return one.difference, one.low, one.high
+
+
+def instead(table: pd.DataFrame, sigma: int, segmenter: str) -> tuple[float, float, float]:
+    """The U-Net of notebook 15 that was trained noisy, without a cure, minus a segmenter that sees denoised images."""
+    return gap(table, "all", (sigma, "U-Net, trained noisy"), f"no cure - {segmenter} with mptpn denoise")
+
+
+USED = (parameters, megabytes, note, psnr, enlarged, gains, interval, pairs, calibrated, folds, gap, instead)
 MEASURES = {function.__name__: function for function in USED}
