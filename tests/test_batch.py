@@ -225,7 +225,7 @@ def test_one_bad_file_does_not_stop_the_others(model, tmp_path, capsys):
     np.save(tmp_path / "in/c.npy", np.full((40, 40), 7.0))
     code = main(["denoise", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--model", str(model)])
     said = capsys.readouterr()
-    assert code == 1 and f"{tmp_path / 'out/a.png'}: do not use; " in said.out
+    assert code == 1 and f"{tmp_path / 'out/a.png'}: do not use; no estimate of the gain: only " in said.out
     lines = [line for line in said.err.replace("\r", "\n").splitlines() if line.startswith("mptpn denoise:")]
     assert len(lines) == 2 and "b.png" in lines[0] and "c.npy: no slice of at least 16 x 16 px holds noise" in lines[1]
     names = ["a.png", "a.png.trust.json", "a.png.trust.png", "results.trust.csv"]
@@ -386,7 +386,7 @@ def test_the_verdict_is_one_line_a_file_and_strict_exits_with_3(model, tmp_path,
     common = ["denoise", str(image), "--model", str(model), "--out"]
     assert main([*common, str(tmp_path / "first")]) == 0
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"{tmp_path / 'first/a.png'}: do not use; ")
+    assert line.startswith(f"{tmp_path / 'first/a.png'}: do not use; no estimate of the gain: only ")
     assert main([*common, str(tmp_path / "second"), "--strict"]) == 3
     about = json.loads((tmp_path / "first/a.png.trust.json").read_text())
     assert about["verdict"] == "do not use" and next(iter(about)) == "verdict"

@@ -54,6 +54,6 @@ class NoiseShareNetwork(nn.Module):
 
 @cache
 def pretrained_noise_share() -> NoiseShareNetwork:
-    """The pretrained network, trained by notebooks/support/train_noise_share.py on BSDS500 and DIV2K."""
+    """The pretrained network, trained by notebooks/support/train_noise_share.py; see MODEL_CARD.md."""
     with as_file(files("mptpn") / "weights" / "noise_share.safetensors") as path:
         return load_weights(path, NoiseShareNetwork)[0]

@@ -108,7 +108,7 @@ def u_nets(
     """
     kinds, found = {}, {}
     for example in examples:
-        kinds.setdefault(is_gray(picture(example)), []).append(replace(example, scales=(0.8, 1.3)))
+        kinds.setdefault(segmentation_sets.is_gray(picture(example)), []).append(replace(example, scales=(0.8, 1.3)))
     for seed in range(seeds):
         for name, sigmas in {CLEAN: (0,), NOISY: SIGMAS}.items():
             nets = {}
@@ -120,11 +120,6 @@ def u_nets(
     return found
 
 
-def is_gray(image: np.ndarray) -> bool:
-    """Whether the channels of [H, W, 3] are alike."""
-    return bool(np.allclose(image[..., 0], image[..., 1], atol=1e-3))
-
-
 def asked(nets: dict[bool, nn.Module]) -> Segment:
     """U-Nets for gray images (True) and coloured ones (False) as a segmenter of images of any size."""
 
@@ -133,7 +128,7 @@ def asked(nets: dict[bool, nn.Module]) -> Segment:
         tensor = torch.from_numpy(image).permute(2, 0, 1)[None].float()
         height, width = tensor.shape[2:]
         padded = nn.functional.pad(tensor, (0, -width % 8, 0, -height % 8), mode="replicate")
-        return (nets[is_gray(image)](padded)[0, 0, :height, :width] > 0).numpy()
+        return (nets[segmentation_sets.is_gray(image)](padded)[0, 0, :height, :width] > 0).numpy()
 
     return segment
 

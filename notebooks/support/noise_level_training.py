@@ -1,5 +1,7 @@
 """Training of the noise-level network on photographs with noise of known, random noise models."""
 
+from collections.abc import Sequence
+
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor
@@ -63,9 +65,7 @@ def draw(photos: list[Tensor], *, batch: int, patch: int, keys: tuple[int | str,
 def _noisy_crop(photos: list[Tensor], patch: int, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     u = torch.rand(13, generator=random).tolist()
     photo = photos[int(u[0] * len(photos))]
-    step = 2 if u[1] < 0.5 and min(photo.shape[2:]) >= 2 * patch else 1
-    top, left = (int(u[2 + i] * (photo.shape[2 + i] - step * patch + 1)) for i in (0, 1))
-    clean = F.avg_pool2d(photo[:, :, top : top + step * patch, left : left + step * patch], step)
+    clean = cropped(photo, patch, at=u[2:4], halved=u[1] < 0.5)
     if u[4] < 0.4:
         clean = gaussian_blur(clean, sigma=0.4 + 2 * u[5])
     if u[6] < 0.3:
@@ -76,9 +76,23 @@ def _noisy_crop(photos: list[Tensor], patch: int, random: torch.Generator) -> tu
         coarse = torch.randn(1, 1, 4, 4, generator=random)
         variance = variance * F.interpolate(coarse, size=clean.shape[2:], mode="bicubic").exp()
     kernel = random_kernel(random) if u[10] < 0.5 else torch.ones(1, 1)
-    field = F.conv2d(torch.randn(1, 1, *(patch + len(kernel) - 1,) * 2, generator=random), kernel[None, None])
-    noisy = clean + variance.sqrt() * field
+    noisy = clean + variance.sqrt() * correlated_field(kernel, patch, random)
     return (noisy * 255).round() / 255 if u[11] < 0.15 else noisy, variance, band_factors(autocorrelation(kernel))
+
+
+def cropped(photo: Tensor, side: int, *, at: Sequence[float], halved: bool) -> Tensor:
+    """A square of `side` px of a photograph [1, C, H, W], where large enough at half the sampling rate if `halved`.
+
+    at: of its upper left corner, 0..1 of the rows and columns where it can be.
+    """
+    step = 2 if halved and min(photo.shape[2:]) >= 2 * side else 1
+    top, left = (int(x * (length - step * side + 1)) for x, length in zip(at, photo.shape[2:], strict=True))
+    return F.avg_pool2d(photo[:, :, top : top + step * side, left : left + step * side], step)
+
+
+def correlated_field(kernel: Tensor, side: int, random: torch.Generator) -> Tensor:
+    """White noise of variance 1 that a kernel [K, K] of unit energy correlates, [1, 1, side, side]."""
+    return F.conv2d(torch.randn(1, 1, *(side + len(kernel) - 1,) * 2, generator=random), kernel[None, None])
 
 
 def random_kernel(random: torch.Generator) -> Tensor:

@@ -12,7 +12,7 @@ from mptpn.inference import NoisyImages
 from mptpn.networks.noise_share import SIDE, NoiseShareNetwork
 from mptpn.random import generator
 from mptpn.training import Batch, fit
-from support.noise_level_training import random_kernel
+from support.noise_level_training import correlated_field, cropped, random_kernel
 
 CROP = 176  # px, side of what is denoised: a square of SIDE and what the networks see around it
 EDGE = (CROP - SIDE) // 2
@@ -27,10 +27,7 @@ def drawn(photos: Sequence[Tensor], random: torch.Generator, *, blurred: bool = 
     blurred: strong noise that a Gaussian correlates, in all of them.
     """
     u = torch.rand(8, generator=random).tolist()
-    photo = photos[int(u[0] * len(photos))]
-    step = 2 if u[1] < 0.35 and min(photo.shape[2:]) >= 2 * CROP else 1
-    top, left = (int(u[2 + i] * (photo.shape[2 + i] - step * CROP + 1)) for i in (0, 1))
-    clean = F.avg_pool2d(photo[:, :, top : top + step * CROP, left : left + step * CROP], step) * 255
+    clean = 255 * cropped(photos[int(u[0] * len(photos))], CROP, at=u[2:4], halved=u[1] < 0.35)
     if u[4] < 0.3:
         clean = gaussian_blur(clean, sigma=0.4 + 1.6 * u[5])
     if u[6] < 0.15:
@@ -70,8 +67,7 @@ def noisy_of(clean: Tensor, weakest: float, random: torch.Generator, *, blurred:
     kernel = torch.ones(1, 1)
     if u[2] < 0.5 or blurred:
         kernel = gaussian_kernel(0.5 + 1.3 * u[6]) if u[4] > 0.7 or blurred else random_kernel(random)
-    field = F.conv2d(torch.randn(1, 1, *(CROP + len(kernel) - 1,) * 2, generator=random), kernel[None, None])
-    noisy = clean + variance.sqrt() * field
+    noisy = clean + variance.sqrt() * correlated_field(kernel, CROP, random)
     return noisy.round() if u[3] < 0.2 else noisy
 
 
@@ -85,9 +81,7 @@ def gaussian_kernel(sigma: float) -> Tensor:
 def measured(images: Sequence[Tensor], random: torch.Generator) -> Tensor:
     """A crop of a real noisy image, [1, 1, CROP, CROP], gray levels of 255."""
     u = torch.rand(3, generator=random).tolist()
-    image = images[int(u[0] * len(images))]
-    top, left = (int(u[1 + i] * (image.shape[2 + i] - CROP + 1)) for i in (0, 1))
-    return image[:, :, top : top + CROP, left : left + CROP] * 255
+    return 255 * cropped(images[int(u[0] * len(images))], CROP, at=u[1:], halved=False)
 
 
 def example(noisy: Tensor, clean: Tensor | None) -> tuple[Tensor, Tensor, Tensor] | None:

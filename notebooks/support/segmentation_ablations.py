@@ -137,11 +137,6 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def together(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
-    """Masks and differences in one table, with a column `kind`."""
-    return pd.concat([found.assign(kind="difference"), table.assign(kind="mask")], ignore_index=True)
-
-
 def drawing(found: pd.DataFrame) -> Figure:
     """Every difference with its interval, and the range of single seeds as a thin line; 0 is no difference."""
     fig, ax = plt.subplots(figsize=(WIDTH, 0.8 + 0.3 * len(found)), layout="constrained")

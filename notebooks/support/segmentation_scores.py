@@ -164,8 +164,7 @@ def instances(segmenter: Segmenter) -> pd.DataFrame:
 def classic(image: Picture) -> np.ndarray:
     """Nuclei by stain unmixing and Otsu's threshold, [H, W], bool; of gray images by Otsu alone."""
     rgb = np.clip(image, 0, 1)
-    gray = np.allclose(rgb[..., 0], rgb[..., 1], atol=1e-3)
-    level = rgb[..., 0] if gray else ndimage.gaussian_filter(rgb2hed(rgb)[..., 0], 1)
+    level = rgb[..., 0] if segmentation_sets.is_gray(rgb) else ndimage.gaussian_filter(rgb2hed(rgb)[..., 0], 1)
     return level > threshold_otsu(level)
 
 
@@ -182,7 +181,7 @@ def denoise_first(
         for number, example in enumerate(examples):
             clean = picture(example)
             draw = torch.randn(clean.shape, generator=generator(seed, "segmentation noise", sigma, number)).numpy()
-            if np.allclose(clean[..., 0], clean[..., 1], atol=1e-3):
+            if segmentation_sets.is_gray(clean):
                 draw = np.repeat(draw[..., :1], 3, 2)
             noisy = (clean + sigma / 255 * draw).astype(np.float32)
             truth = example.masks[segmentation_sets.NUCLEI][0, 0].numpy()

@@ -222,3 +222,8 @@ WEIGHTS |= {"ultrasound": 2.0, "white cells": 1.5, "others": 0.6}
 def examples(split: str) -> list[Example]:
     """All sets together."""
     return [example for group in GROUPS.values() for example in group(split)]
+
+
+def is_gray(image: np.ndarray) -> bool:
+    """Whether the channels of [H, W, 3] are alike."""
+    return bool(np.allclose(image[..., 0], image[..., 1], atol=1e-3))
