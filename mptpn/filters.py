@@ -89,7 +89,7 @@ def robust_level(noisy: Tensor, valid: Tensor | None = None) -> Tensor:
     padded = F.pad(noisy, (1, 1, 1, 1), mode="replicate").flatten(0, 1)[:, None]
     response = F.conv2d(padded, SECOND_DIFFERENCE.to(noisy)[None, None]).abs().view_as(noisy)
     response = response.masked_fill(constant(noisy), math.nan)
-    if valid is not None:
+    if valid is not None and not bool(valid.all()):
         response = response.masked_fill(F.max_pool2d((~valid).to(noisy), 3, 1, 1) > 0, math.nan)
     response = response.flatten(1)
     return (response.nanmedian(dim=1).values / 0.6745).nan_to_num(0.0).clamp_min(1e-6).view(-1, 1, 1, 1)
@@ -97,13 +97,18 @@ def robust_level(noisy: Tensor, valid: Tensor | None = None) -> Tensor:
 
 def constant(noisy: Tensor) -> Tensor:
     """Where a pixel equals all its eight neighbours, [B, C, H, W] bool."""
-    padded = F.pad(noisy, (1, 1, 1, 1), mode="replicate")
-    return F.max_pool2d(padded, 3, 1) == -F.max_pool2d(-padded, 3, 1)
+    across = F.pad(noisy[..., 1:] == noisy[..., :-1], (1, 1), value=True)
+    down = F.pad(noisy[..., 1:, :] == noisy[..., :-1, :], (0, 0, 1, 1), value=True)
+    rows = F.pad(across[..., 1:] & across[..., :-1], (0, 0, 1, 1), value=True)
+    return rows[..., 2:, :] & rows[..., 1:-1, :] & rows[..., :-2, :] & down[..., 1:, :] & down[..., :-1, :]
 
 
 def has_noise(noisy: Tensor) -> Tensor:
     """Where noise is visible, [B, C, H, W] bool: outside constant surroundings; everywhere in a constant image."""
-    inside = F.max_pool2d(constant(noisy).to(noisy), 3, 1, 1) < 0.5
+    flat = constant(noisy)
+    if not bool(flat.any()):  # most images
+        return ~flat
+    inside = F.max_pool2d(flat.to(noisy), 3, 1, 1) < 0.5
     return inside | ~inside.flatten(1).any(1).view(-1, 1, 1, 1)
 
 

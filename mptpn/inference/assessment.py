@@ -7,26 +7,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mptpn.filters import turned_back
 from mptpn.inference import orientation, sure
 from mptpn.inference.denoiser import Denoiser, Prediction
+from mptpn.inference.gain import activity, estimated_gain, passing, rehearsed, residual_excess, squared_noise
 from mptpn.inference.masks import masked_image
-from mptpn.inference.predictor import Place
 from mptpn.inference.quality_control import QualityControl, check_residual
-from mptpn.inference.sure import activity, estimated_gain
 from mptpn.inference.texture import applied_share, check_texture
 from mptpn.metrics import NORMAL_95
-from mptpn.noise.by_place import LocalNoise, cells_of
-from mptpn.random import generator
+from mptpn.noise.by_place import LocalNoise
 from mptpn.tiling import spread, squares
 
 BLOCK, BLOCKS = 256, 16  # px and number: of a larger image, squares spread over it are judged
 PART, PARTS = 128, 4  # px and number: squares in which it is measured how much noise passes the denoiser
 FREE = 64  # px, their side where masked or clipped pixels leave no larger ones
 MOST_MASKED = 0.02  # of the pixels of such a square: a few at an end of the range change little
-STEP = 0.05  # of the noise: size of the noise whose passage is measured
 # estimated share from which all of the change is applied; below, half of what is missing is left out. Chosen on 10 real
 # validation images: 0.77 to 0.93 is estimated on CT, where 0.85 to 0.9 is best; 1 on fluorescence and MR, as is best
 WHOLE = 0.95
@@ -103,8 +99,6 @@ def assess(
     if not texture.passed:
         return Assessment(quality, None, texture.verdict, applied_share(texture))
     error = math.log(noise.sigma_interval[1] / noise.sigma_interval[0]) / 2 / NORMAL_95
-    if not noise_model.zero_mean_gaussian:
-        return Assessment(quality, None, f"{noise.kind} noise: Stein's estimate is for Gaussian noise of mean 0")
     if error >= 1 / NORMAL_95:
         return Assessment(quality, None, "the noise level is not known")
     if not quality["stripes"].passed:
@@ -116,16 +110,22 @@ def assess(
     parts = free or nearly
     if not parts:
         return Assessment(quality, None, f"no block of {FREE} x {FREE} px is free of masked or clipped pixels")
-    variance = there.variance(some[1])
     whole, strength = activity(denoised, prediction.noise)
-    passing = torch.cat([_passing(denoiser, prediction, place) for place in parts])
+    gaussian = noise_model.zero_mean_gaussian
+    measured_in = passing if gaussian else rehearsed
     cells = [(..., *(slice(s.start // sure.BLOCK, s.stop // sure.BLOCK) for s in place[1:])) for place in parts]
-    active = torch.cat([whole[place].flatten() for place in cells]), whole.flatten(), strength.flatten()
-    settings = {"variance": variance, "valid": some[2], "passing": passing, "activity": active, "level_error": error}
-    *gain, share = estimated_gain(*some[:2], **settings)
+    *gain, share = estimated_gain(
+        residual_excess(some[0] if gaussian else unbiased, some[1], noise_model=there),
+        variance=there.variance(some[1]),
+        before=squared_noise(some[1], noise_model=there),
+        valid=some[2],
+        passing=torch.cat([measured_in(denoiser.predictor, prediction, place) for place in parts]),
+        activity=(torch.cat([whole[place].flatten() for place in cells]), whole.flatten(), strength.flatten()),
+        level_error=error,
+    )
     found = Assessment(quality, tuple(gain))
-    if not found.loss:  # WHOLE was chosen where squares are free
-        share = 1.0 if share >= WHOLE or not free else (1 + share) / 2
+    if not found.loss:  # WHOLE was chosen where squares are free, and noise is Gaussian
+        share = 1.0 if share >= WHOLE or not (free and gaussian) else (1 + share) / 2
     return replace(found, share=share)
 
 
@@ -133,21 +133,6 @@ def common_share(assessments: Sequence[Assessment]) -> float:
     """The share of the change of images that are treated alike: the mean, or the least where some would be a loss."""
     losses = [one.share for one in assessments if one.loss]
     return min(losses) if losses else float(np.mean([one.share for one in assessments] or [1.0]))
-
-
-def _passing(denoiser: Denoiser, prediction: Prediction, place: tuple) -> Tensor:
-    """How much of small noise passes in the blocks of a square, see estimated_gain, [blocks, 3]."""
-    predictor, rows, columns = denoiser.predictor, *place[1:]
-    told = None if prediction.correlation is None else prediction.correlation[:, *cells_of(place[1:])]
-    there = Place((rows.start, columns.start), prediction.level[place], told)
-    model, noisy = there.noise(predictor.noise_model), prediction.noisy[place]
-    random = generator(noisy.numel(), rows.start, columns.start, "risk")
-    clean = prediction.denoised[place]
-    noise = model.sample(clean, generator=random) - model.mean(clean)
-    with_noise, without = (predictor.mean(x, place=there) for x in (noisy + STEP * noise, noisy))
-    passed = (with_noise - without) / STEP
-    terms = torch.cat([noise * passed, passed**2, noise**2]) / prediction.noise[place].mean()
-    return F.avg_pool2d(terms, sure.BLOCK).flatten(1).T.double()
 
 
 def together(assessments: Sequence[Assessment], channels: Sequence[int]) -> Assessment:

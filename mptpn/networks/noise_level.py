@@ -1,8 +1,10 @@
 """Noise level of an image: a small network says how surely the energy of a window's high-pass bands is noise."""
 
 import math
+from collections.abc import Iterator, Sequence
 from importlib.resources import as_file, files
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +20,10 @@ LAGS = [(row, col) for row in range(RADIUS + 1) for col in range(-RADIUS, RADIUS
 # lags at which noise is taken to be independent, so that half the squared difference is its variance
 FAR = [(0, 6), (6, 0)]
 BANDS = 1 + len(LAGS) + len(FAR)  # the second difference, then half the squared difference at each lag
+# px left, right, above and below, where a band is not known: its square stands between the pixels that it takes
+MARGINS = [(1, 1, 1, 1)] + [
+    (abs(col) // 2, abs(col) - abs(col) // 2, row // 2, row - row // 2) for row, col in LAGS + FAR
+]
 HELD = 8  # px at the smallest or largest value from which it clips
 CLIPPED = 0.05  # share of clipped pixels from which a window's variance is cut short
 
@@ -59,12 +65,11 @@ class NoiseLevelNetwork(nn.Module):
             )
         robust = robust_level(noisy, valid)
         valid, whole = valid_masks(noisy, valid, counts=counts)
-        squares, numbers = (window_sums(x) for x in band_squares(noisy, valid))
+        squares, numbers = band_sums(noisy, valid)
         energy = squares / numbers.clamp_min(1e-6)
         known = (numbers > 0.3 * window_sums(torch.ones_like(valid))) & whole
         logs = (energy / robust**2 + 1e-3).log()
-        masked = logs.masked_fill(~known, math.nan).flatten(2)
-        quantiles = torch.stack([masked.nanquantile(q, dim=2) for q in (0.1, 0.5)], 1).nan_to_num().flatten(1)
+        quantiles = quantiles_of(logs.masked_fill(~known, math.nan).flatten(2), (0.1, 0.5)).flatten(1)
         logs = logs.masked_fill(~known, 0.0)
         features = torch.cat([logs, quantiles[:, :, None, None].expand(-1, -1, *logs.shape[2:])], 1)
         precision = self.layers(features).clamp(-8, 8)
@@ -97,19 +102,57 @@ def valid_masks(noisy: Tensor, valid: Tensor | None = None, *, counts: bool = Fa
     return valid, whole | ~whole.flatten(1).any(1).view(-1, 1, 1, 1) | nothing
 
 
-def band_squares(noisy: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Squares of the bands at each pixel, and whether all pixels that they take are valid, each [B, bands, H, W]."""
+def band_sums(noisy: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over windows of the squares of each band, [B, bands, h, w], and of the pixels at which all that the band
+    takes is valid, the same or [1, bands, h, w].
+    """
+    if not bool(valid.all()):
+        each = ([window_sums(x) for x in band] for band in band_squares(noisy, valid))
+        squares, numbers = zip(*each, strict=True)
+    else:
+        squares = [window_sums(F.pad(square, margins)) for square, margins in _squares(noisy)]
+        numbers = [_rectangle_sums(noisy, margins) for margins in MARGINS]
+    return torch.cat(squares, 1), torch.cat(numbers, 1)
+
+
+def band_squares(noisy: Tensor, valid: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Band by band its squares at each pixel, and whether all pixels that it takes are valid, each [B, 1, H, W]."""
+    around = F.conv2d(valid, torch.ones(1, 1, 3, 3).to(valid)) > 8.5
+    both = [around.to(noisy), *(torch.mul(*lagged(valid, row, col)) for row, col in LAGS + FAR)]
+    for (square, margins), inside in zip(_squares(noisy), both, strict=True):
+        yield F.pad(square * inside, margins), F.pad(inside, margins)
+
+
+def _squares(noisy: Tensor) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
+    """Band by band its squares where the image holds all its pixels, and the margins around them, see MARGINS."""
     kernel = SECOND_DIFFERENCE.to(noisy)[None, None]
-    all_valid = (F.conv2d(valid, torch.ones_like(kernel)) > 8.5).to(noisy)
-    squares, counts = [F.pad(F.conv2d(noisy, kernel).square() * all_valid, (1,) * 4)], [F.pad(all_valid, (1,) * 4)]
-    for row, col in LAGS + FAR:
-        half = torch.sub(*lagged(noisy, row, col)).square() / 2
-        both = torch.mul(*lagged(valid, row, col))
-        aside = abs(col)
-        margins = (aside // 2, aside - aside // 2, row // 2, row - row // 2)
-        squares.append(F.pad(half * both, margins))
-        counts.append(F.pad(both, margins))
-    return torch.cat(squares, 1), torch.cat(counts, 1)
+    yield F.conv2d(noisy, kernel).square(), MARGINS[0]
+    for (row, col), margins in zip(LAGS + FAR, MARGINS[1:], strict=True):
+        yield torch.sub(*lagged(noisy, row, col)).square_().div_(2), margins
+
+
+def _rectangle_sums(like: Tensor, margins: Sequence[int]) -> Tensor:
+    """window_sums of an image of ones within margins of zeros, [1, 1, h, w], to the last bit."""
+    left, right, top, bottom = margins
+    sides = zip(like.shape[2:], (top, left), (bottom, right), strict=True)
+    ones = (F.pad(like.new_ones(1, 1, side - first - last), (first, last)) for side, first, last in sides)
+    rows, columns = (F.conv1d(x, x.new_ones(1, 1, WINDOW), stride=STRIDE, padding=WINDOW // 2)[0, 0] for x in ones)
+    return torch.outer(rows, columns)[None, None] / WINDOW**2
+
+
+def quantiles_of(values: Tensor, shares: Sequence[float]) -> Tensor:
+    """Quantiles of each row of [B, rows, n] without its NaN, [B, shares, rows], as torch.nanquantile; 0 of no value."""
+    last = (~values.isnan()).sum(2, keepdim=True).to(values) - 1
+    ranks = [(last * share).clamp_min(0) for share in shares]
+    ends = [(rank.floor().long(), rank.ceil().long()) for rank in ranks]
+    # some ranks need no sort; NaN come last
+    kept = np.partition(values.cpu().numpy(), torch.stack([at for pair in ends for at in pair]).unique().tolist(), 2)
+    ordered = torch.from_numpy(kept).to(values)
+    found = []
+    for rank, pair in zip(ranks, ends, strict=True):
+        low, high = (ordered.gather(2, at) for at in pair)
+        found.append(low.lerp(high, rank - pair[0])[..., 0])
+    return torch.stack(found, 1).nan_to_num()
 
 
 def window_sums(x: Tensor) -> Tensor:

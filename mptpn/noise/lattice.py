@@ -37,7 +37,7 @@ def _peaks(power: Tensor) -> Tensor:
     height, width = power.shape[2:]
     frequency = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None])
     side, padded = 2 * AROUND + 1, F.pad(power, (AROUND,) * 4, mode="circular")
-    mean = F.avg_pool2d(padded, side, 1)
+    mean = F.avg_pool2d(F.avg_pool2d(padded, (1, side), 1), (side, 1), 1)
     candidates = torch.where((power > 5 * mean) & (frequency > 1 / LONGEST), power, 0.0).flatten()
     peaks = torch.zeros_like(candidates, dtype=torch.bool)
     for place in candidates.topk(min(MOST, len(candidates))).indices.tolist():

@@ -140,7 +140,10 @@ def pretrain(
     large = [image for image in photographs if min(image.shape[2:]) >= side]
     if not large:
         raise ValueError(f"none of {len(photographs)} photographs has {side} x {side} px; give larger ones.")
-    learner, views = SimSiam(network.train(), captions=captions), Views(large, side=side, batch=batch, seed=seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # the layers' first weights take no generator
+        learner = SimSiam(network.train(), captions=captions)
+    views = Views(large, side=side, batch=batch, seed=seed)
     probe = views(-1)
 
     def watch(module: SimSiam) -> dict:

@@ -16,8 +16,11 @@ from mptpn.networks.noise_level import (
     NoiseLevelNetwork,
     band_factors,
     band_squares,
+    band_sums,
     pretrained_noise_level,
+    quantiles_of,
     stated_precision,
+    window_sums,
 )
 from mptpn.noise.models import PoissonGaussian
 from mptpn.random import generator
@@ -150,11 +153,31 @@ def test_band_factors_are_the_energies_of_filtered_noise(kernel):
     27 values.
     """
     noise = filtered(kernel, 24, 131, 96, key=1)
-    squares, counts = band_squares(noise, torch.ones_like(noise))
+    squares, counts = (torch.cat(x, 1) for x in zip(*band_squares(noise, torch.ones_like(noise)), strict=True))
     energy = squares.sum((2, 3)) / counts.sum((2, 3))
     error = energy.std(0) / 24**0.5
     assert (((energy.mean(0) - band_factors(autocorrelation(kernel))).abs() / error) < 5).all() and (error < 0.03).all()
     assert (((energy.mean(0) - 1).abs() / error) > 5).any()  # the planted fault: taken for white
+
+
+@pytest.mark.parametrize("size", [*SIZES, (131, 96)], ids=str)
+@pytest.mark.parametrize("lost", [0, 1, 400])
+def test_sums_over_windows_are_those_of_every_pixel_to_the_last_bit(size, lost):
+    """An image without masked pixels takes another way, which counts no pixel."""
+    noisy, valid = white(2, 1, *size), torch.ones(2, 1, *size)
+    valid.flatten()[torch.randperm(valid.numel(), generator=generator(lost))[:lost]] = 0
+    wanted = [torch.cat([window_sums(one) for one in x], 1) for x in zip(*band_squares(noisy, valid), strict=True)]
+    squares, numbers = band_sums(noisy, valid)
+    assert torch.equal(squares, wanted[0]) and torch.equal(numbers.expand_as(wanted[1]), wanted[1])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_quantiles_are_those_of_pytorch(share):
+    """Rows with another number of NaN each: from none to all."""
+    values = white(2, 12, 101)
+    for row in range(12):  # 110 of the last: all
+        values[:, row, : 10 * row] = math.nan
+    assert torch.equal(quantiles_of(values, (share,))[:, 0], values.nanquantile(share, dim=2).nan_to_num())
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)

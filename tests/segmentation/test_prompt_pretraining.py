@@ -51,6 +51,19 @@ def test_a_collapse_is_seen_and_a_full_sphere_is_about_one(width):
     assert spread(torch.ones(40, width)) == pytest.approx(0, abs=1e-6)
 
 
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
+    """Whatever was drawn before from PyTorch's own generator."""
+
+    def weights(seed: int) -> list[torch.Tensor]:
+        torch.rand(3)
+        network = prompt_scenes.untrained(0).network
+        pretrain(network, photographs(), captions=True, fabric=launch(threads=1), steps=3, batch=4, side=48, seed=seed)
+        return [x.detach().clone() for x in network.encoder.parameters()]
+
+    first, second, other = weights(1), weights(1), weights(2)
+    assert all(map(torch.equal, first, second)) and not all(map(torch.equal, first, other))
+
+
 def test_pretraining_changes_the_encoders_of_the_network_that_is_segmenting_and_nothing_else():
     network = prompt_scenes.untrained(0).network
     before = {name: value.clone() for name, value in network.named_parameters()}

@@ -59,7 +59,7 @@ def test_stated_variance_times_factor_is_the_energy_of_training_noise_in_every_b
     bands are further off.
     """
     noisy = drawn["noisy"][~rounded(drawn)]
-    squares, counts = band_squares(noisy, torch.ones_like(noisy))
+    squares, counts = (torch.cat(x, 1) for x in zip(*band_squares(noisy, torch.ones_like(noisy)), strict=True))
     wanted = (counts * drawn["variance"][~rounded(drawn)]).sum((2, 3))  # a band sees no border
     ratio = squares.sum((2, 3)) / wanted / drawn["factor"][~rounded(drawn)]
     error = ratio.std(0) / len(ratio) ** 0.5
