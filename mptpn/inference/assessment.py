@@ -112,14 +112,13 @@ def assess(
         return Assessment(quality, None, f"no block of {FREE} x {FREE} px is free of masked or clipped pixels")
     whole, strength = activity(denoised, prediction.noise)
     gaussian = noise_model.zero_mean_gaussian
-    measured_in = passing if gaussian else rehearsed
     cells = [(..., *(slice(s.start // sure.BLOCK, s.stop // sure.BLOCK) for s in place[1:])) for place in parts]
     *gain, share = estimated_gain(
         residual_excess(some[0] if gaussian else unbiased, some[1], noise_model=there),
         variance=there.variance(some[1]),
         before=squared_noise(some[1], noise_model=there),
         valid=some[2],
-        passing=torch.cat([measured_in(denoiser.predictor, prediction, place) for place in parts]),
+        passing=torch.cat([(passing if gaussian else rehearsed)(denoiser.predictor, prediction, p) for p in parts]),
         activity=(torch.cat([whole[place].flatten() for place in cells]), whole.flatten(), strength.flatten()),
         level_error=error,
     )

@@ -20,7 +20,7 @@ AROUND = 16  # px, around a square in which the denoiser meets noise drawn anew:
 # of the expected noisy intensity over the clean one: below, as in the dark of a magnitude, a residual says nothing. To
 # count it there as at 0.5 held the gain of 37 of 42 images under Rician noise, and so of 41
 LEAST_SLOPE = 0.5
-# of the interval in dB: at 1 it held the true gain of 68 of 80 drawn images; so, that of 112 of 116 others
+# of the interval in dB: at 1 it held the true gain of 68 of 80 drawn images; so, that of 127 of 130 others
 # (notebooks/support/interval_coverage.py)
 WIDER = 1.3
 STRATA, FEWEST = 6, 8  # of blocks of like activity, and the fewest blocks of one
