@@ -17,10 +17,10 @@ from mptpn.random import generator
 
 STEP = 0.05  # of the noise: size of the noise whose passage is measured
 AROUND = 16  # px, around a square in which the denoiser meets noise drawn anew: borders are worse than the rest
-# of the expected noisy intensity over the clean one: below, as in the dark of a magnitude, a residual says nothing. To
-# count it there as at 0.5 held the gain of 37 of 42 images under Rician noise, and so of 41
+# of the expected noisy intensity over the clean one: below, as in the dark of a magnitude, a residual counts nothing.
+# Counted there as at 0.5, the interval held the gain of 37 of 42 images under Rician noise; so it holds that of 41
 LEAST_SLOPE = 0.5
-# of the interval in dB: at 1 it held the true gain of 68 of 80 drawn images; so, that of 127 of 130 others
+# of the interval in dB: at 1 it held the true gain of 68 of 80 drawn images; at 1.3 it holds that of 127 of 130 others
 # (notebooks/support/interval_coverage.py)
 WIDER = 1.3
 STRATA, FEWEST = 6, 8  # of blocks of like activity, and the fewest blocks of one
