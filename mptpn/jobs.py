@@ -49,7 +49,9 @@ def denoise_with(jobs: int, paths: Sequence[Path], settings: Settings) -> Iterat
 def _side_by_side(jobs: int, paths: Sequence[Path], settings: Settings) -> Iterator[Outcome]:
     context, (first, shares) = multiprocessing.get_context("spawn"), settings.part
     told = context.Queue(BEFORE)
-    own = [replace(settings, part=(first + shares * job, shares * jobs), progress=False) for job in range(jobs)]
+    parts = [(first + shares * job, shares * jobs) for job in range(jobs)]
+    # the bar of the first share stands for all
+    own = [replace(settings, part=part, progress=settings.progress and part is parts[0]) for part in parts]
     cores = max(1, len(os.sched_getaffinity(0)) // jobs)
     processes = [context.Process(target=_work, args=(told, paths, one, cores), daemon=True) for one in own]
     for process in processes:

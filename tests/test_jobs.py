@@ -41,11 +41,13 @@ def rows(path):
 
 
 @pytest.mark.slow
-def test_shares_and_processes_give_the_same_bytes_and_the_same_rows(tmp_path):
+def test_shares_and_processes_give_the_same_bytes_and_the_same_rows(tmp_path, capfd):
     source = archive(tmp_path / "in")
     given = ["denoise", str(source), "--model", "small", "--out"]
     assert main([*given, str(tmp_path / "one")]) == 1  # broken.png
+    capfd.readouterr()
     assert main([*given, str(tmp_path / "jobs"), "--jobs", "2"]) == 1
+    assert "100%" in capfd.readouterr().err  # one of the processes shows how far it is
     codes = [main([*given, str(tmp_path / "parts"), "--part", f"{number}/3"]) for number in (1, 2, 3)]
     assert sorted(codes) == [0, 0, 1]
     whole = contents(tmp_path / "one")
