@@ -49,9 +49,8 @@ def denoise_with(jobs: int, paths: Sequence[Path], settings: Settings) -> Iterat
 def _side_by_side(jobs: int, paths: Sequence[Path], settings: Settings) -> Iterator[Outcome]:
     context, (first, shares) = multiprocessing.get_context("spawn"), settings.part
     told = context.Queue(BEFORE)
-    parts = [(first + shares * job, shares * jobs) for job in range(jobs)]
-    # the bar of the first share stands for all
-    own = [replace(settings, part=part, progress=settings.progress and part is parts[0]) for part in parts]
+    own = [replace(settings, part=(first + shares * job, shares * jobs)) for job in range(jobs)]
+    own[1:] = [replace(one, progress=False) for one in own[1:]]  # the bar of the first share stands for all
     cores = max(1, len(os.sched_getaffinity(0)) // jobs)
     processes = [context.Process(target=_work, args=(told, paths, one, cores), daemon=True) for one in own]
     for process in processes:

@@ -65,7 +65,7 @@ def cuts(shape: Sequence[int], *, side: int, multiple: int, halo: int, most: int
 def _cuts(shape: Sequence[int], tile: tuple[int, int], halo: int) -> list[Cut]:
     corners = [(top, left) for top in range(0, shape[0], tile[0]) for left in range(0, shape[1], tile[1])]
     return [
-        tuple(zip(*(_spans(*one, halo) for one in zip(corner, shape, tile, strict=True)), strict=True))
+        tuple(zip(*(spans(*one, halo) for one in zip(corner, shape, tile, strict=True)), strict=True))
         for corner in corners
     ]
 
@@ -85,7 +85,7 @@ def spread(items: list, most: int) -> list:
     return items[:: max(1, -(-len(items) // most))]
 
 
-def _spans(start: int, length: int, tile: int, halo: int) -> tuple[slice, slice, slice]:
+def spans(start: int, length: int, tile: int, halo: int) -> tuple[slice, slice, slice]:
     """Along one axis: the tile with its halo in the image, the kept centre in the tile, and that in the image."""
     first, stop = max(0, start - halo), min(length, start + tile)
     return slice(first, min(length, stop + halo)), slice(start - first, stop - first), slice(start, stop)

@@ -90,11 +90,11 @@ def assess(
     wholes = noisy, denoised, inside, prediction.level, seen.measured
     *some, measured = (torch.cat([x[place] for place in places]) for x in wholes)
     there = LocalNoise(noise_model, some[3], prediction.correlation)
-    unbiased = some[0] - denoiser.predictor.expected(some[1]) + some[1]  # the residual of noise with a mean has none
-    texture = check_texture(unbiased, some[1], variance=there.variance(some[1]), valid=measured)
+    residual = some[0] - denoiser.predictor.expected(some[1])  # where noise has a mean, without it
+    texture = check_texture(residual + some[1], some[1], variance=there.variance(some[1]), valid=measured)
     there = there.turned_back(denoiser.turn)
-    unbiased, *some = (turned_back(x, denoiser.turn) for x in (unbiased, *some))
-    quality = check_residual(unbiased, some[1], noise_model=there, valid=some[2], noise=noise, unit=unit)
+    residual, *some = (turned_back(x, denoiser.turn) for x in (residual, *some))
+    quality = check_residual(residual + some[1], some[1], noise_model=there, valid=some[2], noise=noise, unit=unit)
     quality = QualityControl((*quality.checks, texture))
     if not texture.passed:
         return Assessment(quality, None, texture.verdict, applied_share(texture))
@@ -114,7 +114,7 @@ def assess(
     gaussian = noise_model.zero_mean_gaussian
     cells = [(..., *(slice(s.start // sure.BLOCK, s.stop // sure.BLOCK) for s in place[1:])) for place in parts]
     *gain, share = estimated_gain(
-        residual_excess(some[0] if gaussian else unbiased, some[1], noise_model=there),
+        residual_excess(residual, some[1], noise_model=there),
         variance=there.variance(some[1]),
         before=squared_noise(some[1], noise_model=there),
         valid=some[2],

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mptpn import tiling
 from mptpn.inference.denoiser import Prediction
 from mptpn.inference.predictor import Place, Predictor
 from mptpn.inference.sure import BLOCK, MARGIN, variance_of_mean
@@ -26,15 +27,15 @@ WIDER = 1.3
 STRATA, FEWEST = 6, 8  # of blocks of like activity, and the fewest blocks of one
 
 
-def residual_excess(noisy: Tensor, denoised: Tensor, *, noise_model: NoiseModel) -> Tensor:
+def residual_excess(residual: Tensor, denoised: Tensor, *, noise_model: NoiseModel) -> Tensor:
     """Squared residual less the noise's variance, float64, in the unit of the clean image squared.
 
     Its mean is the result's squared error less twice the noise that the denoiser lets pass.
 
     Args:
-        noisy: less the mean of the noise at the result; denoised: the result, same shape.
+        residual: noisy image less what is expected of it at the result. denoised: the result, same shape.
     """
-    excess = (denoised - noisy).double().square() - noise_model.variance(denoised).double()
+    excess = residual.double().square() - noise_model.variance(denoised).double()
     if noise_model.zero_mean_gaussian:
         return excess
     step = STEP * noise_model.variance(denoised).sqrt().clamp_min(1e-9)
@@ -63,20 +64,18 @@ def rehearsed(predictor: Predictor, prediction: Prediction, place: tuple) -> Ten
 
     Half their difference is what passes, whatever the shape of the noise's distribution.
     """
-    around = tuple(
-        slice(max(0, span.start - AROUND), min(side, span.stop + AROUND))
-        for span, side in zip(place[1:], prediction.noisy.shape[2:], strict=True)
-    )
-    inside = (..., *(slice(a.start - b.start, a.stop - b.start) for a, b in zip(place[1:], around, strict=True)))
+    sides = zip(place[1:], prediction.noisy.shape[2:], strict=True)
+    cut = (tiling.spans(span.start, side, span.stop - span.start, AROUND) for span, side in sides)
+    around, inside, _ = zip(*cut, strict=True)
     there, noise_model = _there(predictor, prediction, (..., *around))
     clean = prediction.denoised[..., *around]
     random = generator(clean.numel(), around[0].start, around[1].start, "risk")
     noisy = noise_model.sample(clean, generator=random)
     again = predictor.mean(noisy, place=there)
-    found = residual_excess(noisy - noise_model.mean(again) + again, again, noise_model=noise_model)
+    excess = residual_excess(noisy - predictor.expected(again), again, noise_model=noise_model)
     error = (again - clean).square()
-    terms = [(error - found.to(error)) / 2, error, (noisy - noise_model.mean(clean)).square()]
-    return _blocks([term[inside] for term in terms], prediction.noise[place])
+    terms = [(error - excess.to(error)) / 2, error, (noisy - noise_model.mean(clean)).square()]
+    return _blocks([term[..., *inside] for term in terms], prediction.noise[place])
 
 
 def _there(predictor: Predictor, prediction: Prediction, place: tuple) -> tuple[Place, NoiseModel]:
@@ -105,8 +104,8 @@ def estimated_gain(
     """Gain in PSNR over the noisy image, dB, its 95 % interval, and the share of the change of least estimated error,
     by sure() of a result that is there already.
 
-    The squared residual is of all pixels. What the denoiser lets pass is measured in a few parts of the image, two
-    calls of the denoiser on each, and taken to the whole by strata of like activity. The interval adds in squares the
+    The squared residual is of all pixels. What the denoiser lets pass is measured in a few parts of the image
+    and taken to the whole by strata of like activity. The interval adds in squares the
     chance in both and the error of the level, and is made WIDER. As in estimated_psnr, the error is no smaller than
     the noise that passes less 10 %.
 
