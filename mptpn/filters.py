@@ -1,7 +1,8 @@
 """Filters, crops and autocovariances of images, a robust first guess of the noise level, and where noise is visible."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -9,6 +10,17 @@ from torch.nn import functional as F
 
 # Unit gain for white noise, blind to planes (Immerkaer 1996, Eq. 2).
 SECOND_DIFFERENCE = torch.tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]]) / 6
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For sums of many numbers to one, which PyTorch rounds otherwise for each number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def gaussian_taps(sigma: float, *, radius: int, dtype: torch.dtype = torch.float32) -> Tensor:

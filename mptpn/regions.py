@@ -46,15 +46,16 @@ class Regions:
             ValueError: too little memory for a tile; the message says how much it takes.
         """
         self.scan, self.applied, self.uncertainty = scan, applied, uncertainty
+        self.memory = tiling.default_budget() if memory is None else memory
         known: dict[int, tuple[list[tiling.Cut], list[Span]]] = {}
         for index, one in enumerate(applied):
             if id(one.denoiser) not in known:
-                cuts, turn = self._cuts_of(index, memory), self._turn(index)
+                cuts, turn = self._cuts_of(index), self._turn(index)
                 places = [place_back(place, self._shape(index), turn) for _, _, place in cuts]
                 known[id(one.denoiser)] = cuts, places
         self.cuts, self.places = zip(*(known[id(one.denoiser)] for one in applied), strict=True)
 
-    def _cuts_of(self, index: int, memory: int | None) -> list[tiling.Cut]:
+    def _cuts_of(self, index: int) -> list[tiling.Cut]:
         """Tiles of a slice, of at most SIDE px, whatever the memory."""
         denoiser = self.applied[index].denoiser
         if denoiser is None:
@@ -62,14 +63,18 @@ class Regions:
         predictor, align = denoiser.predictor, denoiser.predictor.alignment
         most = max(1, SIDE // align) * align
         cuts = tiling.cuts(self._shape(index), side=SIDE, multiple=align, halo=predictor.halo, most=most)
-        largest = max(math.prod(span.stop - span.start for span in around) for around, _, _ in cuts)
-        needed = tiling.resident() + self.scan.chunk + denoiser.tile_bytes(largest)
-        if needed > (tiling.default_budget() if memory is None else memory):
+        needed = tiling.resident() + self.scan.chunk + denoiser.tile_bytes(tiling.largest(cuts))
+        if needed > self.memory:
             raise ValueError(
                 f"{self.scan.path}: the memory is too little for a tile, whose size is the same for all shares, and a "
                 f"chunk of the store; give at least {math.ceil(needed / 2**20)}M a process."
             )
         return cuts
+
+    def _takes(self, index: int) -> int:
+        """Bytes that a tile of a slice takes, and what is read of the store for it."""
+        denoiser = self.applied[index].denoiser
+        return self.scan.chunk + (0 if denoiser is None else denoiser.tile_bytes(tiling.largest(self.cuts[index])))
 
     def _turn(self, index: int) -> int:
         denoiser = self.applied[index].denoiser
@@ -95,8 +100,9 @@ class Regions:
             if len(own) > len(missing):
                 yield len(own) - len(missing)
             noise = self._noise(writer, index, part) if missing else None
+            next_takes = self._takes(index)
             for number in missing:
-                tiling.give_back()  # of the last tile
+                tiling.give_back(above=self.memory - next_takes)  # of the last tile
                 pixels, error = self._tile(index, number, noise)
                 if error is not None:
                     writer.keep(ERROR, index, number, error)

@@ -74,6 +74,11 @@ def _scaled(cut: tuple[slice, slice], scale: int) -> tuple[slice, slice]:
     return tuple(slice(scale * span.start, scale * span.stop) for span in cut)
 
 
+def largest(cuts: Sequence[Cut]) -> int:
+    """Pixels of the largest tile, its halo included."""
+    return max(math.prod(span.stop - span.start for span in around) for around, _, _ in cuts)
+
+
 def squares(shape: tuple[int, int], *, side: int) -> list[tuple[slice, slice]]:
     """Squares side by side over [H, W], px; a rest of less than half a side is left out."""
     tops, lefts = (range(0, max(1, length - side // 2), side) for length in shape)
@@ -115,10 +120,17 @@ def default_budget() -> int:
 def resident() -> int:
     """Bytes of memory that this process holds now; freed memory is given back first."""
     give_back()
-    return psutil.Process().memory_info().rss
+    return _held()
 
 
-def give_back() -> None:
-    """Gives freed memory back to the machine, in about 15 ms; only GNU's C library can."""
-    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+def give_back(*, above: int = 0) -> None:
+    """Gives freed memory back to the machine where the process holds more than `above` bytes; only GNU's C library can.
+
+    It takes 15 ms, and as much as 0.2 s later, when the memory is taken again.
+    """
+    if sys.platform == "linux" and _held() > above and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
         library.malloc_trim(0)
+
+
+def _held() -> int:
+    return psutil.Process().memory_info().rss

@@ -130,11 +130,14 @@ class Denoiser:
     ) -> Iterator[tuple[tuple[slice, slice], Prediction]]:
         """The same of an image in the orientation inside."""
         noise_by_place = self.noise_inside(image, valid)
-        for number, cut in enumerate(self.cuts(image.shape, memory, kept=kept)):
+        budget = tiling.default_budget() if memory is None else memory
+        cuts = self.cuts(image.shape, budget, kept=kept)
+        next_takes = self.tile_bytes(tiling.largest(cuts))
+        for number, cut in enumerate(cuts):
             around = cut[0]
             part = None if valid is None else valid[around]
             if number:
-                tiling.give_back()  # else pieces of earlier tiles stay, more than a hundred MiB
+                tiling.give_back(above=budget - next_takes)  # pieces of earlier tiles, more than a hundred MiB
             yield cut[2], self.tile(image[around], part, cut, noise_by_place, uncertainty=uncertainty)
 
     def tile(
@@ -253,8 +256,7 @@ class Denoiser:
         budget = tiling.default_budget() if memory is None else memory
         held = tiling.resident() + kept * pixels + SLACK
         cuts = tiling.cuts(shape, side=SIDE, multiple=align, halo=halo)
-        largest = max(math.prod(span.stop - span.start for span in around) for around, _, _ in cuts)
-        if budget - held >= self.tile_bytes(largest):
+        if budget - held >= self.tile_bytes(tiling.largest(cuts)):
             return cuts
         try:
             most = tiling.tile_side(budget - held, bytes_per_pixel=price, halo=halo, multiple=align)

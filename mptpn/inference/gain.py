@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mptpn import tiling
+from mptpn.filters import one_thread
 from mptpn.inference.denoiser import Prediction
 from mptpn.inference.predictor import Place, Predictor
 from mptpn.inference.sure import BLOCK, MARGIN, variance_of_mean
@@ -91,6 +92,7 @@ def _blocks(terms: list[Tensor], variance: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+@one_thread()
 def estimated_gain(
     excess: Tensor,
     *,

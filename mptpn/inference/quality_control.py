@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mptpn.filters import lagged
+from mptpn.filters import lagged, one_thread
 from mptpn.inference.stripes import stripe_level
 from mptpn.networks.noise_level import LAGS
 from mptpn.noise import NoiseEstimate, NoiseModel
@@ -91,6 +91,7 @@ class QualityControl:
 
 
 @torch.no_grad()
+@one_thread()
 def check_residual(
     noisy: Tensor,
     denoised: Tensor,

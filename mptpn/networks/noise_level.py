@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mptpn.filters import SECOND_DIFFERENCE, autocorrelation, has_noise, lagged, robust_level
+from mptpn.filters import SECOND_DIFFERENCE, autocorrelation, has_noise, lagged, one_thread, robust_level
 from mptpn.networks.weights import load_weights
 
 SMALLEST = 16  # px; below that, the window statistics are all border
@@ -44,10 +44,10 @@ class NoiseLevelNetwork(nn.Module):
 
     def __init__(self, *, width: int = 48):
         super().__init__()
-        first, second = nn.Conv2d(3 * BANDS, width, 1), nn.Conv2d(width, width, 3, padding=1)
-        third, fourth = nn.Conv2d(width, width, 1), nn.Conv2d(width, width, 3, padding=1)
+        first, second = _OneByOne(3 * BANDS, width), nn.Conv2d(width, width, 3, padding=1)
+        third, fourth = _OneByOne(width, width), nn.Conv2d(width, width, 3, padding=1)
         hidden = (first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU(), fourth, nn.ReLU())
-        self.layers = nn.Sequential(*hidden, nn.Conv2d(width, BANDS, 1))
+        self.layers = nn.Sequential(*hidden, _OneByOne(width, BANDS))
         nn.init.zeros_(self.layers[-1].weight)
         nn.init.ones_(self.layers[-1].bias)
         self.log_floor = nn.Parameter(torch.full((BANDS,), -8.0))  # error variance that no number of windows takes away
@@ -75,6 +75,17 @@ class NoiseLevelNetwork(nn.Module):
         precision = self.layers(features).clamp(-8, 8)
         mean = window_sums(noisy * valid) / window_sums(valid).clamp_min(1e-6)
         return precision.masked_fill(~known, -30.0), energy * (-2 * self.log_bias).exp()[:, None, None], mean
+
+
+class _OneByOne(nn.Conv2d):
+    """A convolution of 1 x 1 px, which oneDNN rounds otherwise for each number of threads."""
+
+    def __init__(self, features: int, out: int):
+        super().__init__(features, out, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        with one_thread():
+            return super().forward(features)
 
 
 def valid_masks(noisy: Tensor, valid: Tensor | None = None, *, counts: bool = False) -> tuple[Tensor, Tensor]:

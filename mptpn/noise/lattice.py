@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mptpn.filters import one_thread
+
 LONGEST = 16  # px, period above which a pattern is no finer than other content
 NEAR, AROUND = 2, 8  # frequencies of a peak to either side, and those around it with which it is compared
 HEIGHT = 25  # peak over the largest power around it: noise alone reaches 6, once in a million images 12
@@ -23,7 +25,9 @@ def lattice(image: Tensor, valid: Tensor | None = None) -> Tensor:
     if min(height, width) < LEAST:
         return torch.zeros_like(image)
     inside = torch.ones_like(image, dtype=torch.bool) if valid is None else valid
-    flat = torch.where(inside, image - image[inside].mean(), 0.0)
+    with one_thread():
+        mean = image[inside].mean()
+    flat = torch.where(inside, image - mean, 0.0)
     window = torch.outer(*(torch.hann_window(n, periodic=False) for n in (height, width))).to(image)
     peaks = _peaks(torch.fft.fft2(flat * window).abs().square())
     if not bool(peaks.any()):
