@@ -166,14 +166,14 @@ def denoise_scan(scan: Scan, settings: Settings) -> Outcome:
         writer.bind(_noise_of(denoisers))
         judged = _judge(scan, denoisers, chosen, settings)
         whole = {index: [one for one in judged if one.slice == index] for index in chosen if not _is_large(scan)}
-        shares = [_share(judged, law) for law in range(len(denoisers))]
+        strengths = _strengths(judged, denoisers, settings)
         for index in range(writer.done, scan.slices):
             known, own = {one.channel: one.prediction for one in whole.get(index, [])}, laws(scan, index)
-            of_slice = [[items[law] for law in own] for items in (denoisers, shares)]
+            of_slice = [[items[law] for law in own] for items in (denoisers, strengths)]
             known = [known.get(law) for law in own]
             pixels, error = denoise_slice(scan.read(index), of_slice[0], settings, bar.update, known, of_slice[1])
             writer.write(index, pixels, error)
-        writer.close(_beside(scan, writer, judged, settings))
+        writer.close(_beside(scan, writer, judged, strengths, settings))
     return _outcome(scan, writer.target, denoisers, judged)
 
 
@@ -191,29 +191,29 @@ def _denoise_in_parts(scan: Scan, settings: Settings) -> Outcome:
         chosen = samples(scan)
         denoisers = _denoisers(scan, chosen, settings, writer)
         judged = _judge(scan, denoisers, chosen, settings)
-        shares = [settings.strength * _share(judged, law) for law in range(len(denoisers))]
+        strengths = _strengths(judged, denoisers, settings)
         own = [laws(scan, index)[0] for index in range(scan.slices)]
-        applied = [regions.Applied(denoisers[law], shares[law]) for law in own]
+        applied = [regions.Applied(denoisers[law], strengths[law]) for law in own]
         work = regions.Regions(scan, applied, memory=settings.memory, uncertainty=settings.uncertainty)
-        writer.bind(_noise_of(denoisers) + repr(shares), work.places)
+        writer.bind(_noise_of(denoisers) + repr(strengths), work.places)
         shown = {"desc": scan.name, "disable": not settings.progress} | SHOWN
         with tqdm(total=work.count(part), **shown) as bar:
             for done in work.denoise(writer, part):
                 bar.update(done)
-        if writer.is_complete() and writer.close(_beside(scan, writer, judged, settings)):
+        if writer.is_complete() and writer.close(_beside(scan, writer, judged, strengths, settings)):
             return _outcome(scan, writer.target, denoisers, judged)
     words = f"share {part[0]} of {part[1]} is done; the result appears when all shares are"
     return Outcome(scan.path, message=words, waits=True)
 
 
 def _beside(
-    scan: Scan, writer: Writer, judged: list[Judged], settings: Settings
+    scan: Scan, writer: Writer, judged: list[Judged], strengths: Sequence[float], settings: Settings
 ) -> dict[str, Callable[[Path], object]]:
     if settings.report == NONE:
         return {}
     judged_on = f"the middle {MIDDLE} x {MIDDLE} px of slices" if _is_large(scan) else "whole slices"
-    about = {"kind": settings.report, "settings": settings.note, "judged_on": judged_on, "key": writer.key}
-    return report.files(scan, writer.target, judged, **about)
+    about = {"settings": settings.note, "judged_on": judged_on, "key": writer.key}
+    return report.files(scan, writer.target, judged, strengths=strengths, kind=settings.report, **about)
 
 
 def _outcome(scan: Scan, target: Path, denoisers: list[Denoiser | None], judged: list[Judged]) -> Outcome:
@@ -225,8 +225,10 @@ def _outcome(scan: Scan, target: Path, denoisers: list[Denoiser | None], judged:
     return Outcome(scan.path, target, level=level, unit=scan.unit, **said)
 
 
-def _share(judged: Sequence[Judged], law: int) -> float:
-    return common_share([one.assessment for one in judged if one.channel == law])
+def _strengths(judged: Sequence[Judged], denoisers: Sequence[Denoiser | None], settings: Settings) -> list[float]:
+    """The share of the full removal that is written of each channel."""
+    of_channels = ([one.assessment for one in judged if one.channel == law] for law in range(len(denoisers)))
+    return [settings.strength * common_share(own) for own in of_channels]
 
 
 def laws(scan: Scan, index: int) -> range:
@@ -353,7 +355,7 @@ def denoise_slice(
     settings: Settings,
     tick: Callable[[float], object] = float,
     known: Sequence[Prediction | None] = (),
-    shares: Sequence[float] = (),
+    strengths: Sequence[float] = (),
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """A slice in stored values and, if it is wanted, the uncertainty in the scan's unit, float32, same shape.
 
@@ -363,7 +365,7 @@ def denoise_slice(
     Args:
         denoisers: of the channels of the slice; None: it stays as it is.
         tick: called after each tile with its share of the slice.
-        known: predictions of the channels, if they are there. shares: of the change of each channel, beside strength.
+        known: predictions of the channels, if they are there. strengths: of each channel; none: that of settings.
     """
     out, error = slice.pixels.copy(), np.zeros(slice.pixels.shape, np.float32) if settings.uncertainty else None
     found = channels(slice)
@@ -376,7 +378,7 @@ def denoise_slice(
         settled = {"memory": settings.memory, "uncertainty": settings.wants_uncertainty}
         parts = [(WHOLE, known[i])] if known and known[i] else denoiser.tiles(own, valid, **settled)
         for place, part in parts:
-            change, unsure = part.at(settings.strength * (shares[i] if shares else 1.0))
+            change, unsure = part.at(strengths[i] if strengths else settings.strength)
             out[place + channel] = slice.moved(out[place + channel], change)
             if error is not None:
                 error[place + channel] = unsure
