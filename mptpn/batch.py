@@ -209,7 +209,7 @@ def _denoise_in_parts(scan: Scan, settings: Settings) -> Outcome:
 def _beside(
     scan: Scan, writer: Writer, judged: list[Judged], strengths: Sequence[float], settings: Settings
 ) -> dict[str, Callable[[Path], object]]:
-    if settings.report == NONE:
+    if settings.report == NONE or not judged:
         return {}
     judged_on = f"the middle {MIDDLE} x {MIDDLE} px of slices" if _is_large(scan) else "whole slices"
     about = {"settings": settings.note, "judged_on": judged_on, "key": writer.key}

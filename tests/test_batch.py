@@ -429,3 +429,15 @@ def test_what_the_report_shows_as_removed_was_removed_from_the_written_image(
     for array, wanted in zip(shown, (image, written, image - written), strict=True):
         np.testing.assert_allclose(array, wanted, rtol=0, atol=1e-9)
     assert (written == image).all() == (strength * share == 0)
+
+
+def test_a_large_slice_whose_middle_is_constant_is_denoised_without_a_report(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(batch, "PIXELS", 100 * 100)
+    monkeypatch.setattr(batch, "PIECE", 64)
+    monkeypatch.setattr(batch, "MIDDLE", 64)
+    image = noisy((192, 193))
+    image[60:140, 60:140] = 7.0
+    np.save(tmp_path / "a.npy", image)
+    (path,), failures = denoise_files([tmp_path / "a.npy"], Settings(tmp_path / "out", model=model))
+    assert not failures and not np.array_equal(np.load(path), image)
+    assert sorted((tmp_path / "out").iterdir()) == [path]
