@@ -22,7 +22,7 @@ from file_makers import PATIENT, save_dicom
 from mptpn import batch, report
 from mptpn.__main__ import main
 from mptpn.batch import Settings, denoise_files
-from mptpn.inference import NoisyImages, quality_figure
+from mptpn.inference import NoisyImages, quality_figure, sampling
 from mptpn.io import Writer, open_scan
 from mptpn.networks.transformer import RetractableTransformer
 from mptpn.networks.weights import save_weights
@@ -432,8 +432,8 @@ def test_what_the_report_shows_as_removed_was_removed_from_the_written_image(
 
 
 def test_a_large_slice_whose_middle_is_constant_is_denoised_without_a_report(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(batch, "PIXELS", 100 * 100)
-    monkeypatch.setattr(batch, "PIECE", 64)
+    monkeypatch.setattr(sampling, "PIXELS", 100 * 100)
+    monkeypatch.setattr(sampling, "PIECE", 64)
     monkeypatch.setattr(batch, "MIDDLE", 64)
     image = noisy((192, 193))
     image[60:140, 60:140] = 7.0
