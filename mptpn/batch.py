@@ -17,6 +17,7 @@ from mptpn.inference import AUTO, SELF, Denoiser, NoisyImages, Prediction, asses
 from mptpn.inference.adaptation import check_adaptation
 from mptpn.inference.denoiser import Network
 from mptpn.inference.noisy_images import PRETRAINED
+from mptpn.inference.sampling import channels, colours, is_constant, is_large, laws, sampled, samples
 from mptpn.io import Scan, Slice, Writer, walk
 from mptpn.io.limits import check_size
 from mptpn.io.outcomes import Outcome, each
@@ -25,17 +26,12 @@ from mptpn.io.writer import DoneBefore
 from mptpn.networks import save_weights, weights_path
 from mptpn.networks.noise_level import SMALLEST
 from mptpn.report import FULL, NONE, SHORT, Judged
-from mptpn.tiling import spread, squares
 
-# slices of a scan, and their pixels together, from which its noise is learned and by which it is judged; at least one
-SAMPLES, PIXELS = 8, 2**22
-PIECE, PIECES = 256, 48  # px and number: squares of a larger slice from which its noise is learned
 MIDDLE = 512  # px, side of the middle of a large slice that is judged
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"  # slices, the tiles of a large one as parts
 SHOWN = {"bar_format": BAR, "file": sys.stderr, "mininterval": 0.5}
 
 WHOLE = (slice(None), slice(None))
-Channel = tuple[np.ndarray, np.ndarray]  # image in the scan's unit and mask, [H, W] both
 
 
 @dataclass(frozen=True)
@@ -165,15 +161,15 @@ def denoise_scan(scan: Scan, settings: Settings) -> Outcome:
         denoisers = _denoisers(scan, chosen, settings, writer)
         writer.bind(_noise_of(denoisers))
         judged = _judge(scan, denoisers, chosen, settings)
-        whole = {index: [one for one in judged if one.slice == index] for index in chosen if not _is_large(scan)}
-        shares = [_share(judged, law) for law in range(len(denoisers))]
+        whole = {index: [one for one in judged if one.slice == index] for index in chosen if not is_large(scan)}
+        strengths = _strengths(judged, denoisers, settings)
         for index in range(writer.done, scan.slices):
             known, own = {one.channel: one.prediction for one in whole.get(index, [])}, laws(scan, index)
-            of_slice = [[items[law] for law in own] for items in (denoisers, shares)]
+            of_slice = [[items[law] for law in own] for items in (denoisers, strengths)]
             known = [known.get(law) for law in own]
             pixels, error = denoise_slice(scan.read(index), of_slice[0], settings, bar.update, known, of_slice[1])
             writer.write(index, pixels, error)
-        writer.close(_beside(scan, writer, judged, settings))
+        writer.close(_beside(scan, writer, judged, strengths, settings))
     return _outcome(scan, writer.target, denoisers, judged)
 
 
@@ -191,29 +187,29 @@ def _denoise_in_parts(scan: Scan, settings: Settings) -> Outcome:
         chosen = samples(scan)
         denoisers = _denoisers(scan, chosen, settings, writer)
         judged = _judge(scan, denoisers, chosen, settings)
-        shares = [settings.strength * _share(judged, law) for law in range(len(denoisers))]
+        strengths = _strengths(judged, denoisers, settings)
         own = [laws(scan, index)[0] for index in range(scan.slices)]
-        applied = [regions.Applied(denoisers[law], shares[law]) for law in own]
+        applied = [regions.Applied(denoisers[law], strengths[law]) for law in own]
         work = regions.Regions(scan, applied, memory=settings.memory, uncertainty=settings.uncertainty)
-        writer.bind(_noise_of(denoisers) + repr(shares), work.places)
+        writer.bind(_noise_of(denoisers) + repr(strengths), work.places)
         shown = {"desc": scan.name, "disable": not settings.progress} | SHOWN
         with tqdm(total=work.count(part), **shown) as bar:
             for done in work.denoise(writer, part):
                 bar.update(done)
-        if writer.is_complete() and writer.close(_beside(scan, writer, judged, settings)):
+        if writer.is_complete() and writer.close(_beside(scan, writer, judged, strengths, settings)):
             return _outcome(scan, writer.target, denoisers, judged)
     words = f"share {part[0]} of {part[1]} is done; the result appears when all shares are"
     return Outcome(scan.path, message=words, waits=True)
 
 
 def _beside(
-    scan: Scan, writer: Writer, judged: list[Judged], settings: Settings
+    scan: Scan, writer: Writer, judged: list[Judged], strengths: Sequence[float], settings: Settings
 ) -> dict[str, Callable[[Path], object]]:
-    if settings.report == NONE:
+    if settings.report == NONE or not judged:
         return {}
-    judged_on = f"the middle {MIDDLE} x {MIDDLE} px of slices" if _is_large(scan) else "whole slices"
-    about = {"kind": settings.report, "settings": settings.note, "judged_on": judged_on, "key": writer.key}
-    return report.files(scan, writer.target, judged, **about)
+    judged_on = f"the middle {MIDDLE} x {MIDDLE} px of slices" if is_large(scan) else "whole slices"
+    about = {"settings": settings.note, "judged_on": judged_on, "key": writer.key}
+    return report.files(scan, writer.target, judged, strengths=strengths, kind=settings.report, **about)
 
 
 def _outcome(scan: Scan, target: Path, denoisers: list[Denoiser | None], judged: list[Judged]) -> Outcome:
@@ -225,96 +221,10 @@ def _outcome(scan: Scan, target: Path, denoisers: list[Denoiser | None], judged:
     return Outcome(scan.path, target, level=level, unit=scan.unit, **said)
 
 
-def _share(judged: Sequence[Judged], law: int) -> float:
-    return common_share([one.assessment for one in judged if one.channel == law])
-
-
-def laws(scan: Scan, index: int) -> range:
-    """Numbers of the noise models of a slice: one, or one for each channel of its pixels."""
-    count = math.prod(scan.shape[2:])
-    first = count * scan.axes.channel(index)
-    return range(first, first + count)
-
-
-def samples(scan: Scan) -> list[int]:
-    """Slices, spread over each channel of a scan, that hold noise: up to eight, fewer where slices are large."""
-    return sorted(i for number in range(scan.axes.channels) for i in _samples(scan, scan.axes.of_channel(number)))
-
-
-def _samples(scan: Scan, own: list[int]) -> list[int]:
-    """own: slices of one channel."""
-    wanted = max(1, min(SAMPLES, len(own), PIXELS // math.prod(scan.shape)))
-    order = sorted({own[round(i)] for i in np.linspace(0, len(own) - 1, min(len(own), 4 * wanted))})
-    order = order if len(order) > wanted else own
-    good = [index for index in order if _pieces_of(scan, index)]
-    return good if len(good) <= wanted else [good[round(i)] for i in np.linspace(0, len(good) - 1, wanted + 2)[1:-1]]
-
-
-def pieces(slice: Slice) -> list[list[Channel]]:
-    """What the noise of a slice is estimated from: all of it, or of a large one squares spread over it."""
-    return [found for cut in _cuts_of(slice.valid.shape) if (found := channels(slice, cut))]
-
-
-def _cuts_of(shape: tuple[int, int]) -> list:
-    return spread(squares(shape, side=PIECE), PIECES) if math.prod(shape) > PIXELS else [...]
-
-
-def _pieces_of(scan: Scan, index: int) -> list[list[Channel]]:
-    """The same of a slice of a scan; of one that is read in parts no more is read."""
-    if not (scan.in_parts and _is_large(scan)):
-        return pieces(scan.read(index))
-    return [found for cut in _cuts_of(scan.shape[:2]) if (found := channels(scan.read_part(index, cut)))]
-
-
-def sampled(scan: Scan, chosen: list[int]) -> list[list[Channel]]:
-    """What each noise model of a scan is estimated from: its channel of these slices, or of pieces of them."""
-    found: list[list[Channel]] = [[] for _ in range(scan.axes.channels * math.prod(scan.shape[2:]))]
-    for index in chosen:
-        for piece in _pieces_of(scan, index):
-            for law, channel in zip(laws(scan, index), piece, strict=True):
-                if not is_constant(*channel):
-                    found[law].append(channel)
-    return found
-
-
-def measured_together(scans: Sequence[Scan]) -> list[tuple[str, list[list[Channel]]]]:
-    """What shares a noise estimate: all of several scans, or of one scan each channel that lies in its own slices.
-
-    Returns:
-        A name to follow that of the scan, and for each scan its images.
-    Raises:
-        ValueError: nothing holds noise.
-    """
-    found = [sampled(scan, samples(scan)) for scan in scans]
-    if not any(map(any, found)):
-        raise ValueError(f"{scans[0].path}: no slice of at least {SMALLEST} x {SMALLEST} px holds noise.")
-    count = scans[0].axes.channels
-    if len(scans) > 1 or count == 1:
-        return [("", [sum(channels, []) for channels in found])]
-    names, size = scans[0].channel_names or range(1, count + 1), len(found[0]) // count
-    parts = [sum(found[0][i * size : (i + 1) * size], []) for i in range(count)]
-    return [(f" channel {name}", [part]) for name, part in zip(names, parts, strict=True) if part]
-
-
-def is_constant(own: np.ndarray, valid: np.ndarray) -> bool:
-    """Whether a channel has one value: a colour that is empty, an alpha channel."""
-    inside = own[valid]
-    return bool((inside == inside[0]).all())
-
-
-def may_hold_noise(pixels: np.ndarray, valid: np.ndarray) -> bool:
-    """Whether an image [H, W] or [H, W, C] is large enough for noise to be measured, and not of one value."""
-    inside = pixels[valid]
-    return len(inside) >= SMALLEST**2 and min(valid.shape) >= SMALLEST and bool((inside != inside[0]).any())
-
-
-def channels(slice: Slice, cut=...) -> list[Channel]:
-    """Each channel of a slice; none where it is constant, masked or too small for noise to be measured."""
-    pixels, valid = slice.pixels[cut], slice.valid[cut]
-    if not may_hold_noise(pixels, valid):
-        return []
-    own = slice.in_unit(pixels)
-    return [(own, valid)] if own.ndim == 2 else [(own[..., i], valid) for i in range(own.shape[2])]
+def _strengths(judged: Sequence[Judged], denoisers: Sequence[Denoiser | None], settings: Settings) -> list[float]:
+    """The share of the full removal that is written of each channel."""
+    of_channels = ([one.assessment for one in judged if one.channel == law] for law in range(len(denoisers)))
+    return [settings.strength * common_share(own) for own in of_channels]
 
 
 def _denoisers(scan: Scan, chosen: list[int], settings: Settings, writer: Writer) -> list[Denoiser | None]:
@@ -342,18 +252,13 @@ def _denoisers(scan: Scan, chosen: list[int], settings: Settings, writer: Writer
     return colour.prepare_groups(own, network, size=size, adapting=settings.adapt, seed=settings.seed)
 
 
-def colours(scan: Scan) -> int:
-    """Number of noise models, one after the other, of the colours of one pixel; 1 where channels are no colours."""
-    return 3 if scan.axes.is_colour else 1
-
-
 def denoise_slice(
     slice: Slice,
     denoisers: Sequence[Denoiser | None],
     settings: Settings,
     tick: Callable[[float], object] = float,
     known: Sequence[Prediction | None] = (),
-    shares: Sequence[float] = (),
+    strengths: Sequence[float] = (),
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """A slice in stored values and, if it is wanted, the uncertainty in the scan's unit, float32, same shape.
 
@@ -363,7 +268,7 @@ def denoise_slice(
     Args:
         denoisers: of the channels of the slice; None: it stays as it is.
         tick: called after each tile with its share of the slice.
-        known: predictions of the channels, if they are there. shares: of the change of each channel, beside strength.
+        known: predictions of the channels, if they are there. strengths: of each channel; none: that of settings.
     """
     out, error = slice.pixels.copy(), np.zeros(slice.pixels.shape, np.float32) if settings.uncertainty else None
     found = channels(slice)
@@ -376,7 +281,7 @@ def denoise_slice(
         settled = {"memory": settings.memory, "uncertainty": settings.wants_uncertainty}
         parts = [(WHOLE, known[i])] if known and known[i] else denoiser.tiles(own, valid, **settled)
         for place, part in parts:
-            change, unsure = part.at(settings.strength * (shares[i] if shares else 1.0))
+            change, unsure = part.at(strengths[i] if strengths else settings.strength)
             out[place + channel] = slice.moved(out[place + channel], change)
             if error is not None:
                 error[place + channel] = unsure
@@ -386,16 +291,12 @@ def denoise_slice(
     return out, error
 
 
-def _is_large(scan: Scan) -> bool:
-    return math.prod(scan.shape[:2]) > PIXELS
-
-
 def _judge(scan: Scan, denoisers: list[Denoiser | None], chosen: list[int], settings: Settings) -> list[Judged]:
     """The full removal judged on some slices, or on the middle of large ones: it decides how much is applied."""
     starts, judged = [max(0, (side - MIDDLE) // 2) for side in scan.shape[:2]], []
     cut = tuple(slice(start, start + MIDDLE) for start in starts)
     for index in chosen:
-        seen = scan.read_part(index, cut) if _is_large(scan) else scan.read(index)
+        seen = scan.read_part(index, cut) if is_large(scan) else scan.read(index)
         found, numbers = channels(seen), laws(scan, index)
         seen = colour.beside([denoisers[law] for law in numbers], found)
         for law, (own, valid), denoiser in zip(numbers, found, seen, strict=False):

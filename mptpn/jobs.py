@@ -11,7 +11,8 @@ from pathlib import Path
 
 from mptpn import faults
 from mptpn.api import estimate_noise
-from mptpn.batch import Settings, measured_together, outcomes
+from mptpn.batch import Settings, outcomes
+from mptpn.inference.sampling import measured_together
 from mptpn.io import LeftOut, Scan, walk
 from mptpn.io.folders import TABLE
 from mptpn.io.outcomes import Outcome

@@ -1,6 +1,8 @@
 """Random generators that are a function of a seed and a named stream."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -50,3 +52,13 @@ def generator(*keys: int | str) -> torch.Generator:
     words = (str(STREAMS.get(key, key) if isinstance(key, str) else int(key)) for key in keys)
     digest = hashlib.sha256(",".join(words).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within, what takes no generator, such as a layer's first weights, draws on the CPU from the seed; after it,
+    PyTorch's global generator is as it was.
+    """
+    with torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(seed)
+        yield

@@ -55,13 +55,23 @@ def sentence(judged: Sequence[Judged]) -> str:
 
 
 def files(
-    scan: Scan, target: Path, judged: Sequence[Judged], *, kind: str, settings: str, judged_on: str, key: str
+    scan: Scan,
+    target: Path,
+    judged: Sequence[Judged],
+    *,
+    strengths: Sequence[float],
+    kind: str,
+    settings: str,
+    judged_on: str,
+    key: str,
 ) -> dict[str, Callable[[Path], object]]:
     """What writes NAME.trust.json and NAME.trust.png of a kind of REPORTS, by these endings.
 
-    settings and judged_on: sentences for the JSON. key: see Writer.
+    strengths: the share of the full removal that was written of each channel; the pictures show it. settings and
+    judged_on: sentences for the JSON. key: see Writer.
     """
     middle = judged[len(judged) // 2]
+    strength = strengths[middle.channel]
     denoisers = list({id(one.denoiser): one.denoiser for one in judged}.values())
     about = {
         "verdict": verdict(judged),
@@ -82,30 +92,30 @@ def files(
     title = f"{scan.name}, slice {middle.slice + 1} of {scan.slices}"
     words = json.dumps(about, indent=1)
     if kind == FULL:
-        png = _sheet(scan, middle, title)
+        png = _sheet(scan, middle, title, strength)
         return {".trust.json": lambda path: path.write_text(words), ".trust.png": lambda path: path.write_bytes(png)}
-    picture = strip(middle, title=f"{verdict(judged).upper()} · {title}")
+    picture = strip(middle, title=f"{verdict(judged).upper()} · {title}", strength=strength)
     return {
         ".trust.json": lambda path: path.write_text(words),
         ".trust.png": lambda path: picture.save(path, format="png"),
     }
 
 
-def _sheet(scan: Scan, one: Judged, title: str) -> bytes:
+def _sheet(scan: Scan, one: Judged, title: str, strength: float) -> bytes:
     from mptpn.inference import quality_figure  # here, so that the command starts without what draws
 
-    result, sigma = one.prediction.applied(one.own)
+    result, sigma = one.prediction.applied(one.own, strength)
     window = tuple(map(float, np.quantile(result[one.valid], WINDOW)))
     region = tuple(slice(0, side) for side in one.own.shape)
     shown = {"window": window, "region": region, "row": len(one.own) // 2, "unit": scan.unit}
-    shown |= {"denoised": result, "uncertainty": sigma, "sigma": one.prediction.noise_sigma}
+    shown |= {"denoised": result, "uncertainty": sigma, "sigma": one.prediction.noise_sigma, "strength": strength}
     words = f"{title}\n{one.denoiser.noise}\n{one.assessment.message}\n{one.assessment.quality}"
     return quality_figure.sheet(quality_figure.View(one.own, one.valid, **shown), words=words)
 
 
-def strip(one: Judged, *, title: str) -> Image.Image:
+def strip(one: Judged, *, title: str, strength: float = 1.0) -> Image.Image:
     """Noisy and denoised in one gray range, and what was removed within 3 sigma, side by side; the report above."""
-    result, sigma = one.prediction.applied(one.own)[0], one.prediction.noise_sigma
+    result, sigma = one.prediction.applied(one.own, strength)[0], one.prediction.noise_sigma
     low, high = np.quantile(result[one.valid], WINDOW)
     reach = 3 * float(np.quantile(sigma[one.valid], 0.99)) or 1.0
     panels = [_gray(x, low, high) for x in (one.own, result)] + [_gray(one.own - result, -reach, reach)]
@@ -118,7 +128,8 @@ def strip(one: Judged, *, title: str) -> Image.Image:
         mark, colour = MARKS[passed]
         text = words if number < 2 else f"{mark}: {words}"
         lines += [(False, part, "black" if number < 2 else colour) for part in textwrap.wrap(text, total // 7)]
-    names = ("noisy", "denoised, same gray range", f"removed, -{reach:.3g} to {reach:.3g}")
+    weaker = "" if strength == 1 else f", strength {strength:.3g}"
+    names = ("noisy", f"denoised{weaker}, same gray range", f"removed, -{reach:.3g} to {reach:.3g}")
     text = LINE * (len(lines) + 1) + GAP
     picture = Image.new("RGB", (total, text + LINE + height + GAP), "white")
     draw, fonts = (

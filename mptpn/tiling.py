@@ -1,6 +1,7 @@
 """Large images in little memory: cut into overlapping tiles, of each of which the valid centre is kept."""
 
 import ctypes
+import itertools
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -80,9 +81,9 @@ def largest(cuts: Sequence[Cut]) -> int:
 
 
 def squares(shape: tuple[int, int], *, side: int) -> list[tuple[slice, slice]]:
-    """Squares side by side over [H, W], px; a rest of less than half a side is left out."""
-    tops, lefts = (range(0, max(1, length - side // 2), side) for length in shape)
-    return [(slice(top, top + side), slice(left, left + side)) for top in tops for left in lefts]
+    """Squares side by side over [H, W], px, cut where it ends; a rest of less than half a side is left out."""
+    rows, columns = ([slice(i, min(i + side, n)) for i in range(0, max(1, n - side // 2), side)] for n in shape)
+    return list(itertools.product(rows, columns))
 
 
 def spread(items: list, most: int) -> list:

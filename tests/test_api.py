@@ -22,6 +22,7 @@ from file_makers import save_dicom
 from mptpn import api
 from mptpn.__main__ import main
 from mptpn.api import estimate_noise
+from mptpn.io import photographs
 from mptpn.networks.blind_spot import BlindSpotNetwork
 from mptpn.networks.transformer import RetractableTransformer
 from mptpn.networks.weights import load_weights
@@ -29,6 +30,7 @@ from mptpn.noise.estimate import NoiseEstimate
 from mptpn.noise.models import CorrelatedGaussian, NoiseLevelFunction, PoissonGaussian, Rician, Speckle
 from mptpn.random import generator
 from mptpn.stages import pipeline
+from mptpn.stages.folder import NO_NOISE
 from mptpn.stages.profound import denoise
 
 PAIR = ((0.0, 0.0, 0.0), (0.5, 1.0, 0.5), (0.0, 0.0, 0.0))
@@ -403,7 +405,7 @@ def test_a_training_without_photographs_takes_those_in_the_box(box, monkeypatch,
     )
     arguments = command(box, "boxed", minutes="0.001")
     del arguments[arguments.index("--photos") : arguments.index("--photos") + 2]
-    assert main(arguments) == 130 and seen == [(len(api.photographs.natural("train")), 33)]  # the smallest that is kept
+    assert main(arguments) == 130 and seen == [(len(photographs.natural("train")), 33)]  # the smallest that is kept
 
 
 def test_a_folder_gives_the_slices_of_all_that_lies_in_it_and_below(tmp_path):
@@ -492,7 +494,7 @@ def test_a_folder_of_clipped_images_alone_trains_nothing(box, capsys):
     shutil.copy(box / "noisy/inside/0.npy", box / "clipped")
     assert main(command(box, "refused", folder="clipped")) == 1
     left_out, said = capsys.readouterr().err.splitlines()[-2:]
-    assert left_out == f"left out 0.npy: {api.NO_NOISE}"
+    assert left_out == f"left out 0.npy: {NO_NOISE}"
     assert said.endswith("clipped: no image holds noise that can be measured, all are constant or clipped.")
 
 

@@ -131,6 +131,13 @@ def test_learning_from_the_image_itself_denoises_it_and_does_not_see_the_padding
     assert rms((result.image - scene())[:, 37:42]) < 0.85 * SIGMA
 
 
+@pytest.mark.parametrize("settings", [{"model": "tiny"}, {"model": "self", "minutes": 0.001}, {"adapt": 0.1}])
+def test_the_caller_s_own_random_numbers_stay_as_they_were(settings):
+    before = torch.get_rng_state()
+    denoise(noisy(112, 128), **settings)
+    assert torch.equal(before, torch.get_rng_state())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_images_of_a_series_are_treated_alike(folder, kind):
     """The same image gives the same result whatever image of the series comes before it; alone it has another mean."""

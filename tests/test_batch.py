@@ -19,10 +19,10 @@ import torch
 from PIL import Image as Picture
 
 from file_makers import PATIENT, save_dicom
-from mptpn import batch
+from mptpn import batch, report
 from mptpn.__main__ import main
 from mptpn.batch import Settings, denoise_files
-from mptpn.inference import NoisyImages
+from mptpn.inference import NoisyImages, quality_figure, sampling
 from mptpn.io import Writer, open_scan
 from mptpn.networks.transformer import RetractableTransformer
 from mptpn.networks.weights import save_weights
@@ -405,3 +405,39 @@ def test_the_short_report_shows_three_pictures_and_the_verdict(model, tmp_path):
     with Picture.open(tmp_path / "out/a.png.trust.png") as shown:
         pixels = np.asarray(shown.convert("L"))
     assert pixels.shape[1] > 1000 and pixels.std() > 20
+
+
+@pytest.mark.parametrize("kind", ["short", "full"])
+@pytest.mark.parametrize(("strength", "share"), [(0.0, 1.0), (1.0, 0.0), (0.5, 0.6)])
+def test_what_the_report_shows_as_removed_was_removed_from_the_written_image(
+    model, tmp_path, monkeypatch, kind, strength, share
+):
+    image, shown = noisy(), []
+    np.save(tmp_path / "a.npy", image)
+    gray, sheet = report._gray, quality_figure.sheet
+
+    def seen(view, *, words):
+        shown.extend((view.noisy, view.denoised, view.noisy - view.denoised))
+        return sheet(view, words=words)
+
+    monkeypatch.setattr(batch, "common_share", lambda _: share)
+    monkeypatch.setattr(report, "_gray", lambda array, *ends: shown.append(array) or gray(array, *ends))
+    monkeypatch.setattr(quality_figure, "sheet", seen)
+    settings = Settings(tmp_path / "out", model=model, strength=strength, report=kind)
+    (path,), _ = denoise_files([tmp_path / "a.npy"], settings)
+    written = np.load(path)
+    for array, wanted in zip(shown, (image, written, image - written), strict=True):
+        np.testing.assert_allclose(array, wanted, rtol=0, atol=1e-9)
+    assert (written == image).all() == (strength * share == 0)
+
+
+def test_a_large_slice_whose_middle_is_constant_is_denoised_without_a_report(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(sampling, "PIXELS", 100 * 100)
+    monkeypatch.setattr(sampling, "PIECE", 64)
+    monkeypatch.setattr(batch, "MIDDLE", 64)
+    image = noisy((192, 193))
+    image[60:140, 60:140] = 7.0
+    np.save(tmp_path / "a.npy", image)
+    (path,), failures = denoise_files([tmp_path / "a.npy"], Settings(tmp_path / "out", model=model))
+    assert not failures and not np.array_equal(np.load(path), image)
+    assert sorted((tmp_path / "out").iterdir()) == [path]

@@ -1,9 +1,10 @@
 """Random generators: a function of their keys."""
 
 import numpy as np
+import pytest
 import torch
 
-from mptpn.random import generator
+from mptpn.random import generator, seeded
 
 
 def test_equal_keys_draw_equal_numbers_and_others_do_not():
@@ -23,6 +24,17 @@ def test_generators_leave_the_global_one_alone():
     before = torch.get_rng_state()
     torch.rand(3, generator=generator(0, "pairs"))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_what_takes_no_generator_draws_from_the_seed_and_the_global_one_stays():
+    torch.manual_seed(3)
+    wanted = torch.rand(9)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="stopped"), seeded(3):
+        drawn = torch.rand(9)
+        raise RuntimeError("stopped")
+    assert torch.equal(drawn, wanted) and torch.equal(before, torch.get_rng_state())
 
 
 def test_numbers_of_neighbouring_keys_do_not_correlate():

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mptpn import batch
 from mptpn.batch import Settings, denoise_files
+from mptpn.inference import sampling
 from mptpn.io import ome_zarr, walk
 
 zarr = pytest.importorskip("zarr", reason="zarr is not installed (pip install mptpn[formats])")
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def small_is_large(monkeypatch):
     monkeypatch.setattr(ome_zarr, "LARGE", 0)
     monkeypatch.setattr(ome_zarr, "BLOCK", 96)
-    monkeypatch.setattr(batch, "PIXELS", 2**16)
+    monkeypatch.setattr(sampling, "PIXELS", 2**16)
 
 
 def noisy(shape):

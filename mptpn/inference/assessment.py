@@ -152,21 +152,20 @@ def together(assessments: Sequence[Assessment], channels: Sequence[int]) -> Asse
     return Assessment(QualityControl(checks), (best, (low, high)), share=common_share(assessments))
 
 
-def _places(measured: Tensor, *, side: int = BLOCK) -> list[tuple]:
+def _places(measured: Tensor) -> list[tuple]:
     """Cuts of up to BLOCKS squares, spread over the image, of those with most measured pixels."""
-    height, width = measured.shape[2:]
-    places = [(..., *place) for place in squares((height - height % side, width - width % side), side=side)]
+    places = _squares(measured, BLOCK)
     places = [place for place in places if float(measured[place].float().mean()) > 0.5] or places
     return spread(places, BLOCKS)
 
 
 def _free(measured: Tensor, *, side: int, masked: float) -> list[tuple]:
     """Up to PARTS squares in which no larger share of the pixels is not measured, spread over the image."""
-    height, width = measured.shape[2:]
-    inside = min(side, height), min(side, width)
-    cuts = [(..., *place) for place in squares((height - height % inside[0], width - width % inside[1]), side=side)]
-    cuts = [
-        (..., *(slice(s.start, min(s.stop, n)) for s, n in zip(cut[1:], (height, width), strict=True))) for cut in cuts
-    ]
-    free = [cut for cut in cuts if int((~measured[cut]).sum()) <= masked * measured[cut].numel()]
+    free = [cut for cut in _squares(measured, side) if int((~measured[cut]).sum()) <= masked * measured[cut].numel()]
     return [free[round(i)] for i in np.linspace(0, len(free) - 1, min(PARTS, len(free)))]
+
+
+def _squares(measured: Tensor, side: int) -> list[tuple]:
+    """Cuts of whole squares side by side; where an image is shorter they are as short, and a rest is left out."""
+    shape = [length - length % min(side, length) for length in measured.shape[2:]]
+    return [(..., *place) for place in squares(shape, side=side)]

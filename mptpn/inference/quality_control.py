@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mptpn.filters import lagged, one_thread
+from mptpn.inference.spots import MIDDLE_OF_SQUARES, SPOTS, spot_count
 from mptpn.inference.stripes import stripe_level
 from mptpn.networks.noise_level import LAGS
 from mptpn.noise import NoiseEstimate, NoiseModel
@@ -25,7 +26,6 @@ BINS = 8  # of intensity, equally many pixels in each
 # sigmas; adds 1 % of the noise's variance to the error. A posterior mean itself has E(residual | denoised) of a few
 # hundredths at the ends
 SHIFT = 0.1
-MIDDLE_OF_SQUARES = 0.455  # median of the square of a standard normal variable
 ROUNDING = 1e-4  # sigmas, residual up to which the output is the input
 NOTHING = 0.05  # sigmas, residual below which nothing was removed
 # of the noise's variance: a posterior mean that gains 3 dB takes away as much, for its residual has the variance
@@ -33,13 +33,6 @@ NOTHING = 0.05  # sigmas, residual below which nothing was removed
 HALF = 0.5
 EDGE = 0.1  # sigmas a pixel, slope of an edge
 LOST = 0.1  # of the noise's variance, excess of the residual's energy at edges
-SPOTS = (3.0, 5.0)  # px, diameters of the discs by which removed small structures are found
-RING = 2.5  # px, width of the ring around a disc whose mean is subtracted
-# standard deviations of the filtered residual. On 21 results with nothing planted (13 real validation images,
-# photographs under drawn noise) at most 1 maximum is above it; of 8 discs of 2 to 6 px and 2 sigma that were removed,
-# 3 to 8 (on smooth CT, whose noise is as large as they are, 0 to 1)
-SPOT = 5.5
-OUTLIER = 4.0  # sigmas, at which single pixels are cut: a dead pixel is no structure
 FEW_SPOTS = 2
 # sigmas and standard errors of the offsets of lines: 12 real validation images and 9 photographs under noise of 3, 10
 # and 25 gray levels show at most 0.17, or fewer errors; drawn offsets of 0.3 are found in 26 of these 27
@@ -285,32 +278,14 @@ def _structure(residual: Tensor, denoised: Tensor, valid: Tensor, sigma: Tensor)
 
 
 def _spots(residual: Tensor, valid: Tensor) -> Check:
-    """The number of places where the residual is like a small disc: a matched filter against its own noise."""
-    cut = residual.clamp(-OUTLIER, OUTLIER)
-    best = torch.zeros_like(cut)
-    for diameter in SPOTS:
-        disc = _disc(diameter, like=cut)
-        reach = disc.shape[-1] // 2
-        inside = _largest_around((~valid).to(cut), reach) == 0
-        inside[..., :reach, :] = inside[..., -reach:, :] = inside[..., :reach] = inside[..., -reach:] = False
-        if int(inside.sum()) < BLOCK**2:
-            continue
-        found = F.conv2d(cut, disc, padding=reach).abs()
-        spread = float(found[inside].median()) / MIDDLE_OF_SQUARES**0.5
-        best = torch.maximum(best, torch.where(inside, found / max(spread, 1e-12), 0.0))
-    peaks = (best == _largest_around(best, int(max(SPOTS) / 2 + RING))) & (best > SPOT)
-    count, passed = int(peaks.sum()), int(peaks.sum()) <= FEW_SPOTS
+    """The number of places where the residual is like a small disc."""
+    count = spot_count(residual, valid)
+    passed = count <= FEW_SPOTS
     size = f"of {SPOTS[0]:.0f} to {SPOTS[-1]:.0f} px"
     verdict = f"small structures are kept: {count} places of the residual are like discs {size}"
     if not passed:
         verdict = f"small structures may have been removed: {count} places of the residual are like discs {size}"
     return Check("spots", float(count), float(FEW_SPOTS), passed, verdict)
-
-
-def _largest_around(image: Tensor, reach: int) -> Tensor:
-    """The largest value of [B, 1, H, W] in squares of 2 reach + 1 px around each pixel: along rows, then columns."""
-    side = 2 * reach + 1
-    return F.max_pool2d(F.max_pool2d(image, (1, side), 1, (0, reach)), (side, 1), 1, (reach, 0))
 
 
 def _stripes(noisy: Tensor, valid: Tensor) -> Check:
@@ -322,15 +297,6 @@ def _stripes(noisy: Tensor, valid: Tensor) -> Check:
     if not passed:
         verdict = f"stripes: {lines} have offsets of {level:.2f} sigma ({errors:.0f} standard errors), which stay"
     return Check("stripes", level if errors > STRIPE_ERRORS else 0.0, STRIPE, passed, verdict)
-
-
-def _disc(diameter: float, *, like: Tensor) -> Tensor:
-    """Mean over a disc less the mean over the ring around it, a filter [1, 1, K, K]."""
-    reach = math.ceil(diameter / 2 + RING)
-    step = torch.arange(-reach, reach + 1, dtype=like.dtype)
-    radius = torch.hypot(step[:, None], step)
-    disc, ring = radius <= diameter / 2, (radius > diameter / 2) & (radius <= diameter / 2 + RING)
-    return (disc / disc.sum() - ring / ring.sum())[None, None].to(like)
 
 
 def _model(noise: NoiseEstimate) -> Check:

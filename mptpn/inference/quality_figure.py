@@ -86,7 +86,9 @@ def _image(ax: Axes, name: str, view: View) -> None:
     window = f"level {(low + high) / 2:.4g}, width {high - low:.4g}{unit}"
     array, least, most, title, colours = {
         "noisy": (lambda: (view.noisy, low, high, f"noisy\n{window}", "gray")),
-        "denoised": (lambda: (view.denoised, low, high, f"denoised, strength {view.strength:g}\nsame window", "gray")),
+        "denoised": (
+            lambda: (view.denoised, low, high, f"denoised, strength {view.strength:.3g}\nsame window", "gray")
+        ),
         "residual": (
             lambda: (
                 view.noisy - view.denoised,

@@ -13,6 +13,7 @@ from torch import nn
 from mptpn.atomic import write_atomically
 from mptpn.networks.schema import arguments_of, check_state
 from mptpn.networks.transformer import RetractableTransformer
+from mptpn.random import seeded
 
 DENOISERS = {name: name for name in ("small", "correlated", "base", "colour", "tiny")}  # see MODEL_CARD.md
 OFFERED = [name for name in DENOISERS if name != "colour"]  # for every image; auto gives colour its own
@@ -125,7 +126,8 @@ def load_weights(path: str | Path, *kinds: type[nn.Module]) -> tuple[nn.Module, 
         raise ValueError(f"{path}: its {str(error).rstrip('.')}; give weights that mptpn train has written.") from None
     if bad := [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
         raise ValueError(f"{path}: its tensor {bad[0]!r:.60} holds NaN or infinite numbers; train it again.")
-    network = kind(**arguments)
+    with seeded(0):  # its first weights are drawn, and replaced at once
+        network = kind(**arguments)
     network.load_state_dict(state)
     network.for_white_noise, note = (_json(about.get(name, default)) for name, default in KEPT.items())
     if isinstance(network, RetractableTransformer):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from mptpn.filters import gaussian_blur, turned
 from mptpn.networks.segmentation import SegmentationNetwork
-from mptpn.random import generator
+from mptpn.random import generator, seeded
 from mptpn.segmentation.words import Words, turn_words, word_numbers
 from mptpn.training import fit
 
@@ -140,8 +140,7 @@ def pretrain(
     large = [image for image in photographs if min(image.shape[2:]) >= side]
     if not large:
         raise ValueError(f"none of {len(photographs)} photographs has {side} x {side} px; give larger ones.")
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)  # the layers' first weights take no generator
+    with seeded(seed):
         learner = SimSiam(network.train(), captions=captions)
     views = Views(large, side=side, batch=batch, seed=seed)
     probe = views(-1)

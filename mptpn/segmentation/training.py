@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mptpn.networks.segmentation import SegmentationNetwork
+from mptpn.random import seeded
 from mptpn.segmentation.calibration import calibrated, scores
 from mptpn.segmentation.encoders import OWN, PretrainedWords
 from mptpn.segmentation.examples import Crops, Example
@@ -196,8 +197,7 @@ def train_folder(
     reader = None if encoder == OWN else PretrainedWords(encoder)
     vocabulary = () if reader else tuple(dict.fromkeys(word for target in targets for word in target.words))
     text_width = {"text_width": reader.width} if reader else {}
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)  # the layers' first weights take no generator
+    with seeded(seed):
         network = SegmentationNetwork(vocabulary, width=width, **text_width)
     start = Segmenter(network, targets, encoder=reader)
     settings = {"seconds": seconds, "seed": seed, "steps": steps, "checkpoint": checkpoint, "watch_seconds": 30.0}

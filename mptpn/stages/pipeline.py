@@ -14,6 +14,7 @@ from mptpn.filters import center_crop, has_noise
 from mptpn.networks import BlindSpotNetwork, RetractableTransformer, load_weights
 from mptpn.noise import NoiseEstimate, NoiseModel, detect_skew, estimate_from, measure
 from mptpn.noise.bands import Measurement, levels_by_place
+from mptpn.random import seeded
 from mptpn.stages import preliminary, profound, refinement
 from mptpn.stages.synthesis import LEVELS, PairSynthesis, TargetStatistics, structure, target_statistics
 from mptpn.training import fit
@@ -151,9 +152,9 @@ def stage_1(
         half_size: of the blind spot, see BlindSpotNetwork; None: what the set's correlation asks for.
         network: other arguments of BlindSpotNetwork. The rest: see preliminary.train.
     """
-    torch.manual_seed(seed)
     half_size = noise.whole.half_size if half_size is None else half_size
-    blind = BlindSpotNetwork(**network, half_size=half_size).to(memory_format=torch.channels_last)
+    with seeded(seed):
+        blind = BlindSpotNetwork(**network, half_size=half_size).to(memory_format=torch.channels_last)
     settings = {"steps": steps, "batch": batch, "patch": patch, "lr": lr, "ema": ema, "seed": seed}
     budget = {"seconds": seconds, "checkpoint": checkpoint, "fabric": fabric}
     blind.history = preliminary.train(blind, noisy, noise_models=noise.noise_models, **settings, **budget)
@@ -217,8 +218,11 @@ def stage_3(
         network: arguments of a new RetractableTransformer; None: go on from START, which needs a tenth of the steps.
             The rest: see training.fit.
     """
-    torch.manual_seed(seed)
-    student = load_weights(START, RetractableTransformer)[0] if network is None else RetractableTransformer(**network)
+    if network is None:
+        student, _ = load_weights(START, RetractableTransformer)
+    else:
+        with seeded(seed):
+            student = RetractableTransformer(**network)
     student.for_white_noise = False  # it learns the noise of the set
     lr = lr or (5e-4 if network is None else 2e-3)
     budget = {"steps": steps, "seconds": seconds, "checkpoint": checkpoint, "fabric": fabric}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mptpn import batch
+from mptpn.inference import sampling
 from mptpn.io import Scan, open_scan
 from mptpn.viewers import samples
 from mptpn.viewers.session import Region
@@ -50,7 +50,7 @@ class Slices:
             ValueError: none does; one sentence.
         """
         own = self._numbers[0]
-        good = [own.index(index) for index in batch.samples(self.scan) if index in own]
+        good = [own.index(index) for index in sampling.samples(self.scan) if index in own]
         if not good:
             raise ValueError(f"{self.scan.path}: no slice holds noise; there is nothing to explore.")
         return good[len(good) // 2]

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mptpn.attention import DynamicPositionBias, retractable_attention, whole_image_attention
 from mptpn.networks import RetractableTransformer
 from mptpn.networks.block import Block
+from mptpn.random import seeded
 from support import timing
 
 # a backend's second word, as in "triton graphs": how torch.compile treats it
@@ -159,8 +160,7 @@ def time_whole_image(
 
     On window * interval pixels squared, where both kinds of groups are the same, it is compared with the reference.
     """
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         bias = DynamicPositionBias(heads, window=window).to(device)
     draw = partial(torch.randn, generator=torch.Generator(device).manual_seed(seed), device=device, dtype=dtype)
     images = [draw(1, n, n, 3, heads, head_dim) for n in (window * interval, side)]
@@ -175,8 +175,7 @@ def time_whole_image(
 
 def network(name: str, *, backend: str, channels: int = 1, seed: int = 0) -> nn.Module:
     """One of NETWORKS, its last layer drawn too (a new one's is 0, which would hide every fault)."""
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         net = RetractableTransformer(channels, backend=backend, **NETWORKS[name])
         nn.init.normal_(net.head.weight, std=0.1)
     return net

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from mptpn.metrics import dice
 from mptpn.networks.segmentation import double
+from mptpn.random import seeded
 from mptpn.segmentation import Example
 from support import prompt_scenes, text_worth_sets
 from support.figures import WIDTH, write_table
@@ -60,8 +61,7 @@ class UNet(nn.Module):
 def untrained(name: str, seed: int) -> nn.Module:
     """A network by its name in STEPS, with weights drawn from the seed."""
     if name == UNET:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with seeded(seed):
             return UNet()
     before = name == BEFORE
     return network(("nuclei",), seed, overview=before, linear_patches=before)

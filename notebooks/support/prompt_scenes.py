@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from mptpn.networks import SegmentationNetwork
-from mptpn.random import generator
+from mptpn.random import generator, seeded
 from mptpn.segmentation import Example, Segmenter, Target, normalised
 
 NUCLEI, CYTOPLASM, VESSELS = ("nucleus",), ("cytoplasm",), ("vessel",)
@@ -69,7 +69,6 @@ def scenes(split: str, *, count: int) -> list[Example]:
 
 def untrained(seed: int, *, width: int = 8) -> Segmenter:
     """A network that knows the three words, with weights drawn from the seed."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         network = SegmentationNetwork(("nucleus", "cytoplasm", "vessel"), width=width, text_width=16)
     return Segmenter(network, TARGETS)

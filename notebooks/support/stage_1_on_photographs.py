@@ -19,7 +19,7 @@ from torch import Tensor
 from mptpn import metrics
 from mptpn.networks import BlindSpotNetwork, save_weights
 from mptpn.noise import PoissonGaussian, estimate_noise_model
-from mptpn.random import generator
+from mptpn.random import generator, seeded
 from mptpn.stages import preliminary
 from mptpn.training import loop
 from support import datasets
@@ -84,8 +84,8 @@ def train(
     given: argparse.Namespace, noisy: list[Tensor], levels: list[float], *, fabric: Fabric
 ) -> tuple[BlindSpotNetwork, dict]:
     """A blind-spot network in eval mode, and the last row of its history."""
-    torch.manual_seed(0)
-    network = BlindSpotNetwork(width=given.width, depth=given.depth, local_means=(3, 5, 7, 11))
+    with seeded(0):
+        network = BlindSpotNetwork(width=given.width, depth=given.depth, local_means=(3, 5, 7, 11))
     network = network.to(memory_format=torch.channels_last)
     if given.compiled:
         network.compile(dynamic=False)

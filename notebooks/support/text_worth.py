@@ -14,6 +14,7 @@ from torch import Tensor
 from mptpn.filters import turned, turned_back
 from mptpn.metrics import dice
 from mptpn.networks import SegmentationNetwork
+from mptpn.random import seeded
 from mptpn.segmentation import Crops, Example
 from mptpn.segmentation.encoders import OWN, PretrainedWords
 from mptpn.segmentation.pretraining import pretrain
@@ -113,8 +114,7 @@ def _named(job: Job) -> Job:
 
 def network(words: Sequence[str], seed: int, **settings) -> SegmentationNetwork:
     """A small network with weights drawn from a seed."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         return SegmentationNetwork(tuple(words), **SMALL | settings)
 
 

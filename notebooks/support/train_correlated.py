@@ -6,10 +6,10 @@ import json
 import sys
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from mptpn.networks import RetractableTransformer, load, save_weights
+from mptpn.random import seeded
 from mptpn.training import loop
 from support import correlated_photographs, datasets, timing
 from support.correlated_photographs import CorrelatedPhotographs
@@ -36,8 +36,8 @@ def main(out: str, steps: int = 8000) -> None:
     def watch(module: nn.Module) -> dict[str, float]:
         return {"val": sum(float(correlated_photographs.loss(module, batch)) for batch in validation) / 16}
 
-    torch.manual_seed(0)
-    network = told_network().train()
+    with seeded(0):
+        network = told_network().train()
     history = loop.fit(
         network,
         loss=correlated_photographs.loss,

@@ -5,9 +5,8 @@ python -m support.train_noise_level OUT [STEPS].
 import sys
 from pathlib import Path
 
-import torch
-
 from mptpn.networks import NoiseLevelNetwork, save_weights
+from mptpn.random import seeded
 from mptpn.training import loop
 from support import datasets, noise_level_training
 
@@ -15,8 +14,8 @@ from support import datasets, noise_level_training
 def main(out: str, steps: int = 7000) -> None:
     photos = {split: [image.pixels for image in datasets.natural(split)] for split in ("train", "val")}
     fabric = loop.launch(threads=1)
-    torch.manual_seed(0)
-    network = NoiseLevelNetwork()
+    with seeded(0):
+        network = NoiseLevelNetwork()
     noise_level_training.train(
         network, photos["train"], steps=steps, fabric=fabric, checkpoint=Path(out) / "noise_level.checkpoint.pt"
     )

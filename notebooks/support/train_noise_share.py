@@ -9,7 +9,7 @@ import torch
 
 from mptpn.networks import save_weights
 from mptpn.networks.noise_share import NoiseShareNetwork
-from mptpn.random import generator
+from mptpn.random import generator, seeded
 from mptpn.training import loop
 from support import datasets, noise_share_training
 
@@ -26,8 +26,8 @@ def main(out: str, steps: int = 9000) -> None:
     examples = torch.load(kept)
     every = [one for own in examples.values() for one in own]
     known = [one for i, one in enumerate(every) if i % HELD_OUT]
-    torch.manual_seed(0)
-    network = NoiseShareNetwork().to(memory_format=torch.channels_last)
+    with seeded(0):
+        network = NoiseShareNetwork().to(memory_format=torch.channels_last)
     noise_share_training.train(
         network, known, steps=steps, fabric=loop.launch(threads=1), checkpoint=Path(out) / "noise_share.checkpoint.pt"
     )

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from mptpn.networks import SegmentationNetwork
+from mptpn.random import seeded
 from mptpn.segmentation import Crops, Example, Segmenter, fit_segmenter
 from mptpn.segmentation.calibration import calibrated, scores, with_peak
 from mptpn.segmentation.training import PromptLoss, with_own_statistics
@@ -42,8 +43,7 @@ FROM_START = (
 
 def untrained(seed: int) -> Segmenter:
     """The network with weights drawn from the seed."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         return Segmenter(SegmentationNetwork(sets.WORDS, deep=True), sets.TARGETS)
 
 

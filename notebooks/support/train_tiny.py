@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from mptpn.networks import RetractableTransformer, load, load_weights, save_weights
+from mptpn.random import seeded
 from mptpn.stages import profound
 from mptpn.training import loop
 from support import datasets, timing
@@ -40,8 +41,11 @@ def white_noise_scores(network: RetractableTransformer) -> dict[str, float]:
 
 def main(out: str, minutes: float = 65.0, start: str | None = None) -> None:
     photos = {split: [image.pixels for image in datasets.natural(split)] for split in ("train", "val")}
-    torch.manual_seed(0)
-    network, earlier = load_weights(start, RetractableTransformer) if start else (RetractableTransformer(**STUDENT), {})
+    if start:
+        network, earlier = load_weights(start, RetractableTransformer)
+    else:
+        with seeded(0):
+            network, earlier = RetractableTransformer(**STUDENT), {}
     fabric = loop.launch(threads=1, precision="bf16-mixed")
     wide = NoisyPhotographs([x for x in photos["train"] if min(x.shape[2:]) >= SIDE], batch=2, patch=SIDE, seed=1)
     lessons = taught(wide, load("base"), count=LESSONS, path=Path(out) / "lessons.pt")

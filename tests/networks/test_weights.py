@@ -57,6 +57,12 @@ def test_a_network_comes_back_as_it_was(tmp_path, kind):
     assert back.state_dict().keys() == network.state_dict().keys()
 
 
+def test_reading_weights_draws_none_of_the_caller_s_random_numbers():
+    before = torch.get_rng_state()
+    load_weights("tiny", RetractableTransformer)
+    assert torch.equal(before, torch.get_rng_state())
+
+
 @pytest.mark.parametrize("name", ["small", "base", "colour"])
 def test_a_pretrained_denoiser_is_for_white_noise_by_name_by_path_and_from_python(tmp_path, name):
     copy = tmp_path / "renamed.safetensors"

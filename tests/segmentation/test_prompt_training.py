@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mptpn.segmentation import Crops, Example, Segmenter, Target, fit_segmenter
+from mptpn.segmentation import Crops, Example, Segmenter, Target, fit_segmenter, train_folder
 from mptpn.segmentation.calibration import between, calibrated, scores, with_peak
 from mptpn.segmentation.training import PromptLoss, soft_dice_loss, with_own_statistics
 from mptpn.training import launch
@@ -149,6 +149,12 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
     again, _ = fit_segmenter(prompt_scenes.untrained(0), *data, checkpoint=tmp_path / "a", **settings)
     weights = zip(whole.network.state_dict().values(), again.network.state_dict().values(), strict=True)
     assert all(torch.equal(one, other) for one, other in weights)
+
+
+def test_training_leaves_the_caller_s_random_numbers_as_they_were():
+    before, examples = torch.get_rng_state(), prompt_scenes.scenes("train", count=2)
+    train_folder(examples, TARGETS, fabric=launch(threads=1), seconds=100, steps=1, width=8)
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_nothing_to_learn_from_is_refused():

@@ -255,6 +255,14 @@ def test_stage_3_learns_from_the_pairs_and_is_a_function_of_its_seed(noise):
     assert torch.equal(weights(net), weights(trained(0, 2))) and not torch.equal(weights(net), weights(trained(1, 2)))
 
 
+def test_training_leaves_the_caller_s_random_numbers_as_they_were(noise):
+    pairs = pipeline.stage_2(noisy_set(), photographs(), noise=noise, batch=1, patch=32)
+    before, given = torch.get_rng_state(), {"steps": 1, "fabric": loop.launch(threads=1)}
+    pipeline.stage_1(noisy_set(), noise=noise, patch=32, batch=1, **given)
+    pipeline.stage_3(pairs, network=pipeline.STUDENT, **given)
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_three_stages_are_the_steps_that_a_notebook_calls_one_by_one(tmp_path):
     noisy, photos, fabric = noisy_set(correlated=True), photographs(), loop.launch(threads=1)
     noise = pipeline.estimate_set(noisy)
