@@ -14,6 +14,7 @@ RING = 2.5  # px, width of the ring around a disc whose mean is subtracted
 SPOT = 5.5
 OUTLIER = 4.0  # sigmas, at which single pixels are cut: a dead pixel is no structure
 FEWEST = 256  # pixels from which the residual's own noise is taken
+ROWS = 16  # that are filtered at once: they stay in a CPU's cache
 MIDDLE_OF_SQUARES = 0.455  # median of the square of a standard normal variable
 
 
@@ -32,11 +33,26 @@ def spot_count(residual: Tensor, valid: Tensor) -> int:
         inside[..., :reach, :] = inside[..., -reach:, :] = inside[..., :reach] = inside[..., -reach:] = False
         if int(inside.sum()) < FEWEST:
             continue
-        found = F.conv2d(cut, disc, padding=reach).abs()
+        found = _filtered(cut, disc).abs()
         spread = float(found[inside].median()) / MIDDLE_OF_SQUARES**0.5
         best = torch.maximum(best, torch.where(inside, found / max(spread, 1e-12), 0.0))
     peaks = (best == _largest_around(best, int(max(SPOTS) / 2 + RING))) & (best > SPOT)
     return int(peaks.sum())
+
+
+def _filtered(image: Tensor, disc: Tensor) -> Tensor:
+    """The filter at each pixel of [B, 1, H, W], same shape, by ROWS rows: PyTorch copies K x K pixels for each pixel of
+    float64.
+    """
+    reach = disc.shape[-1] // 2
+    padded = F.pad(image, (reach,) * 4)
+    tops = range(0, image.shape[2], ROWS)
+    return torch.cat(
+        [
+            torch.cat([F.conv2d(one[None, :, top : top + ROWS + 2 * reach], disc) for top in tops], 2)
+            for one in padded.unbind()
+        ]
+    )
 
 
 def _largest_around(image: Tensor, reach: int) -> Tensor:

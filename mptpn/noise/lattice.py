@@ -26,7 +26,7 @@ def lattice(image: Tensor, valid: Tensor | None = None) -> Tensor:
         return torch.zeros_like(image)
     inside = torch.ones_like(image, dtype=torch.bool) if valid is None else valid
     with one_thread():
-        mean = image[inside].mean()
+        mean = (image if valid is None or bool(valid.all()) else image[inside]).mean()
     flat = torch.where(inside, image - mean, 0.0)
     window = torch.outer(*(torch.hann_window(n, periodic=False) for n in (height, width))).to(image)
     peaks = _peaks(torch.fft.fft2(flat * window).abs().square())

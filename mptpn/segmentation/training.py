@@ -184,16 +184,22 @@ def train_folder(
 ) -> tuple[Segmenter, dict]:
     """A segmenter from a user's own images; each fifth of them by name is kept aside to choose and calibrate.
 
+    Images without any of the targets are shared out in the same way.
+
     Raises:
-        ValueError: fewer than two images, or no mask with anything in it.
+        ValueError: fewer than two images with a mask that has anything in it.
     """
     if len(examples) < 2:
         raise ValueError(f"{len(examples)} image is too few to train and to validate; give at least 2.")
-    ordered = sorted(examples, key=lambda example: example.name)
-    validation = ordered[1::5]
-    training = [example for number, example in enumerate(ordered) if number % 5 != 1]
-    if not any(example.has(t.words) for example in training for t in targets):
-        raise ValueError("every mask is empty; give at least one with the structure in it.")
+    shown, empty = [], []
+    for example in sorted(examples, key=lambda example: example.name):
+        (shown if any(example.has(target.words) for target in targets) else empty).append(example)
+    if not shown:
+        raise ValueError("every mask is empty; give at least two with the structure in them.")
+    if len(shown) == 1:
+        raise ValueError(f"only the mask of {shown[0].name} is not empty; give two, to train and to validate.")
+    validation = shown[1::5] + empty[1::5]
+    training = [one for part in (shown, empty) for number, one in enumerate(part) if number % 5 != 1]
     reader = None if encoder == OWN else PretrainedWords(encoder)
     vocabulary = () if reader else tuple(dict.fromkeys(word for target in targets for word in target.words))
     text_width = {"text_width": reader.width} if reader else {}

@@ -157,6 +157,20 @@ def test_training_leaves_the_caller_s_random_numbers_as_they_were():
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_images_kept_aside_show_something_wherever_the_empty_masks_are():
+    """By name alone the second image, an empty one, would be all that the training is validated on."""
+    examples = prompt_scenes.scenes("train", count=2)[:2]
+    first, last = (replace(one, name=name) for one, name in zip(examples, "ad", strict=True))
+    empty = [replace(first, name=name, masks={p: torch.zeros_like(m) for p, m in first.masks.items()}) for name in "bc"]
+    settings = {"fabric": launch(threads=1), "seconds": 100, "steps": 1, "width": 8}
+    _, report = train_folder([first, *empty, last], TARGETS, **settings)
+    assert report["validation_images"] == ["d", "c"] and report["training"] == 2
+    with pytest.raises(ValueError, match="only the mask of a is not empty; give two"):
+        train_folder([first, *empty], TARGETS, **settings)
+    with pytest.raises(ValueError, match="every mask is empty; give at least two"):
+        train_folder(empty, TARGETS, **settings)
+
+
 def test_nothing_to_learn_from_is_refused():
     with pytest.raises(ValueError, match="0 examples and 3 prompts"):
         Crops([], prompts=PROMPTS)
