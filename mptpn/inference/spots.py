@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mptpn.filters import correlate
+
 SPOTS = (3.0, 5.0)  # px, diameters of the discs by which removed small structures are found
 RING = 2.5  # px, width of the ring around a disc whose mean is subtracted
 # standard deviations of the filtered residual. On 21 results with nothing planted (13 real validation images,
@@ -14,7 +16,6 @@ RING = 2.5  # px, width of the ring around a disc whose mean is subtracted
 SPOT = 5.5
 OUTLIER = 4.0  # sigmas, at which single pixels are cut: a dead pixel is no structure
 FEWEST = 256  # pixels from which the residual's own noise is taken
-ROWS = 16  # that are filtered at once: they stay in a CPU's cache
 MIDDLE_OF_SQUARES = 0.455  # median of the square of a standard normal variable
 
 
@@ -33,26 +34,11 @@ def spot_count(residual: Tensor, valid: Tensor) -> int:
         inside[..., :reach, :] = inside[..., -reach:, :] = inside[..., :reach] = inside[..., -reach:] = False
         if int(inside.sum()) < FEWEST:
             continue
-        found = _filtered(cut, disc).abs()
+        found = correlate(F.pad(cut, (reach,) * 4), disc).abs()
         spread = float(found[inside].median()) / MIDDLE_OF_SQUARES**0.5
         best = torch.maximum(best, torch.where(inside, found / max(spread, 1e-12), 0.0))
     peaks = (best == _largest_around(best, int(max(SPOTS) / 2 + RING))) & (best > SPOT)
     return int(peaks.sum())
-
-
-def _filtered(image: Tensor, disc: Tensor) -> Tensor:
-    """The filter at each pixel of [B, 1, H, W], same shape, by ROWS rows: PyTorch copies K x K pixels for each pixel of
-    float64.
-    """
-    reach = disc.shape[-1] // 2
-    padded = F.pad(image, (reach,) * 4)
-    tops = range(0, image.shape[2], ROWS)
-    return torch.cat(
-        [
-            torch.cat([F.conv2d(one[None, :, top : top + ROWS + 2 * reach], disc) for top in tops], 2)
-            for one in padded.unbind()
-        ]
-    )
 
 
 def _largest_around(image: Tensor, reach: int) -> Tensor:
@@ -62,9 +48,9 @@ def _largest_around(image: Tensor, reach: int) -> Tensor:
 
 
 def _disc(diameter: float, *, like: Tensor) -> Tensor:
-    """Mean over a disc less the mean over the ring around it, a filter [1, 1, K, K]."""
+    """Mean over a disc less the mean over the ring around it, a filter [K, K]."""
     reach = math.ceil(diameter / 2 + RING)
     step = torch.arange(-reach, reach + 1, dtype=like.dtype)
     radius = torch.hypot(step[:, None], step)
     disc, ring = radius <= diameter / 2, (radius > diameter / 2) & (radius <= diameter / 2 + RING)
-    return (disc / disc.sum() - ring / ring.sum())[None, None].to(like)
+    return (disc / disc.sum() - ring / ring.sum()).to(like)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mptpn.filters import SECOND_DIFFERENCE, autocorrelation, has_noise, lagged, one_thread, robust_level
+from mptpn.filters import SECOND_DIFFERENCE, autocorrelation, correlate, has_noise, lagged, one_thread, robust_level
 from mptpn.networks.weights import load_weights
 
 SMALLEST = 16  # px; below that, the window statistics are all border
@@ -128,7 +128,7 @@ def band_sums(noisy: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
 
 def band_squares(noisy: Tensor, valid: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Band by band its squares at each pixel, and whether all pixels that it takes are valid, each [B, 1, H, W]."""
-    around = F.conv2d(valid, torch.ones(1, 1, 3, 3).to(valid)) > 8.5
+    around = correlate(valid, torch.ones(3, 3).to(valid)) > 8.5
     both = [around.to(noisy), *(torch.mul(*lagged(valid, row, col)) for row, col in LAGS + FAR)]
     for (square, margins), inside in zip(_squares(noisy), both, strict=True):
         yield F.pad(square * inside, margins), F.pad(inside, margins)
@@ -136,8 +136,7 @@ def band_squares(noisy: Tensor, valid: Tensor) -> Iterator[tuple[Tensor, Tensor]
 
 def _squares(noisy: Tensor) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
     """Band by band its squares where the image holds all its pixels, and the margins around them, see MARGINS."""
-    kernel = SECOND_DIFFERENCE.to(noisy)[None, None]
-    yield F.conv2d(noisy, kernel).square(), MARGINS[0]
+    yield correlate(noisy, SECOND_DIFFERENCE.to(noisy)).square(), MARGINS[0]
     for (row, col), margins in zip(LAGS + FAR, MARGINS[1:], strict=True):
         yield torch.sub(*lagged(noisy, row, col)).square_().div_(2), margins
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mptpn.filters import SECOND_DIFFERENCE, center_crop, gaussian_blur, has_noise
+from mptpn.filters import SECOND_DIFFERENCE, center_crop, correlate, gaussian_blur, has_noise
 from mptpn.noise.models import NoiseModel, PoissonGaussian
 from mptpn.noise.statistics import MAX_LEVELS, divergence, quantise_like
 from mptpn.random import generator
@@ -16,7 +16,7 @@ from mptpn.random import generator
 READ_SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)  # shares of the dark variance that are tried
 CONTENT_BLUR = 1.5  # px, width of the blur whose result stands for the content
 MAX_DIVERGENCE = 0.5  # of an accepted skewed model, relative to that of the Gaussian noise model
-RING = (torch.ones(5, 5) - F.pad(torch.ones(1, 1), (2,) * 4))[None, None] / 24
+RING = (torch.ones(5, 5) - F.pad(torch.ones(1, 1), (2,) * 4)) / 24
 MANY = 400  # photons, from which their number is taken as Gaussian
 SAMPLES = 4096  # noisy intensities of a quadrature, drawn
 # of the noise over that of counts with the same mean, in the windows that hold least; shot noise has 1 there
@@ -150,7 +150,7 @@ def count_step(noisy: Tensor, valid: Tensor | None = None) -> float:
         F.avg_pool2d(x * valid, side, side // 2).flatten()
         for x in (torch.ones_like(counts), (counts == 0).double(), counts)
     )
-    energy = F.conv2d(counts, SECOND_DIFFERENCE.to(counts)[None, None]).square()
+    energy = correlate(counts, SECOND_DIFFERENCE.to(counts)).square()
     energy = F.avg_pool2d(F.pad(energy * valid[..., 1:-1, 1:-1], (1,) * 4), side, side // 2).flatten()
     held = (share > 0.99) & (mean > 0)
     if int(held.sum()) < 4:
@@ -207,5 +207,5 @@ def detect_skew(
 
 def _standardised(noisy: Tensor, content: Tensor, *, noise_model: NoiseModel) -> Tensor:
     """Pixels minus the mean of their neighbours, in standard deviations, where there is noise, [pixels]."""
-    around = F.conv2d(F.pad(noisy, (2,) * 4, mode="reflect"), RING.to(noisy))
+    around = correlate(F.pad(noisy, (2,) * 4, mode="reflect"), RING.to(noisy))
     return ((noisy - around) / noise_model.variance(content).sqrt())[has_noise(noisy)]
