@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mptpn.filters import SECOND_DIFFERENCE, center_crop, correlate, gaussian_blur, has_noise
 from mptpn.noise.models import NoiseModel, PoissonGaussian
-from mptpn.noise.statistics import MAX_LEVELS, divergence, quantise_like
+from mptpn.noise.statistics import MAX_LEVELS, histogram, quantised, relative_entropy
 from mptpn.random import generator
 
 READ_SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)  # shares of the dark variance that are tried
@@ -190,13 +190,12 @@ def detect_skew(
         return noise_model
     noisy = center_crop(noisy, side=SIDE)
     content = gaussian_blur(noisy, sigma=CONTENT_BLUR)
-    measured = _standardised(noisy, content, noise_model=noise_model)
+    measured, grid = histogram(_standardised(noisy, content, noise_model=noise_model)), noisy.unique()
 
     def distance(candidate: NoiseModel) -> float:
-        copy = quantise_like(candidate.sample(content, generator=generator(seed, "EMCCD")), like=noisy)
-        return divergence(
-            measured, _standardised(copy, gaussian_blur(copy, sigma=CONTENT_BLUR), noise_model=noise_model)
-        )
+        copy = quantised(candidate.sample(content, generator=generator(seed, "EMCCD")), grid=grid)
+        drawn = _standardised(copy, gaussian_blur(copy, sigma=CONTENT_BLUR), noise_model=noise_model)
+        return relative_entropy(measured, histogram(drawn))
 
     numbers = noise_model.sigma, noise_model.gain, noise_model.black
     candidates = [family(*numbers, read) for family in families for read in READ_SHARES]

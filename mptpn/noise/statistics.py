@@ -12,20 +12,27 @@ def quantise_like(noisy: Tensor, *, like: Tensor) -> Tensor:
 
     The values themselves are the grid, for a file that was stretched to 8 bits leaves values out.
     """
-    grid = like.unique()
+    return quantised(noisy, grid=like.unique())
+
+
+def quantised(noisy: Tensor, *, grid: Tensor) -> Tensor:
+    """The same, of a real image's different values, ascending."""
     if len(grid) > MAX_LEVELS:
         return noisy.clamp(grid[0], grid[-1])
     return grid[torch.bucketize(noisy.contiguous(), (grid[1:] + grid[:-1]) / 2)]
 
 
 def divergence(first: Tensor, second: Tensor) -> float:
-    """Kullback-Leibler divergence of two samples' histograms over EDGES, first from second, nats.
+    """Kullback-Leibler divergence of two samples' histograms, first from second, nats."""
+    return relative_entropy(histogram(first), histogram(second))
 
-    Each bin starts with half a count.
-    """
-    p, q = (
-        torch.bincount(torch.bucketize(x.flatten(), EDGES), minlength=len(EDGES) + 1).double() + 0.5
-        for x in (first, second)
-    )
-    p, q = p / p.sum(), q / q.sum()
+
+def histogram(sample: Tensor) -> Tensor:
+    """Share of a sample in each bin of EDGES, each of which starts with half a count, [bins], float64."""
+    counts = torch.bincount(torch.bucketize(sample.flatten(), EDGES), minlength=len(EDGES) + 1).double() + 0.5
+    return counts / counts.sum()
+
+
+def relative_entropy(p: Tensor, q: Tensor) -> float:
+    """Kullback-Leibler divergence of q from p, nats."""
     return float(torch.special.xlogy(p, p / q).sum())
