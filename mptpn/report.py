@@ -86,6 +86,7 @@ def files(
         "unit": scan.unit,
         "slices": scan.slices,
         "judged_on": judged_on,
+        "written_share": [round(one, 4) for one in strengths],
         "noise": [one.noise.to_dict() for one in denoisers],
         "judged": [one.to_dict() for one in judged],
     }
@@ -109,7 +110,7 @@ def _sheet(scan: Scan, one: Judged, title: str, strength: float) -> bytes:
     region = tuple(slice(0, side) for side in one.own.shape)
     shown = {"window": window, "region": region, "row": len(one.own) // 2, "unit": scan.unit}
     shown |= {"denoised": result, "uncertainty": sigma, "sigma": one.prediction.noise_sigma, "strength": strength}
-    words = f"{title}\n{one.denoiser.noise}\n{one.assessment.message}\n{one.assessment.quality}"
+    words = f"{title}\n{one.denoiser.noise}\n{_message(one, strength)}\n{one.assessment.quality}"
     return quality_figure.sheet(quality_figure.View(one.own, one.valid, **shown), words=words)
 
 
@@ -122,7 +123,7 @@ def strip(one: Judged, *, title: str, strength: float = 1.0) -> Image.Image:
     width, height = panels[0].size
     total = 3 * width + 4 * GAP
     lines = [(True, title, "black")]
-    said = [(True, one.assessment.message), (True, str(one.denoiser.noise).splitlines()[0])]
+    said = [(True, _message(one, strength)), (True, str(one.denoiser.noise).splitlines()[0])]
     said += [(check.passed, check.verdict) for check in one.assessment.quality.checks]
     for number, (passed, words) in enumerate(said):
         mark, colour = MARKS[passed]
@@ -143,6 +144,14 @@ def strip(one: Judged, *, title: str, strength: float = 1.0) -> Image.Image:
         draw.text((left, text), name, fill="black", font=fonts[False])
         picture.paste(panel, (left, text + LINE))
     return picture
+
+
+def _message(one: Judged, strength: float) -> str:
+    """The gain, or why there is none, and what it is of."""
+    if strength == 1:
+        return one.assessment.message
+    share = f"{100 * strength:.0f} % of it is written"
+    return f"{one.assessment.message}; that and the checks are of the full removal, {share}"
 
 
 def _gray(array: np.ndarray, low: float, high: float) -> Image.Image:

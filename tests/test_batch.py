@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from functools import partialmethod
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -429,6 +430,14 @@ def test_what_the_report_shows_as_removed_was_removed_from_the_written_image(
     for array, wanted in zip(shown, (image, written, image - written), strict=True):
         np.testing.assert_allclose(array, wanted, rtol=0, atol=1e-9)
     assert (written == image).all() == (strength * share == 0)
+    about = json.loads(path.with_name("a.npy.trust.json").read_text())
+    assert about["written_share"] == [round(strength * share, 4)]
+
+
+def test_the_report_says_that_gain_and_checks_are_of_more_than_is_written():
+    one = SimpleNamespace(assessment=SimpleNamespace(message="estimated gain 3.0 dB"))
+    assert report._message(one, 1.0) == "estimated gain 3.0 dB"
+    assert report._message(one, 0.3).endswith("are of the full removal, 30 % of it is written")
 
 
 def test_a_large_slice_whose_middle_is_constant_is_denoised_without_a_report(model, tmp_path, monkeypatch):
