@@ -63,7 +63,7 @@ class Regions:
         predictor, align = denoiser.predictor, denoiser.predictor.alignment
         most = max(1, SIDE // align) * align
         cuts = tiling.cuts(self._shape(index), side=SIDE, multiple=align, halo=predictor.halo, most=most)
-        needed = tiling.resident() + self.scan.chunk + denoiser.tile_bytes(tiling.largest(cuts))
+        needed = tiling.resident() + self._takes(denoiser, cuts)
         if needed > self.memory:
             raise ValueError(
                 f"{self.scan.path}: the memory is too little for a tile, whose size is the same for all shares, and a "
@@ -71,10 +71,9 @@ class Regions:
             )
         return cuts
 
-    def _takes(self, index: int) -> int:
+    def _takes(self, denoiser: Denoiser | None, cuts: Sequence[tiling.Cut]) -> int:
         """Bytes that a tile of a slice takes, and what is read of the store for it."""
-        denoiser = self.applied[index].denoiser
-        return self.scan.chunk + (0 if denoiser is None else denoiser.tile_bytes(tiling.largest(self.cuts[index])))
+        return self.scan.chunk + (0 if denoiser is None else denoiser.tile_bytes(tiling.largest(cuts)))
 
     def _turn(self, index: int) -> int:
         denoiser = self.applied[index].denoiser
@@ -100,7 +99,7 @@ class Regions:
             if len(own) > len(missing):
                 yield len(own) - len(missing)
             noise = self._noise(writer, index, part) if missing else None
-            next_takes = self._takes(index)
+            next_takes = self._takes(self.applied[index].denoiser, cuts)
             for number in missing:
                 tiling.give_back(above=self.memory - next_takes)  # of the last tile
                 pixels, error = self._tile(index, number, noise)

@@ -106,10 +106,9 @@ def estimated_gain(
     """Gain in PSNR over the noisy image, dB, its 95 % interval, and the share of the change of least estimated error,
     by sure() of a result that is there already.
 
-    The squared residual is of all pixels. What the denoiser lets pass is measured in a few parts of the image
-    and taken to the whole by strata of like activity. The interval adds in squares the
-    chance in both and the error of the level, and is made WIDER. As in estimated_psnr, the error is no smaller than
-    the noise that passes less 10 %.
+    The squared residual is of all pixels. What the denoiser lets pass is measured in a few parts of the image and taken
+    to the whole by strata of like activity. The interval adds in squares the chance in both and the error of the level,
+    and is made WIDER. As in estimated_psnr, the error is no smaller than the noise that passes less 10 %.
 
     Args:
         excess: see residual_excess, [B, 1, H, W]. variance: of the noise. before: see squared_noise.
