@@ -96,11 +96,11 @@ class NoisyImages:
             [_measured(image, piece, number=i, subject=subject) for piece in pieces(image.measured)]
             for i, (image, subject) in enumerate(zip(images, subjects, strict=True))
         ]
-        from_zero = min(float(select(image.pixels, ~image.restored).min()) for image in images) >= 0
-        whole = estimate_from([one for many in measured for one in many], from_zero=from_zero)
+        zeros = _zeros([select(image.pixels, ~image.restored) for image in images])
+        whole = estimate_from([one for many in measured for one in many], zeros=zeros)
         if len(images) == 1:
             return cls(images, unit, whole, (whole.noise_model,), turn)
-        each = (pipeline.noise_model_in_set(many, whole, from_zero=from_zero) for many in measured)
+        each = (pipeline.noise_model_in_set(many, whole, zeros=zeros) for many in measured)
         return cls(images, unit, whole, tuple(each), turn)
 
     def fit(
@@ -200,6 +200,13 @@ class NoisyImages:
 def load_once(name: str) -> RetractableTransformer:
     """A network of the package, read once for all scans and channels."""
     return load_network(name)
+
+
+def _zeros(pixels: Sequence[np.ndarray]) -> float | None:
+    """Share of the pixels that are 0; None where one is below, so that 0 does not mean that there is no signal."""
+    if min(float(x.min()) for x in pixels) < 0:
+        return None
+    return sum(int((x == 0).sum()) for x in pixels) / sum(x.size for x in pixels)
 
 
 def _measured(image: MaskedImage, piece: Cut, *, number: int, subject: Hashable) -> Measurement:

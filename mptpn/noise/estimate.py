@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mptpn.filters import turned_back
 from mptpn.networks import NoiseLevelNetwork
-from mptpn.networks.noise_level import RADIUS, band_factors
+from mptpn.networks.noise_level import RADIUS, STRIDE, band_factors
 from mptpn.noise.bands import MAX_LEVEL_ERROR, Bands, Measurement, bands_of, measure, pretrained_network
 from mptpn.noise.correlation import (
     STRONG_CORRELATION,
@@ -22,13 +22,17 @@ from mptpn.noise.correlation import (
     neighbours_correlate,
     outside,
 )
-from mptpn.noise.fit import MAX_MISFIT, fit_noise_model
-from mptpn.noise.models import CorrelatedGaussian, NoiseModel
+from mptpn.noise.fit import BACKGROUND_ERROR, MAX_MISFIT, background_sigma, fit_noise_model
+from mptpn.noise.models import CorrelatedGaussian, NoiseModel, Rician
 
 # log ratio of the level from far pixels to that at the finest scale, up to which noise is white; correlation of 0.1
 # makes 0.07
 WHITE_LOG_RATIO = 0.06
 FIT_ERROR = 0.15  # stated relative error of a level up to which a bin takes part in the fit
+# pixels at or below 0, of those that Gaussian noise of the measured levels has: with fewer noise cannot be Gaussian,
+# with more it cannot be Rician or speckle, which have none but by rounding
+FEW_ZEROS, MANY_ZEROS = 1 / 3, 2
+LEAST_ZEROS = 10  # such pixels, expected
 LEVEL_SPREAD = 1.5  # ratio of the levels of the images of a set from which a finding says so
 MAX_LOG_INTERVAL = math.log(10)  # half width of an interval; beyond a factor of ten the level is unknown
 
@@ -144,20 +148,23 @@ def estimate_noise_model(
         measure(image, number=i, subject=subject, network=network)
         for i, (image, subject) in enumerate(zip(images, subjects, strict=True))
     ]
-    return estimate_from(measured, from_zero=from_zero, network=network)
+    zeros = sum(float((image <= 0).double().mean()) for image in images) / len(images) if from_zero else None
+    return estimate_from(measured, zeros=zeros, network=network)
 
 
 @torch.no_grad()
 def estimate_from(
     measured: Sequence[Measurement],
     *,
-    from_zero: bool = False,
+    zeros: float | None = None,
     correlated: bool | None = None,
     network: NoiseLevelNetwork | None = None,
 ) -> NoiseEstimate:
     """Estimate the noise of images that were measured by this network.
 
     Args:
+        zeros: share of the pixels at or below 0, where 0 means no signal, so that noise may be multiplicative or
+            Rician; None: it does not.
         correlated: whether the noise is; None: as found here. The others: see estimate_noise_model.
     """
     network = network or pretrained_network()
@@ -170,8 +177,13 @@ def estimate_from(
             reliable and neighbours_correlate(bands, subjects=_by_subject(measured, network))
         )
     intensity, variance, error, unknown = _noise_level_function(bands, correlation if correlated else None)
-    known = {"from_zero": from_zero, "step": 0.0 if correlated else _common_step(measured)}
+    known = {"from_zero": zeros is not None, "step": 0.0 if correlated else _common_step(measured)}
+    known["excluded"] = () if correlated or zeros is None else _excluded(bands, zeros)
     kind, noise_model, parameters, misfit = fit_noise_model(intensity, variance, error, **known)
+    if kind == "rician" and not correlated:
+        means = torch.cat([one.mean[one.valid] for one in measured]).numpy()
+        if (level := background_sigma(means, noise_model.sigma)) is not None:
+            noise_model, parameters = Rician(level), {"sigma": (level, BACKGROUND_ERROR * level)}
     sigma = math.sqrt(float(noise_model.variance(torch.tensor(bands.mean, dtype=torch.float64))))
     width = float(network.tail) * float(np.average(error, weights=1 / error**2))
     width *= max(1.0, min(misfit, MAX_MISFIT)) ** 0.5
@@ -203,6 +215,16 @@ def _common_step(measured: Sequence[Measurement]) -> float:
     """What one photon adds to images of counted photons, all alike; 0 for any others."""
     steps = [one.counts for one in measured]
     return steps[0] if max(steps) - min(steps) <= 1e-3 * min(steps) else 0.0
+
+
+def _excluded(bands: Bands, zeros: float) -> tuple[str, ...]:
+    """Kinds of noise that the share of the pixels at or below 0 contradicts."""
+    gaussian = torch.special.ndtr(-bands.intensity[0] / bands.energy[0].sqrt())
+    windows = int(bands.count.sum())
+    expected, found = (share * STRIDE**2 for share in (float((bands.count * gaussian).sum()), zeros * windows))
+    if expected < LEAST_ZEROS or FEW_ZEROS * expected <= found <= MANY_ZEROS * expected:
+        return ()
+    return ("rician", "speckle") if found > expected else ("gaussian", "poisson_gaussian")
 
 
 def _noise_level_function(bands: Bands, correlation: Tensor | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:

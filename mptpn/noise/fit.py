@@ -1,6 +1,7 @@
 """Fit of noise models to a noise-level function: which one fits best, its parameters and their errors."""
 
 import math
+from collections.abc import Collection
 
 import numpy as np
 import torch
@@ -10,20 +11,39 @@ from mptpn.noise.models import NoiseLevelFunction, NoiseModel, PoissonGaussian, 
 from mptpn.noise.photons import Poisson
 
 MAX_MISFIT = 4.0  # mean squared deviation from the bins, in standard errors, from which a noise model does not fit
+# least ratio of the intensities whose levels are taken for speckle, and share of their bins; fluorescence has at most
+# 0.32, drawn speckle at least 0.56
+LIGHT, LIGHT_SHARE = 1.25, 0.45
 # for the information criterion; far from the dark Rician noise is Gaussian: it must do better, not as well
 PARAMETERS = {"gaussian": 1, "poisson_gaussian": 2, "speckle": 1, "rician": 1.5}
 
-Fit = tuple[NoiseModel, dict[str, tuple[float, float]]]  # with parameters, name: (value, standard error)
+# a background without signal holds this share of the windows or more, and gives a sigma up to 1.14 times that of the
+# levels, which are low at edges; what is brighter by more has a signal
+BACKGROUND_SHARE, BACKGROUND_RANGE = 0.1, (0.88, 1.14)
+BACKGROUND_WIDTH = 0.08  # of sigma: half width of the peak of its windows' means, 1.6 standard deviations
+BACKGROUND_SIDE = 0.5  # of the peak: most windows in a band as wide just above; a signal that fades away has more
+BACKGROUND_ERROR = 0.01  # relative error of its sigma, measured on drawn noise
+
+Parameters = dict[str, tuple[float, float]]  # name: (value, standard error)
+Fit = tuple[NoiseModel, Parameters]
+Fitted = tuple[NoiseModel, Parameters, float]  # with the misfit
 
 
 def fit_noise_model(
-    intensity: np.ndarray, variance: np.ndarray, error: np.ndarray, *, from_zero: bool = False, step: float = 0.0
-) -> tuple[str, NoiseModel, dict[str, tuple[float, float]], float]:
+    intensity: np.ndarray,
+    variance: np.ndarray,
+    error: np.ndarray,
+    *,
+    from_zero: bool = False,
+    excluded: Collection[str] = (),
+    step: float = 0.0,
+) -> tuple[str, NoiseModel, Parameters, float]:
     """The noise model with the smallest Bayesian information criterion over the bins of a noise-level function.
 
     Args:
         intensity, variance: of the bins. error: relative standard error of the level, half that of the variance.
         from_zero: intensity 0 means no signal, so that noise may be multiplicative or Rician.
+        excluded: kinds that the image contradicts; without Gaussian ones, another is taken if it fits.
         step: what one photon adds to an image of counted photons, whose noise has no other part; 0: any other image.
     Returns:
         kind, noise model, parameters with standard errors, and the misfit: mean squared deviation in standard errors.
@@ -33,20 +53,46 @@ def fit_noise_model(
         misfit = _misfit(counted, intensity, variance, error)
         if misfit <= MAX_MISFIT:
             return "poisson_gaussian", counted, {"gain": (step, 0.0)}, misfit
-    fits = {
-        "gaussian": _fit_linear(intensity, variance, error, powers=(0,)),
-        "poisson_gaussian": _fit_linear(intensity, variance, error, powers=(0, 1)),
-    }
-    if from_zero and len(intensity) > 1 and (intensity > 0).all():
-        fits["speckle"] = _fit_linear(intensity, variance, error, powers=(2,))
-        fits["rician"] = _fit_rician(intensity, variance, error)
-    fits = {kind: fit for kind, fit in fits.items() if fit is not None}
-    misfits = {kind: _misfit(noise_model, intensity, variance, error) for kind, (noise_model, _) in fits.items()}
+    bins, kinds = (intensity, variance, error), ["gaussian", "poisson_gaussian"]
+    if from_zero and (len(intensity) > 1 or excluded) and (intensity > 0).all():
+        kinds += ["speckle", "rician"]
+    fits = {kind: fit for kind in kinds if (fit := _fit(kind, *bins)) is not None}
+    found = {kind: (*fit, _misfit(fit[0], *bins)) for kind, fit in fits.items()}
+    left = {kind: found[kind] for kind in found if kind not in excluded}
+    if "gaussian" in excluded:
+        least = min((misfit for _, _, misfit in left.values()), default=math.inf)
+        speckle = _speckle_in_light(*bins) if least > 1 and "speckle" in left else None
+        if speckle is not None:
+            left = {"speckle": speckle}
+        elif least > MAX_MISFIT:
+            left = found
     count = len(intensity)
-    best = min(misfits, key=lambda kind: count * misfits[kind] + PARAMETERS[kind] * math.log(count + 1))
-    if misfits[best] > MAX_MISFIT and count > 2:
-        return "free", NoiseLevelFunction(tuple(intensity), tuple(variance)), {}, misfits[best]
-    return best, *fits[best], misfits[best]
+    best = min(left, key=lambda kind: count * left[kind][2] + PARAMETERS[kind] * math.log(count + 1))
+    if left[best][2] > MAX_MISFIT and count > 2:
+        return "free", NoiseLevelFunction(tuple(intensity), tuple(variance)), {}, left[best][2]
+    return best, *left[best]
+
+
+def _fit(kind: str, intensity: np.ndarray, variance: np.ndarray, error: np.ndarray) -> Fit | None:
+    if kind == "rician":
+        return _fit_rician(intensity, variance, error)
+    powers = {"gaussian": (0,), "poisson_gaussian": (0, 1), "speckle": (2,)}[kind]
+    return _fit_linear(intensity, variance, error, powers=powers)
+
+
+def _speckle_in_light(*bins: np.ndarray) -> Fitted | None:
+    """Speckle of the brightest bins, as many as agree with it; edges make the levels of dark ones too high.
+
+    None where they are less than a factor of LIGHT apart, or too few: so would photons do.
+    """
+    for first, darkest in enumerate(bins[0]):
+        kept = [x[first:] for x in bins]
+        if bins[0][-1] < LIGHT * darkest or len(kept[0]) < LIGHT_SHARE * len(bins[0]):
+            return None
+        fit = _fit("speckle", *kept)
+        if fit is not None and (misfit := _misfit(fit[0], *kept)) <= 1:
+            return *fit, misfit
+    return None
 
 
 def _misfit(noise_model: NoiseModel, intensity: np.ndarray, variance: np.ndarray, error: np.ndarray) -> float:
@@ -99,6 +145,30 @@ def _poisson_gaussian(
         "gain": (gain, gain_error),
         "black": (black, floor_error / gain if moved else 0.0),
     }
+
+
+def background_sigma(means: np.ndarray, sigma: float) -> float | None:
+    """Sigma of Rician noise from the background, where its mean is sigma sqrt(pi / 2), or None where there is none.
+
+    From the mode of local means (Aja-Fernandez et al. 2008), here their shortest interval with a tenth of all. Near 0 a
+    clean intensity goes with the root of what the mean is off: sigma 5 % too low makes the dark 0.4 sigma too bright.
+
+    Args:
+        means: of windows of 13 x 13 px. sigma: from their levels.
+    """
+    unit = sigma * math.sqrt(math.pi / 2)
+    low, high = (end * unit for end in BACKGROUND_RANGE)
+    width = BACKGROUND_WIDTH * sigma
+    near = np.sort(means[(low < means) & (means < high + width)])
+    share = math.ceil(BACKGROUND_SHARE * means.size)
+    if near.size <= share:
+        return None
+    start = int((near[share:] - near[:-share]).argmin())
+    mode = float(near[start : start + share].mean())
+    for _ in range(10):  # to the middle of the peak
+        mode = float(near[abs(near - mode) < width].mean())
+    peak, side = (int((abs(means - at) < width).sum()) for at in (mode, mode + 2 * width))
+    return mode / math.sqrt(math.pi / 2) if mode < high and side < BACKGROUND_SIDE * peak else None
 
 
 def _rician_clean(mean: np.ndarray, sigma: float) -> Tensor:

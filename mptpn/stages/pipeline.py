@@ -121,10 +121,10 @@ def noise_model_of(noisy: Tensor, *, whole: NoiseEstimate) -> NoiseModel:
     return noise_model_in_set([measure(noisy)], whole)
 
 
-def noise_model_in_set(own: Sequence[Measurement], whole: NoiseEstimate, *, from_zero: bool = False) -> NoiseModel:
-    """noise_model_of an image that is measured, in one piece or several; from_zero: see noise.estimate_noise_model."""
+def noise_model_in_set(own: Sequence[Measurement], whole: NoiseEstimate, *, zeros: float | None = None) -> NoiseModel:
+    """noise_model_of an image that is measured, in one piece or several; zeros: see noise.estimate_from."""
     correlated = whole.noise_model.correlated
-    plain = estimate_from(own, from_zero=from_zero, correlated=correlated).noise_model.pointwise
+    plain = estimate_from(own, zeros=zeros, correlated=correlated).noise_model.pointwise
     return replace(whole.noise_model, noise_model=plain) if correlated else plain
 
 
