@@ -29,8 +29,8 @@ from mptpn.noise.models import CorrelatedGaussian, NoiseModel, Rician
 # makes 0.07
 WHITE_LOG_RATIO = 0.06
 FIT_ERROR = 0.15  # stated relative error of a level up to which a bin takes part in the fit
-# pixels at or below 0, of those that Gaussian noise of the measured levels has: with fewer noise cannot be Gaussian,
-# with more it cannot be Rician or speckle, which have none but by rounding
+# pixels at or below 0, of those that photons of the measured levels have, and Gaussian noise has no fewer: with fewer
+# noise is neither, with more it is not Rician or speckle, which have none but by rounding
 FEW_ZEROS, MANY_ZEROS = 1 / 3, 2
 LEAST_ZEROS = 10  # such pixels, expected
 LEVEL_SPREAD = 1.5  # ratio of the levels of the images of a set from which a finding says so
@@ -219,9 +219,9 @@ def _common_step(measured: Sequence[Measurement]) -> float:
 
 def _excluded(bands: Bands, zeros: float) -> tuple[str, ...]:
     """Kinds of noise that the share of the pixels at or below 0 contradicts."""
-    gaussian = torch.special.ndtr(-bands.intensity[0] / bands.energy[0].sqrt())
     windows = int(bands.count.sum())
-    expected, found = (share * STRIDE**2 for share in (float((bands.count * gaussian).sum()), zeros * windows))
+    none = (-(bands.intensity[0] ** 2) / bands.energy[0]).exp()  # a Poisson number of this mean and variance
+    expected, found = (share * STRIDE**2 for share in (float((bands.count * none).sum()), zeros * windows))
     if expected < LEAST_ZEROS or FEW_ZEROS * expected <= found <= MANY_ZEROS * expected:
         return ()
     return ("rician", "speckle") if found > expected else ("gaussian", "poisson_gaussian")

@@ -14,8 +14,9 @@ MAX_MISFIT = 4.0  # mean squared deviation from the bins, in standard errors, fr
 # least ratio of the intensities whose levels are taken for speckle, and share of their bins; fluorescence has at most
 # 0.32, drawn speckle at least 0.56
 LIGHT, LIGHT_SHARE = 1.25, 0.45
-# for the information criterion; far from the dark Rician noise is Gaussian: it must do better, not as well
-PARAMETERS = {"gaussian": 1, "poisson_gaussian": 2, "speckle": 1, "rician": 1.5}
+# for the information criterion; at one intensity speckle is Gaussian, and far from the dark Rician noise: they must do
+# better, not as well
+PARAMETERS = {"gaussian": 1, "poisson_gaussian": 2, "speckle": 1.5, "rician": 1.5}
 
 # a background without signal holds this share of the windows or more, and gives a sigma up to 1.14 times that of the
 # levels, which are low at edges; what is brighter by more has a signal
@@ -59,13 +60,14 @@ def fit_noise_model(
     fits = {kind: fit for kind in kinds if (fit := _fit(kind, *bins)) is not None}
     found = {kind: (*fit, _misfit(fit[0], *bins)) for kind, fit in fits.items()}
     left = {kind: found[kind] for kind in found if kind not in excluded}
-    if "gaussian" in excluded:
-        least = min((misfit for _, _, misfit in left.values()), default=math.inf)
-        speckle = _speckle_in_light(*bins) if least > 1 and "speckle" in left else None
-        if speckle is not None:
-            left = {"speckle": speckle}
-        elif least > MAX_MISFIT:
-            left = found
+    least = min((misfit for _, _, misfit in left.values()), default=math.inf)
+    speckle = None
+    if least > (1 if "gaussian" in excluded else MAX_MISFIT) and "speckle" in left:
+        speckle = _speckle_in_light(*bins)
+    if speckle is not None:
+        left = {"speckle": speckle}
+    elif least > MAX_MISFIT and "gaussian" in excluded:
+        left = found
     count = len(intensity)
     best = min(left, key=lambda kind: count * left[kind][2] + PARAMETERS[kind] * math.log(count + 1))
     if left[best][2] > MAX_MISFIT and count > 2:

@@ -22,6 +22,7 @@ SAMPLES = 4096  # noisy intensities of a quadrature, drawn
 # of the noise over that of counts with the same mean, in the windows that hold least; shot noise has 1 there
 LEAST_DISPERSION, MOST_DISPERSION = 0.6, 1.5
 ZEROS = 1.3  # most zeros, of those that Poisson numbers of the same means have
+OFF_STEP = 0.1  # of a step: most that a value is off a multiple
 COUNT_WINDOW = 15  # px, side of the windows whose means and variances are compared
 SIDE = 512  # px, of the center crop that is examined
 
@@ -130,7 +131,7 @@ class EMCCD(Poisson):
 def count_step(noisy: Tensor, valid: Tensor | None = None) -> float:
     """What one photon adds to an image of counted photons, whose zeros are counts like others; 0 for any other image.
 
-    The values are multiples of one step from 0. In windows the variance is at least about the mean, as of Poisson
+    The values are multiples of one step from 0, or were until they were rounded. In windows the variance is at least about the mean, as of Poisson
     numbers, and where there is least structure about equal to it; and there are no more zeros than these have. Zeros
     of an image that was cut off at 0 are too many, or its noise too weak in the light.
 
@@ -141,9 +142,9 @@ def count_step(noisy: Tensor, valid: Tensor | None = None) -> float:
     values = noisy[valid].unique()
     if len(values) < 3 or len(values) > MAX_LEVELS or float(values[0]) != 0 or min(noisy.shape[2:]) < COUNT_WINDOW:
         return 0.0
-    step = float(values.diff().min())
+    step = _step(values.double())
     counts = noisy.double() / step
-    if float((values.double() / step - (values.double() / step).round()).abs().max()) > 0.05:
+    if float((values.double() / step - (values.double() / step).round()).abs().max()) > OFF_STEP:
         return 0.0
     side = COUNT_WINDOW
     share, zeros, mean = (
@@ -165,6 +166,15 @@ def count_step(noisy: Tensor, valid: Tensor | None = None) -> float:
     like = LEAST_DISPERSION < min(dispersion) and sorted(dispersion)[len(dispersion) // 4] < MOST_DISPERSION
     last = float(values[-1])
     return last / round(last / step) if few and like else 0.0
+
+
+def _step(values: Tensor) -> float:
+    """The step whose multiples are these values, [N] from 0 on, though a scaled image was rounded."""
+    step = float(values.diff().min())
+    for value in values[1:].tolist():  # each makes it more exact
+        if abs(value / step - round(value / step)) < 2 * OFF_STEP:
+            step = value / round(value / step)
+    return step
 
 
 def may_be_skewed(noise_model: NoiseModel) -> bool:
