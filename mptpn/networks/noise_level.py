@@ -25,6 +25,7 @@ MARGINS = [(1, 1, 1, 1)] + [
     (abs(col) // 2, abs(col) - abs(col) // 2, row // 2, row - row // 2) for row, col in LAGS + FAR
 ]
 HELD = 8  # px at the smallest or largest value from which it clips
+LEAST_PRECISION = 4  # of all windows together, which makes the level known to 50 %
 CLIPPED = 0.05  # share of clipped pixels from which a window's variance is cut short
 
 
@@ -63,18 +64,31 @@ class NoiseLevelNetwork(nn.Module):
             raise ValueError(
                 f"shape {tuple(noisy.shape)}: give gray images [B, 1, H, W] of at least {SMALLEST} x {SMALLEST} px."
             )
-        robust = robust_level(noisy, valid)
-        valid, whole = valid_masks(noisy, valid, counts=counts)
+        given, (valid, whole) = valid, valid_masks(noisy, valid, counts=counts)
         squares, numbers = band_sums(noisy, valid)
         energy = squares / numbers.clamp_min(1e-6)
         known = (numbers > 0.3 * window_sums(torch.ones_like(valid))) & whole
-        logs = (energy / robust**2 + 1e-3).log()
+        precision = self._precision(energy / robust_level(noisy, given) ** 2, known)
+        if not bool(whole.all()) and bool(((precision.exp() * known).sum((2, 3)) < LEAST_PRECISION).all()):
+            precision = self._precision(energy / robust_level(noisy, _within(whole, given, noisy)) ** 2, known)
+        mean = window_sums(noisy * valid) / window_sums(valid).clamp_min(1e-6)
+        return precision.masked_fill(~known, -30.0), energy * (-2 * self.log_bias).exp()[:, None, None], mean
+
+    def _precision(self, energy: Tensor, known: Tensor) -> Tensor:
+        """Log precision of each band by its energy relative to that of the noise, both [B, bands, h, w]."""
+        logs = (energy + 1e-3).log()
         quantiles = quantiles_of(logs.masked_fill(~known, math.nan).flatten(2), (0.1, 0.5)).flatten(1)
         logs = logs.masked_fill(~known, 0.0)
         features = torch.cat([logs, quantiles[:, :, None, None].expand(-1, -1, *logs.shape[2:])], 1)
-        precision = self.layers(features).clamp(-8, 8)
-        mean = window_sums(noisy * valid) / window_sums(valid).clamp_min(1e-6)
-        return precision.masked_fill(~known, -30.0), energy * (-2 * self.log_bias).exp()[:, None, None], mean
+        return self.layers(features).clamp(-8, 8)
+
+
+def _within(whole: Tensor, valid: Tensor | None, noisy: Tensor) -> Tensor:
+    """The valid pixels, [B, 1, H, W] bool, of whole windows: a dark that was cut off at 0 holds half of its noise, and
+    beside that the noise of the light would seem to be structure.
+    """
+    inside = F.interpolate(whole.to(noisy), scale_factor=STRIDE)[..., : noisy.shape[2], : noisy.shape[3]] > 0
+    return inside if valid is None else inside & valid
 
 
 class _OneByOne(nn.Conv2d):

@@ -31,8 +31,8 @@ WHITE_LOG_RATIO = 0.06
 FIT_ERROR = 0.15  # stated relative error of a level up to which a bin takes part in the fit
 # pixels at or below 0, of those that photons of the measured levels have, and Gaussian noise has no fewer: with fewer
 # noise is neither, with more it is not Rician or speckle, which have none but by rounding
-FEW_ZEROS, MANY_ZEROS = 1 / 3, 2
-LEAST_ZEROS = 10  # such pixels, expected
+FEW_ZEROS, MANY_ZEROS = 1 / 3, 3
+LEAST_ZEROS, CUT_OFF = 10, 0.02  # such pixels, expected; share of zeros that tell that values below 0 were cut off
 LEVEL_SPREAD = 1.5  # ratio of the levels of the images of a set from which a finding says so
 MAX_LOG_INTERVAL = math.log(10)  # half width of an interval; beyond a factor of ten the level is unknown
 
@@ -222,9 +222,9 @@ def _excluded(bands: Bands, zeros: float) -> tuple[str, ...]:
     windows = int(bands.count.sum())
     none = (-(bands.intensity[0] ** 2) / bands.energy[0]).exp()  # a Poisson number of this mean and variance
     expected, found = (share * STRIDE**2 for share in (float((bands.count * none).sum()), zeros * windows))
-    if expected < LEAST_ZEROS or FEW_ZEROS * expected <= found <= MANY_ZEROS * expected:
-        return ()
-    return ("rician", "speckle") if found > expected else ("gaussian", "poisson_gaussian")
+    if found > MANY_ZEROS * expected and (expected > LEAST_ZEROS or zeros > CUT_OFF):
+        return "rician", "speckle"
+    return ("gaussian", "poisson_gaussian") if found < FEW_ZEROS * expected and expected > LEAST_ZEROS else ()
 
 
 def _noise_level_function(bands: Bands, correlation: Tensor | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:

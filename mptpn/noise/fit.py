@@ -14,9 +14,8 @@ MAX_MISFIT = 4.0  # mean squared deviation from the bins, in standard errors, fr
 # least ratio of the intensities whose levels are taken for speckle, and share of their bins; fluorescence has at most
 # 0.32, drawn speckle at least 0.56
 LIGHT, LIGHT_SHARE = 1.25, 0.45
-# for the information criterion; at one intensity speckle is Gaussian, and far from the dark Rician noise: they must do
-# better, not as well
-PARAMETERS = {"gaussian": 1, "poisson_gaussian": 2, "speckle": 1.5, "rician": 1.5}
+# for the information criterion; far from the dark Rician noise is Gaussian: it must do better, not as well
+PARAMETERS = {"gaussian": 1, "poisson_gaussian": 2, "speckle": 1, "rician": 1.5}
 
 # a background without signal holds this share of the windows or more, and gives a sigma up to 1.14 times that of the
 # levels, which are low at edges; what is brighter by more has a signal

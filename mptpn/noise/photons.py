@@ -131,9 +131,9 @@ class EMCCD(Poisson):
 def count_step(noisy: Tensor, valid: Tensor | None = None) -> float:
     """What one photon adds to an image of counted photons, whose zeros are counts like others; 0 for any other image.
 
-    The values are multiples of one step from 0, or were until they were rounded. In windows the variance is at least about the mean, as of Poisson
-    numbers, and where there is least structure about equal to it; and there are no more zeros than these have. Zeros
-    of an image that was cut off at 0 are too many, or its noise too weak in the light.
+    The values are multiples of one step from 0, or were until they were rounded. In windows the variance is at least
+    about the mean, as of Poisson numbers, and where there is least structure about equal to it; and there are no more
+    zeros than these have. Zeros of an image that was cut off at 0 are too many, or its noise too weak in the light.
 
     Args:
         noisy: [1, 1, H, W]. valid: same shape, bool; None: every pixel.
