@@ -25,7 +25,7 @@ MARGINS = [(1, 1, 1, 1)] + [
     (abs(col) // 2, abs(col) - abs(col) // 2, row // 2, row - row // 2) for row, col in LAGS + FAR
 ]
 HELD = 8  # px at the smallest or largest value from which it clips
-LEAST_PRECISION = 4  # of all windows together, which makes the level known to 50 %
+LEAST_PRECISION = 4  # of the finest band, all windows together: the level is known to 50 %
 CLIPPED = 0.05  # share of clipped pixels from which a window's variance is cut short
 
 
@@ -69,7 +69,7 @@ class NoiseLevelNetwork(nn.Module):
         energy = squares / numbers.clamp_min(1e-6)
         known = (numbers > 0.3 * window_sums(torch.ones_like(valid))) & whole
         precision = self._precision(energy / robust_level(noisy, given) ** 2, known)
-        if not bool(whole.all()) and bool(((precision.exp() * known).sum((2, 3)) < LEAST_PRECISION).all()):
+        if not bool(whole.all()) and float((precision.exp() * known)[:, 0].sum()) < LEAST_PRECISION:
             precision = self._precision(energy / robust_level(noisy, _within(whole, given, noisy)) ** 2, known)
         mean = window_sums(noisy * valid) / window_sums(valid).clamp_min(1e-6)
         return precision.masked_fill(~known, -30.0), energy * (-2 * self.log_bias).exp()[:, None, None], mean

@@ -60,10 +60,8 @@ def fit_noise_model(
     found = {kind: (*fit, _misfit(fit[0], *bins)) for kind, fit in fits.items()}
     left = {kind: found[kind] for kind in found if kind not in excluded}
     least = min((misfit for _, _, misfit in left.values()), default=math.inf)
-    speckle = None
-    if least > (1 if "gaussian" in excluded else MAX_MISFIT) and "speckle" in left:
-        speckle = _speckle_in_light(*bins)
-    if speckle is not None:
+    poor = least > (1 if "gaussian" in excluded else MAX_MISFIT)
+    if poor and "speckle" in left and (speckle := _speckle_in_light(*bins)) is not None:
         left = {"speckle": speckle}
     elif least > MAX_MISFIT and "gaussian" in excluded:
         left = found

@@ -280,6 +280,19 @@ def test_looks_of_speckle_are_found_beside_a_dark_background(dark, looks):
     assert found.kind == "speckle" and found.noise_model.looks == pytest.approx(looks, rel=0.1)
 
 
+@pytest.mark.parametrize("noise_model", [PoissonGaussian(8, gain=8.5), PoissonGaussian(20)], ids=str)
+def test_a_dark_that_was_cut_off_does_not_hide_the_noise_of_the_light(noise_model):
+    """Half of the noise of the background is missing, and that of the light is several times as strong."""
+    rows, cols = np.mgrid[:192, :192]
+    clean = np.select([np.hypot(rows - 96, cols - 96) < radius for radius in (30, 60)], [250.0, 150.0], 0.0)
+    clean = torch.from_numpy(gaussian_filter(clean, 0.6))
+    noisy = noise_model.sample(clean, generator=generator(33)).clamp_min(0)
+    found = mptpn.estimate_noise(noisy.numpy())
+    assert found.kind in ("gaussian", "poisson_gaussian") and not finds(found, "level is known to")
+    at = torch.tensor([150.0, 250.0])
+    assert found.variance(at.numpy()) ** 0.5 == pytest.approx(noise_model.variance(at).sqrt().numpy(), rel=0.1)
+
+
 @pytest.mark.parametrize("blur, mean, contrast", [(0.8, 4, 1.5), (1.2, 5, 2), (2, 4, 1.5)])
 def test_zeros_of_counted_photons_contradict_rician_noise_and_speckle(blur, mean, contrast):
     """Texture hides that the variance is the mean, and the levels alone agree with all three."""

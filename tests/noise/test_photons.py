@@ -108,6 +108,13 @@ def test_counted_photons_are_told_by_their_values(peak, step):
         assert (counts == 0).any() and count_step((step * counts).float()) == pytest.approx(step, rel=1e-5)
 
 
+@pytest.mark.parametrize("peak", [2.0, 8.0, 15.0])
+def test_counted_photons_are_told_in_an_image_that_was_stretched_to_8_bits(peak):
+    counts = torch.poisson(cells(peak, background=0.02, key=1).double(), generator=generator(15))
+    stretched = (255 * counts / counts.max()).round().float()
+    assert count_step(stretched) == pytest.approx(float(255 / counts.max()), rel=1e-5)
+
+
 @pytest.mark.parametrize("sigma", [0.7, 1.0, 3.0, 10.0])
 @pytest.mark.parametrize("peak", [5.0, 50.0, 250.0])
 def test_zeros_of_an_image_that_is_cut_off_are_no_counts(peak, sigma):
