@@ -29,6 +29,7 @@ from mptpn.networks import BlindSpotNetwork, RetractableTransformer
 from mptpn.networks.noise_level import SMALLEST
 from mptpn.noise import EMCCD, NoiseEstimate, NoiseModel, Poisson, detect_skew, estimate_from, may_be_skewed, measure
 from mptpn.noise.bands import Measurement
+from mptpn.noise.estimate import MOST_UNKNOWN
 from mptpn.noise.lattice import lattice
 from mptpn.random import generator
 from mptpn.stages import pipeline, preliminary
@@ -43,6 +44,8 @@ PRETRAINED = ("small", "correlated")  # networks of the package for white and fo
 # level of the noise that the network is told: noise of longer range than is measured makes it stronger than estimated
 # (chosen on validation images: 0.02 to 0.06 dB on CT, OCT and MR)
 TOLD_LEVEL = 1.1
+LOOKS = 3  # most measurements of the noise of images in whose light it is not known at first
+LOOK_ERROR = 0.2  # most relative change, from one to the next, of the levels that were known
 SKEW_IMAGES = 4  # of a series, whose noise is examined for skew
 
 
@@ -92,12 +95,8 @@ class NoisyImages:
         inside = [x if mask is None else x[mask] for x, mask in zip(arrays, masks, strict=True)]
         unit = max(max(abs(float(x.min())), abs(float(x.max()))) for x in inside) or 1.0
         images = tuple(masked_image(x, mask, unit) for x, mask in zip(arrays, masks, strict=True))
-        measured = [
-            [_measured(image, piece, number=i, subject=subject) for piece in pieces(image.measured)]
-            for i, (image, subject) in enumerate(zip(images, subjects, strict=True))
-        ]
         zeros = _zeros([select(image.pixels, ~image.restored) for image in images])
-        whole = estimate_from([one for many in measured for one in many], zeros=zeros)
+        measured, whole = _look(images, subjects, zeros=zeros)
         if len(images) == 1:
             return cls(images, unit, whole, (whole.noise_model,), turn)
         each = (pipeline.noise_model_in_set(many, whole, zeros=zeros) for many in measured)
@@ -209,10 +208,43 @@ def _zeros(pixels: Sequence[np.ndarray]) -> float | None:
     return sum(int((x == 0).sum()) for x in pixels) / sum(x.size for x in pixels)
 
 
-def _measured(image: MaskedImage, piece: Cut, *, number: int, subject: Hashable) -> Measurement:
+def _look(
+    images: Sequence[MaskedImage], subjects: Sequence[Hashable], *, zeros: float | None
+) -> tuple[list[list[Measurement]], NoiseEstimate]:
+    """What is measured in the pieces of each image, and the noise of all.
+
+    Where intensities are left whose level is not known, white noise is looked at once more, and again, relative to what
+    was found: beside a large and dark background the noise of the light would seem to be structure. What was known must
+    stay: texture would be called noise of all intensities.
+    """
+    best, noise_model = None, None
+    for _ in range(LOOKS):
+        measured = [
+            [_measured(image, piece, noise_model, number=i, subject=subject) for piece in pieces(image.measured)]
+            for i, (image, subject) in enumerate(zip(images, subjects, strict=True))
+        ]
+        whole = estimate_from([one for many in measured for one in many], zeros=zeros)
+        if best is not None and (whole.unknown > best[1].unknown or not _agrees(whole, best[1])):
+            break
+        best, noise_model = (measured, whole), whole.noise_model
+        if noise_model.correlated or whole.unknown <= MOST_UNKNOWN:
+            break
+    return best
+
+
+def _agrees(new: NoiseEstimate, old: NoiseEstimate) -> bool:
+    """Whether levels that were known stay within a fifth, by their root mean square."""
+    off = np.log(new.variance(old.intensity)) / 2 - np.log(old.level)
+    return float(np.average(off**2, weights=np.square(old.error) ** -1)) <= LOOK_ERROR**2
+
+
+def _measured(
+    image: MaskedImage, piece: Cut, noise_model: NoiseModel | None, *, number: int, subject: Hashable
+) -> Measurement:
     """A piece of an image as it is measured: without a fine periodic pattern, which is content."""
     pixels, valid = image.pixels[piece], ~image.restored[piece]
-    return measure(pixels - lattice(pixels, valid), valid=valid, counts=image.counts, number=number, subject=subject)
+    known = {"counts": image.counts, "number": number, "subject": subject, "noise_model": noise_model}
+    return measure(pixels - lattice(pixels, valid), valid=valid, **known)
 
 
 def predictor_of(network: Network, noise_model: NoiseModel, images: Sequence[MaskedImage]) -> Predictor:

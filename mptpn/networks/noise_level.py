@@ -1,7 +1,7 @@
 """Noise level of an image: a small network says how surely the energy of a window's high-pass bands is noise."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import as_file, files
 
 import numpy as np
@@ -36,11 +36,12 @@ class NoiseLevelNetwork(nn.Module):
     sees the local energies of all bands relative to a robust level, and their low quantiles over the image; it states
     the precision of each energy, learned from its own errors.
 
-    forward(noisy [B, 1, H, W], valid, counts) -> log precision [B, bands, h, w], energy [B, bands, h, w] (intensity
-    squared), mean intensity [B, 1, h, w]; H, W >= 16, h = ceil(H / 4). valid: same shape as noisy, bool; None: every
-    pixel. counts: whether 0 is a number of photons, and no sign of clipping or background. The energy of band 0 is the
-    variance of white noise; that of lag k is variance (1 - correlation at k). Gain and offset of the image scale the
-    energies and change no precision.
+    forward(noisy [B, 1, H, W], valid, counts, variance) -> log precision [B, bands, h, w], energy [B, bands, h, w]
+    (intensity squared), mean intensity [B, 1, h, w]; H, W >= 16, h = ceil(H / 4). valid: same shape as noisy, bool;
+    None: every pixel. counts: whether 0 is a number of photons, and no sign of clipping or background. variance: of the
+    noise at an intensity, as estimated before, to which energies are compared; None: to a robust level. The energy of
+    band 0 is the variance of white noise; that of lag k is variance (1 - correlation at k). Gain and offset of the
+    image scale the energies and change no precision.
     """
 
     def __init__(self, *, width: int = 48):
@@ -58,7 +59,12 @@ class NoiseLevelNetwork(nn.Module):
         self.register_buffer("tail", torch.tensor(1.96))
 
     def forward(
-        self, noisy: Tensor, valid: Tensor | None = None, *, counts: bool = False
+        self,
+        noisy: Tensor,
+        valid: Tensor | None = None,
+        *,
+        counts: bool = False,
+        variance: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         if noisy.ndim != 4 or noisy.shape[1] != 1 or min(noisy.shape[2:]) < SMALLEST:
             raise ValueError(
@@ -68,10 +74,13 @@ class NoiseLevelNetwork(nn.Module):
         squares, numbers = band_sums(noisy, valid)
         energy = squares / numbers.clamp_min(1e-6)
         known = (numbers > 0.3 * window_sums(torch.ones_like(valid))) & whole
-        precision = self._precision(energy / robust_level(noisy, given) ** 2, known)
-        if not bool(whole.all()) and float((precision.exp() * known)[:, 0].sum()) < LEAST_PRECISION:
-            precision = self._precision(energy / robust_level(noisy, _within(whole, given, noisy)) ** 2, known)
         mean = window_sums(noisy * valid) / window_sums(valid).clamp_min(1e-6)
+        if variance is None:
+            precision = self._precision(energy / robust_level(noisy, given) ** 2, known)
+            if not bool(whole.all()) and float((precision.exp() * known)[:, 0].sum()) < LEAST_PRECISION:
+                precision = self._precision(energy / robust_level(noisy, _within(whole, given, noisy)) ** 2, known)
+        else:
+            precision = self._precision(energy / variance(mean.double()).clamp_min(1e-12).to(energy), known)
         return precision.masked_fill(~known, -30.0), energy * (-2 * self.log_bias).exp()[:, None, None], mean
 
     def _precision(self, energy: Tensor, known: Tensor) -> Tensor:

@@ -96,6 +96,7 @@ def measure(
     number: int = 0,
     subject: Hashable = None,
     network: NoiseLevelNetwork | None = None,
+    noise_model: NoiseModel | None = None,
 ) -> Measurement:
     """Measure the band energies of an image, which is nearly all the time that an estimate takes.
 
@@ -105,6 +106,7 @@ def measure(
         counts: see Measurement; None: as the image shows.
         number: names the image in messages, and among the images of a set. subject: see Measurement; None: its own.
         network: trained and calibrated; None: the pretrained one.
+        noise_model: as estimated before, so that noise that is stronger in the light is not taken for structure there.
     Raises:
         ValueError: too small, constant or not finite.
     """
@@ -125,10 +127,8 @@ def measure(
     network = network or pretrained_network()
     if counts is None:
         counts = count_step(image, valid) if image.shape[1] == 1 else 0.0
-    parts = [
-        network(tile[None, None], None if valid is None else valid[None, None], counts=counts > 0)
-        for tile, valid in tiles
-    ]
+    known = {"counts": counts > 0, "variance": noise_model and noise_model.variance}
+    parts = [network(tile[None, None], None if valid is None else valid[None, None], **known) for tile, valid in tiles]
     places = _places([mean.shape[2:] for _, _, mean in parts])
     precision, energy, mean = (
         torch.cat([x.double().flatten(2)[0] for x in column], 1) for column in zip(*parts, strict=True)

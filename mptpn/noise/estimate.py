@@ -34,6 +34,7 @@ FIT_ERROR = 0.15  # stated relative error of a level up to which a bin takes par
 FEW_ZEROS, MANY_ZEROS = 1 / 3, 3
 LEAST_ZEROS, CUT_OFF = 10, 0.02  # such pixels, expected; share of zeros that tell that values below 0 were cut off
 LEVEL_SPREAD = 1.5  # ratio of the levels of the images of a set from which a finding says so
+MOST_UNKNOWN = 0.05  # share of the image at intensities of unknown level, up to which it is not worth a word
 MAX_LOG_INTERVAL = math.log(10)  # half width of an interval; beyond a factor of ten the level is unknown
 
 
@@ -54,6 +55,7 @@ class NoiseEstimate:
         correlation: measured at lags -3..3 of rows and columns, [7, 7], 1 in the middle.
         half_size: half height and half width, px, of the blind spot that this correlation requires.
         findings: what a user must know, a sentence each.
+        unknown: share of the image at whose intensities no window is free of structure.
     """
 
     sigma: float
@@ -68,6 +70,7 @@ class NoiseEstimate:
     correlation: Tensor
     half_size: tuple[int, int]
     findings: tuple[str, ...]
+    unknown: float = 0.0
 
     def variance(self, intensity: float | Sequence[float] | np.ndarray) -> np.ndarray:
         """Variance of the noise at these intensities, in the image's unit squared."""
@@ -208,6 +211,7 @@ def estimate_from(
         correlation=correlation.float(),
         half_size=half_size,
         findings=tuple(found),
+        unknown=unknown,
     )
 
 
@@ -224,7 +228,8 @@ def _excluded(bands: Bands, zeros: float) -> tuple[str, ...]:
     expected, found = (share * STRIDE**2 for share in (float((bands.count * none).sum()), zeros * windows))
     if found > MANY_ZEROS * expected and (expected > LEAST_ZEROS or zeros > CUT_OFF):
         return "rician", "speckle"
-    return ("gaussian", "poisson_gaussian") if found < FEW_ZEROS * expected and expected > LEAST_ZEROS else ()
+    few = found < FEW_ZEROS * expected and zeros < CUT_OFF / 2
+    return ("gaussian", "poisson_gaussian") if few and expected > LEAST_ZEROS else ()
 
 
 def _noise_level_function(bands: Bands, correlation: Tensor | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
@@ -290,7 +295,7 @@ def _findings(
             "this is the noise model of all together, ask for each on its own",
         ),
         (
-            unknown > 0.05,
+            unknown > MOST_UNKNOWN,
             f"at the intensities of {100 * unknown:.0f} % of the image no window is free of structure: "
             "the noise model is extended to them",
         ),
