@@ -31,7 +31,7 @@ WHITE_LOG_RATIO = 0.06
 FIT_ERROR = 0.15  # stated relative error of a level up to which a bin takes part in the fit
 # pixels at or below 0, of those that photons of the measured levels have, and Gaussian noise has no fewer: with fewer
 # noise is neither, with more it is not Rician or speckle, which have none but by rounding
-FEW_ZEROS, MANY_ZEROS = 1 / 3, 3
+FEW_ZEROS, MANY_ZEROS = 0.5, 3
 LEAST_ZEROS, CUT_OFF = 10, 0.02  # such pixels, expected; share of zeros that tell that values below 0 were cut off
 LEVEL_SPREAD = 1.5  # ratio of the levels of the images of a set from which a finding says so
 MOST_UNKNOWN = 0.05  # share of the image at intensities of unknown level, up to which it is not worth a word

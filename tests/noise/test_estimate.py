@@ -293,6 +293,48 @@ def test_a_dark_that_was_cut_off_does_not_hide_the_noise_of_the_light(noise_mode
     assert found.variance(at.numpy()) ** 0.5 == pytest.approx(noise_model.variance(at).sqrt().numpy(), rel=0.1)
 
 
+def cells(peak: float, *, key: int) -> np.ndarray:
+    """Ellipses of many brightnesses on a dark background, [256, 256], photons."""
+    random, (rows, cols) = np.random.default_rng(key), np.mgrid[:256, :256]
+    image = np.zeros((256, 256))
+    for _ in range(12):
+        (row, col), axes, turn = random.integers(20, 236, 2), random.uniform(8, 18, 2), random.uniform(0, np.pi)
+        turned = (rows - row) * np.exp(1j * turn) + 1j * (cols - col) * np.exp(1j * turn)
+        inside = (turned.real / axes[0]) ** 2 + (turned.imag / axes[1]) ** 2 <= 1
+        image = np.maximum(image, random.uniform(0.3, 1) * inside)
+    image = gaussian_filter(image, 1.5)
+    return peak * (0.02 + 0.98 * image / image.max())
+
+
+@pytest.mark.parametrize("peak", [20, 50, 100, 400])
+def test_noise_of_bright_cells_is_known_beside_a_dark_background(peak):
+    """A camera's offset, and read noise of a photon: seven tenths of the image are dark, and their noise is weak."""
+    clean, random = cells(peak, key=503), np.random.default_rng(peak)
+    noisy = 100 + random.poisson(clean) + random.standard_normal(clean.shape)
+    found = mptpn.estimate_noise(noisy.astype(np.float32))
+    at = np.quantile(clean, [0.02, 0.8, 0.98])
+    assert found.kind == "poisson_gaussian" and found.unknown <= 0.05
+    assert np.sqrt(found.variance(100 + at) / (1 + at)) == pytest.approx(1, abs=0.1)
+
+
+def test_texture_beside_a_flat_dark_is_not_called_noise():
+    """The first look knows the dark alone."""
+    texture = torch.rand(256, 256, generator=generator(34)).numpy()
+    clean = 20 + np.where(np.mgrid[:256, :256][1] < 90, 0, 60 + 40 * gaussian_filter(texture, 0.7))
+    noisy = clean + np.random.default_rng(35).standard_normal(clean.shape)
+    found = mptpn.estimate_noise(noisy.astype(np.float32))
+    assert found.variance(20.0) ** 0.5 == pytest.approx(1, rel=0.25)
+
+
+@pytest.mark.parametrize("sigma", [4, 6, 12])
+def test_rician_noise_of_8_bits_is_known_though_some_of_it_is_rounded_to_0(sigma):
+    clean = 220 * gaussian_filter(MEDICAL["head_mr"][0, 0].numpy(), 0.6)
+    noisy = Rician(sigma).sample(torch.from_numpy(clean), generator=generator(36)).round().clamp(0, 255)
+    found = mptpn.estimate_noise(noisy.numpy().astype(np.uint8))
+    assert (noisy == 0).any() and found.kind == "rician"
+    assert found.noise_model.sigma == pytest.approx(sigma, rel=0.03)
+
+
 @pytest.mark.parametrize("blur, mean, contrast", [(0.8, 4, 1.5), (1.2, 5, 2), (2, 4, 1.5)])
 def test_zeros_of_counted_photons_contradict_rician_noise_and_speckle(blur, mean, contrast):
     """Texture hides that the variance is the mean, and the levels alone agree with all three."""
