@@ -185,7 +185,7 @@ def estimate_from(
     kind, noise_model, parameters, misfit = fit_noise_model(intensity, variance, error, **known)
     if kind == "rician" and not correlated:
         means = torch.cat([one.mean[one.valid] for one in measured]).numpy()
-        if (level := background_sigma(means, noise_model.sigma)) is not None:
+        if (level := background_sigma(means, noise_model.sigma, intensity, variance, error)) is not None:
             noise_model, parameters = Rician(level), {"sigma": (level, BACKGROUND_ERROR * level)}
     sigma = math.sqrt(float(noise_model.variance(torch.tensor(bands.mean, dtype=torch.float64))))
     width = float(network.tail) * float(np.average(error, weights=1 / error**2))

@@ -13,13 +13,15 @@ from mptpn.noise.photons import Poisson
 MAX_MISFIT = 4.0  # mean squared deviation from the bins, in standard errors, from which a noise model does not fit
 # least ratio of the intensities whose levels are taken for speckle, and share of their bins; fluorescence has at most
 # 0.32, drawn speckle at least 0.56
-LIGHT, LIGHT_SHARE = 1.25, 0.45
+LIGHT, LIGHT_SHARE, LIGHT_MISFIT = 1.25, 0.45, 2.0
 # for the information criterion; far from the dark Rician noise is Gaussian: it must do better, not as well
 PARAMETERS = {"gaussian": 1, "poisson_gaussian": 2, "speckle": 1, "rician": 1.5}
 
-# a background without signal holds this share of the windows or more, and gives a sigma up to 1.14 times that of the
-# levels, which are low at edges; what is brighter by more has a signal
-BACKGROUND_SHARE, BACKGROUND_RANGE = 0.1, (0.88, 1.14)
+# a background without signal holds this share of the windows or more, and gives a sigma of at least 0.88 times that of
+# the levels, and at most 1.14 times; levels are low at edges. Bright ones are off by less: drawn, at most by 1.075, and
+# by 1.10 where the background has a signal of half a sigma
+BACKGROUND_SHARE, BACKGROUND_RANGE, BACKGROUND_BRIGHT = 0.1, (0.88, 1.14), 1.085
+BRIGHT, BRIGHT_ERROR = 3.0, 0.05  # sigma: intensities whose levels are those to compare with, if they are known so well
 BACKGROUND_WIDTH = 0.08  # of sigma: half width of the peak of its windows' means, 1.6 standard deviations
 BACKGROUND_SIDE = 0.5  # of the peak: most windows in a band as wide just above; a signal that fades away has more
 BACKGROUND_ERROR = 0.01  # relative error of its sigma, measured on drawn noise
@@ -89,7 +91,7 @@ def _speckle_in_light(*bins: np.ndarray) -> Fitted | None:
         if bins[0][-1] < LIGHT * darkest or len(kept[0]) < LIGHT_SHARE * len(bins[0]):
             return None
         fit = _fit("speckle", *kept)
-        if fit is not None and (misfit := _misfit(fit[0], *kept)) <= 1:
+        if fit is not None and (misfit := _misfit(fit[0], *kept)) <= LIGHT_MISFIT:
             return *fit, misfit
     return None
 
@@ -146,17 +148,21 @@ def _poisson_gaussian(
     }
 
 
-def background_sigma(means: np.ndarray, sigma: float) -> float | None:
+def background_sigma(means: np.ndarray, sigma: float, *bins: np.ndarray) -> float | None:
     """Sigma of Rician noise from the background, where its mean is sigma sqrt(pi / 2), or None where there is none.
 
     From the mode of local means (Aja-Fernandez et al. 2008), here their shortest interval with a tenth of all. Near 0 a
     clean intensity goes with the root of what the mean is off: sigma 5 % too low makes the dark 0.4 sigma too bright.
 
     Args:
-        means: of windows of 13 x 13 px. sigma: from their levels.
+        means: of windows of 13 x 13 px. sigma: from their levels. bins: intensity, variance and error of these, as in
+            fit_noise_model.
     """
-    unit = sigma * math.sqrt(math.pi / 2)
-    low, high = (end * unit for end in BACKGROUND_RANGE)
+    bright = [x[bins[0] > BRIGHT * sigma] for x in bins]
+    least, most = BACKGROUND_RANGE
+    if (bright[2] ** -2).sum() > BRIGHT_ERROR**-2:
+        sigma, most = _fit_rician(*bright)[0].sigma, BACKGROUND_BRIGHT
+    low, high = (end * sigma * math.sqrt(math.pi / 2) for end in (least, most))
     width = BACKGROUND_WIDTH * sigma
     near = np.sort(means[(low < means) & (means < high + width)])
     share = math.ceil(BACKGROUND_SHARE * means.size)

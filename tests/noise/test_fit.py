@@ -75,3 +75,17 @@ def test_a_hump_fits_no_model_and_is_given_as_a_table():
     kind, noise_model, parameters, misfit = fit_noise_model(BINS, variance, np.full(18, 0.05), from_zero=True)
     assert kind == "free" and parameters == {} and misfit > fit.MAX_MISFIT
     assert noise_model.variances == tuple(variance) and noise_model.intensities == tuple(BINS)
+
+
+@pytest.mark.parametrize("signal, share, found", [(0.0, 0.3, True), (0.6, 0.3, False), (0.0, 0.02, False)])
+def test_a_background_gives_the_sigma_of_rician_noise_if_it_has_no_signal(signal, share, found):
+    """Levels are 4 % low; beside the background there are means of all intensities."""
+    random, sigma, windows = np.random.default_rng(4), 0.2, 4000
+    dark = Rician(sigma).mean(torch.tensor([signal * sigma], dtype=torch.float64)).item()
+    number = int(share * windows)
+    means = np.concatenate(
+        [dark + 0.05 * sigma * random.standard_normal(number), random.uniform(1, 3, windows - number)]
+    )
+    bins = np.linspace(1, 3, 9), variance_of(Rician(0.96 * sigma), np.linspace(1, 3, 9)), np.full(9, 0.03)
+    level = fit.background_sigma(means, 0.95 * sigma, *bins)
+    assert level == pytest.approx(sigma, rel=0.01) if found else level is None
