@@ -62,11 +62,12 @@ def fit_noise_model(
     found = {kind: (*fit, _misfit(fit[0], *bins)) for kind, fit in fits.items()}
     left = {kind: found[kind] for kind in found if kind not in excluded}
     least = min((misfit for _, _, misfit in left.values()), default=math.inf)
-    poor = least > (1 if "gaussian" in excluded else MAX_MISFIT)
-    if poor and "speckle" in left and (speckle := _speckle_in_light(*bins)) is not None:
-        left = {"speckle": speckle}
-    elif least > MAX_MISFIT and "gaussian" in excluded:
-        left = found
+    if "gaussian" in excluded and least > 1:
+        speckle = _speckle_in_light(*bins) if "speckle" in left else None
+        if speckle is not None:
+            left = {"speckle": speckle}
+        elif least > MAX_MISFIT:
+            left = found
     count = len(intensity)
     best = min(left, key=lambda kind: count * left[kind][2] + PARAMETERS[kind] * math.log(count + 1))
     if left[best][2] > MAX_MISFIT and count > 2:
