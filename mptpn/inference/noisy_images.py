@@ -27,7 +27,17 @@ from mptpn.inference.stabilise import VarianceStabilisingTransform, cut, whiteni
 from mptpn.io import gray_array
 from mptpn.networks import BlindSpotNetwork, RetractableTransformer
 from mptpn.networks.noise_level import SMALLEST
-from mptpn.noise import EMCCD, NoiseEstimate, NoiseModel, Poisson, detect_skew, estimate_from, may_be_skewed, measure
+from mptpn.noise import (
+    EMCCD,
+    NoiseEstimate,
+    NoiseModel,
+    Poisson,
+    PoissonGaussian,
+    detect_skew,
+    estimate_from,
+    may_be_skewed,
+    measure,
+)
 from mptpn.noise.bands import Measurement
 from mptpn.noise.estimate import MOST_UNKNOWN
 from mptpn.noise.lattice import lattice
@@ -213,9 +223,9 @@ def _look(
 ) -> tuple[list[list[Measurement]], NoiseEstimate]:
     """What is measured in the pieces of each image, and the noise of all.
 
-    Where intensities are left whose level is not known, white noise is looked at once more, and again, relative to what
-    was found: beside a large and dark background the noise of the light would seem to be structure. What was known must
-    stay: texture would be called noise of all intensities.
+    Where intensities are left whose level is not known, Gaussian noise is looked at once more, and again, relative to
+    what was found: beside a large and dark background the noise of the light would seem to be structure. What was known
+    must stay: texture would be called noise of all intensities.
     """
     best, noise_model = None, None
     for _ in range(LOOKS):
@@ -227,7 +237,7 @@ def _look(
         if best is not None and (whole.unknown > best[1].unknown or not _agrees(whole, best[1])):
             break
         best, noise_model = (measured, whole), whole.noise_model
-        if noise_model.correlated or whole.unknown <= MOST_UNKNOWN:
+        if not isinstance(noise_model, PoissonGaussian) or whole.unknown <= MOST_UNKNOWN:
             break
     return best
 

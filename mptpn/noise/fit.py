@@ -63,7 +63,8 @@ def fit_noise_model(
     left = {kind: found[kind] for kind in found if kind not in excluded}
     least = min((misfit for _, _, misfit in left.values()), default=math.inf)
     if "gaussian" in excluded and least > 1:
-        speckle = _speckle_in_light(*bins) if "speckle" in left else None
+        most = 1 if least <= MAX_MISFIT else LIGHT_MISFIT
+        speckle = _speckle_in_light(*bins, most=most) if "speckle" in left else None
         if speckle is not None:
             left = {"speckle": speckle}
         elif least > MAX_MISFIT:
@@ -82,8 +83,8 @@ def _fit(kind: str, intensity: np.ndarray, variance: np.ndarray, error: np.ndarr
     return _fit_linear(intensity, variance, error, powers=powers)
 
 
-def _speckle_in_light(*bins: np.ndarray) -> Fitted | None:
-    """Speckle of the brightest bins, as many as agree with it; edges make the levels of dark ones too high.
+def _speckle_in_light(*bins: np.ndarray, most: float) -> Fitted | None:
+    """Speckle of the brightest bins, as many as it fits up to a misfit; edges make the levels of dark ones too high.
 
     None where they are less than a factor of LIGHT apart, or too few: so would photons do.
     """
@@ -92,7 +93,7 @@ def _speckle_in_light(*bins: np.ndarray) -> Fitted | None:
         if bins[0][-1] < LIGHT * darkest or len(kept[0]) < LIGHT_SHARE * len(bins[0]):
             return None
         fit = _fit("speckle", *kept)
-        if fit is not None and (misfit := _misfit(fit[0], *kept)) <= LIGHT_MISFIT:
+        if fit is not None and (misfit := _misfit(fit[0], *kept)) <= most:
             return *fit, misfit
     return None
 

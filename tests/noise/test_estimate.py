@@ -254,6 +254,16 @@ def test_magnitude_noise_is_called_rician_with_the_sigma_of_its_background(sigma
     assert estimate_noise_model([noisy]).kind not in ("rician", "speckle")
 
 
+@pytest.mark.parametrize("sigma", [0.03, 0.08, 0.2, 0.4])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_magnitude_noise_of_two_discs_is_rician(sigma, seed):
+    rows, cols = np.mgrid[:192, :192]
+    clean = np.select([np.hypot(rows - 96, cols - 96) < radius for radius in (30, 60)], [1.0, 0.6], 0.0)
+    clean = torch.from_numpy(gaussian_filter(clean, 0.6))
+    found = mptpn.estimate_noise(Rician(sigma).sample(clean, generator=generator(seed, "discs")).numpy())
+    assert found.kind == "rician" and found.noise_model.sigma == pytest.approx(sigma, rel=0.02)
+
+
 @pytest.mark.parametrize("dark", [0.0, 0.8, 1.9])
 def test_rician_noise_of_a_flat_image_is_told_from_gaussian_noise_and_counts(dark):
     """Clean intensity dark * sigma with a brighter disc: white noise cut at 0 and counted photons have zeros there."""
