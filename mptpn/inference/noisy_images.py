@@ -227,12 +227,13 @@ def _look(
     what was found: beside a large and dark background the noise of the light would seem to be structure. What was known
     must stay: texture would be called noise of all intensities.
     """
+    about = [
+        [_seen(image, piece) | {"number": i, "subject": subject} for piece in pieces(image.measured)]
+        for i, (image, subject) in enumerate(zip(images, subjects, strict=True))
+    ]
     best, noise_model = None, None
     for _ in range(LOOKS):
-        measured = [
-            [_measured(image, piece, noise_model, number=i, subject=subject) for piece in pieces(image.measured)]
-            for i, (image, subject) in enumerate(zip(images, subjects, strict=True))
-        ]
+        measured = [[measure(**piece, noise_model=noise_model) for piece in many] for many in about]
         whole = estimate_from([one for many in measured for one in many], zeros=zeros)
         if best is not None and (whole.unknown > best[1].unknown or not _agrees(whole, best[1])):
             break
@@ -243,18 +244,15 @@ def _look(
 
 
 def _agrees(new: NoiseEstimate, old: NoiseEstimate) -> bool:
-    """Whether levels that were known stay within a fifth, by their root mean square."""
+    """Whether levels that were known stay, by the root mean square of their relative change."""
     off = np.log(new.variance(old.intensity)) / 2 - np.log(old.level)
     return float(np.average(off**2, weights=np.square(old.error) ** -1)) <= LOOK_ERROR**2
 
 
-def _measured(
-    image: MaskedImage, piece: Cut, noise_model: NoiseModel | None, *, number: int, subject: Hashable
-) -> Measurement:
-    """A piece of an image as it is measured: without a fine periodic pattern, which is content."""
+def _seen(image: MaskedImage, piece: Cut) -> dict:
+    """What measure() sees of a piece of an image: it without a fine periodic pattern, which is content."""
     pixels, valid = image.pixels[piece], ~image.restored[piece]
-    known = {"counts": image.counts, "number": number, "subject": subject, "noise_model": noise_model}
-    return measure(pixels - lattice(pixels, valid), valid=valid, **known)
+    return {"image": pixels - lattice(pixels, valid), "valid": valid, "counts": image.counts}
 
 
 def predictor_of(network: Network, noise_model: NoiseModel, images: Sequence[MaskedImage]) -> Predictor:

@@ -49,6 +49,13 @@ def waves(height: int, width: int) -> Tensor:
     return (0.5 + 0.4 * torch.sin(rows / 25) * torch.cos(cols / 31))[None, None]
 
 
+def discs(dark: float) -> Tensor:
+    """A disc of 1 in a disc of 0.6, [192, 192]."""
+    rows, cols = np.mgrid[:192, :192]
+    image = np.select([np.hypot(rows - 96, cols - 96) < radius for radius in (30, 60)], [1.0, 0.6], dark)
+    return torch.from_numpy(gaussian_filter(image, 0.6))
+
+
 @cache
 def of_white(name: str, level: int, factor: float = 1.0) -> NoiseEstimate:
     """Of an embedded image under white noise; factor changes the noise and not its pattern."""
@@ -257,9 +264,7 @@ def test_magnitude_noise_is_called_rician_with_the_sigma_of_its_background(sigma
 @pytest.mark.parametrize("sigma", [0.03, 0.08, 0.2, 0.4])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_magnitude_noise_of_two_discs_is_rician(sigma, seed):
-    rows, cols = np.mgrid[:192, :192]
-    clean = np.select([np.hypot(rows - 96, cols - 96) < radius for radius in (30, 60)], [1.0, 0.6], 0.0)
-    clean = torch.from_numpy(gaussian_filter(clean, 0.6))
+    clean = discs(0.0)
     found = mptpn.estimate_noise(Rician(sigma).sample(clean, generator=generator(seed, "discs")).numpy())
     assert found.kind == "rician" and found.noise_model.sigma == pytest.approx(sigma, rel=0.02)
 
@@ -283,9 +288,7 @@ def test_rician_noise_of_a_flat_image_is_told_from_gaussian_noise_and_counts(dar
 @pytest.mark.parametrize("dark", [0.0, 0.1])
 def test_looks_of_speckle_are_found_beside_a_dark_background(dark, looks):
     """Noise of bright neighbours makes the levels of dark windows too high, like those of photons."""
-    rows, cols = np.mgrid[:192, :192]
-    clean = np.select([np.hypot(rows - 96, cols - 96) < radius for radius in (30, 60)], [1.0, 0.6], dark)
-    clean = torch.from_numpy(gaussian_filter(clean, 0.6))
+    clean = discs(dark)
     found = mptpn.estimate_noise(Speckle(looks).sample(clean, generator=generator(30)).numpy())
     assert found.kind == "speckle" and found.noise_model.looks == pytest.approx(looks, rel=0.1)
 
@@ -293,9 +296,7 @@ def test_looks_of_speckle_are_found_beside_a_dark_background(dark, looks):
 @pytest.mark.parametrize("noise_model", [PoissonGaussian(8, gain=8.5), PoissonGaussian(20)], ids=str)
 def test_a_dark_that_was_cut_off_does_not_hide_the_noise_of_the_light(noise_model):
     """Half of the noise of the background is missing, and that of the light is several times as strong."""
-    rows, cols = np.mgrid[:192, :192]
-    clean = np.select([np.hypot(rows - 96, cols - 96) < radius for radius in (30, 60)], [250.0, 150.0], 0.0)
-    clean = torch.from_numpy(gaussian_filter(clean, 0.6))
+    clean = 250 * discs(0.0)
     noisy = noise_model.sample(clean, generator=generator(33)).clamp_min(0)
     found = mptpn.estimate_noise(noisy.numpy())
     assert found.kind in ("gaussian", "poisson_gaussian") and not finds(found, "level is known to")
