@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mptpn.filters import robust_level
 from mptpn.inference.denoiser import Denoiser, Network, load_network
-from mptpn.inference.masks import Cut, MaskedImage, bounding_box, inpaint, masked_image, pieces, select
+from mptpn.inference.looks import look
+from mptpn.inference.masks import MaskedImage, bounding_box, inpaint, masked_image, pieces, select
 from mptpn.inference.orientation import orientation, turned
 from mptpn.inference.predictor import (
     BlindSpotPredictor,
@@ -27,20 +28,7 @@ from mptpn.inference.stabilise import VarianceStabilisingTransform, cut, whiteni
 from mptpn.io import gray_array
 from mptpn.networks import BlindSpotNetwork, RetractableTransformer
 from mptpn.networks.noise_level import SMALLEST
-from mptpn.noise import (
-    EMCCD,
-    NoiseEstimate,
-    NoiseModel,
-    Poisson,
-    PoissonGaussian,
-    detect_skew,
-    estimate_from,
-    may_be_skewed,
-    measure,
-)
-from mptpn.noise.bands import Measurement
-from mptpn.noise.estimate import MOST_UNKNOWN
-from mptpn.noise.lattice import lattice
+from mptpn.noise import EMCCD, NoiseEstimate, NoiseModel, Poisson, detect_skew, may_be_skewed
 from mptpn.random import generator
 from mptpn.stages import pipeline, preliminary
 from mptpn.tiling import spread
@@ -54,8 +42,6 @@ PRETRAINED = ("small", "correlated")  # networks of the package for white and fo
 # level of the noise that the network is told: noise of longer range than is measured makes it stronger than estimated
 # (chosen on validation images: 0.02 to 0.06 dB on CT, OCT and MR)
 TOLD_LEVEL = 1.1
-LOOKS = 3  # most measurements of the noise of images in whose light it is not known at first
-LOOK_ERROR = 0.2  # most relative change, from one to the next, of the levels that were known
 SKEW_IMAGES = 4  # of a series, whose noise is examined for skew
 
 
@@ -105,8 +91,7 @@ class NoisyImages:
         inside = [x if mask is None else x[mask] for x, mask in zip(arrays, masks, strict=True)]
         unit = max(max(abs(float(x.min())), abs(float(x.max()))) for x in inside) or 1.0
         images = tuple(masked_image(x, mask, unit) for x, mask in zip(arrays, masks, strict=True))
-        zeros = _zeros([select(image.pixels, ~image.restored) for image in images])
-        measured, whole = _look(images, subjects, zeros=zeros)
+        measured, whole, zeros = look(images, subjects)
         if len(images) == 1:
             return cls(images, unit, whole, (whole.noise_model,), turn)
         each = (pipeline.noise_model_in_set(many, whole, zeros=zeros) for many in measured)
@@ -209,50 +194,6 @@ class NoisyImages:
 def load_once(name: str) -> RetractableTransformer:
     """A network of the package, read once for all scans and channels."""
     return load_network(name)
-
-
-def _zeros(pixels: Sequence[np.ndarray]) -> float | None:
-    """Share of the pixels that are 0; None where one is below, so that 0 does not mean that there is no signal."""
-    if min(float(x.min()) for x in pixels) < 0:
-        return None
-    return sum(int((x == 0).sum()) for x in pixels) / sum(x.size for x in pixels)
-
-
-def _look(
-    images: Sequence[MaskedImage], subjects: Sequence[Hashable], *, zeros: float | None
-) -> tuple[list[list[Measurement]], NoiseEstimate]:
-    """What is measured in the pieces of each image, and the noise of all.
-
-    Where intensities are left whose level is not known, Gaussian noise is looked at once more, and again, relative to
-    what was found: beside a large and dark background the noise of the light would seem to be structure. What was known
-    must stay: texture would be called noise of all intensities.
-    """
-    about = [
-        [_seen(image, piece) | {"number": i, "subject": subject} for piece in pieces(image.measured)]
-        for i, (image, subject) in enumerate(zip(images, subjects, strict=True))
-    ]
-    best, noise_model = None, None
-    for _ in range(LOOKS):
-        measured = [[measure(**piece, noise_model=noise_model) for piece in many] for many in about]
-        whole = estimate_from([one for many in measured for one in many], zeros=zeros)
-        if best is not None and (whole.unknown > best[1].unknown or not _agrees(whole, best[1])):
-            break
-        best, noise_model = (measured, whole), whole.noise_model
-        if not isinstance(noise_model, PoissonGaussian) or whole.unknown <= MOST_UNKNOWN:
-            break
-    return best
-
-
-def _agrees(new: NoiseEstimate, old: NoiseEstimate) -> bool:
-    """Whether levels that were known stay, by the root mean square of their relative change."""
-    off = np.log(new.variance(old.intensity)) / 2 - np.log(old.level)
-    return float(np.average(off**2, weights=np.square(old.error) ** -1)) <= LOOK_ERROR**2
-
-
-def _seen(image: MaskedImage, piece: Cut) -> dict:
-    """What measure() sees of a piece of an image: it without a fine periodic pattern, which is content."""
-    pixels, valid = image.pixels[piece], ~image.restored[piece]
-    return {"image": pixels - lattice(pixels, valid), "valid": valid, "counts": image.counts}
 
 
 def predictor_of(network: Network, noise_model: NoiseModel, images: Sequence[MaskedImage]) -> Predictor:

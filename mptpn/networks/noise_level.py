@@ -96,8 +96,26 @@ def _within(whole: Tensor, valid: Tensor | None, noisy: Tensor) -> Tensor:
     """The valid pixels, [B, 1, H, W] bool, of whole windows: a dark that was cut off at 0 holds half of its noise, and
     beside that the noise of the light would seem to be structure.
     """
-    inside = F.interpolate(whole.to(noisy), scale_factor=STRIDE)[..., : noisy.shape[2], : noisy.shape[3]] > 0
+    inside = _pixels(whole, noisy)
     return inside if valid is None else inside & valid
+
+
+def part_between(noisy: Tensor, valid: Tensor | None, ends: tuple[float, float]) -> Tensor:
+    """The valid pixels of an image [H, W] where the local mean, and those next to it, lie between two ends, bool.
+
+    Next to it: a window beyond an edge that takes a few bright pixels is not bright.
+    """
+    inside = torch.ones_like(noisy) if valid is None else valid.to(noisy)
+    noisy, inside = noisy[None, None], inside[None, None]
+    mean = window_sums(noisy * inside) / window_sums(inside).clamp_min(1e-6)
+    off = ((mean < ends[0]) | (mean > ends[1])).to(noisy)
+    near = F.max_pool2d(off, 3, 1, 1) < 0.5
+    return (_pixels(near, noisy) & (inside > 0))[0, 0]
+
+
+def _pixels(windows: Tensor, noisy: Tensor) -> Tensor:
+    """Of windows [B, 1, h, w] bool, the pixels of an image [B, 1, H, W] nearest to them, bool."""
+    return F.interpolate(windows.to(noisy), scale_factor=STRIDE)[..., : noisy.shape[2], : noisy.shape[3]] > 0
 
 
 class _OneByOne(nn.Conv2d):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mptpn.networks import NoiseLevelNetwork, pretrained_noise_level
-from mptpn.networks.noise_level import BANDS, SMALLEST, STRIDE, band_factors, stated_precision
+from mptpn.networks.noise_level import BANDS, SMALLEST, STRIDE, band_factors, part_between, stated_precision
 from mptpn.noise.models import NoiseModel
 from mptpn.noise.photons import count_step
 from mptpn.tiling import spread
@@ -51,6 +51,12 @@ class Measurement:
         """The measurement of the image times scale plus zero, which the network does not depend on."""
         moved = {"energy": self.energy * scale**2, "mean": self.mean * scale + zero, "counts": self.counts * scale}
         return replace(self, **moved)
+
+    def with_part(self, part: "Measurement") -> "Measurement":
+        """The same with the windows that hold noise in a measurement of a part of this image."""
+        own = part.valid
+        names = ("precision", "energy", "mean")
+        return replace(self, **{name: torch.where(own, getattr(part, name), getattr(self, name)) for name in names})
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,7 @@ def measure(
     subject: Hashable = None,
     network: NoiseLevelNetwork | None = None,
     noise_model: NoiseModel | None = None,
+    between: tuple[float, float] | None = None,
 ) -> Measurement:
     """Measure the band energies of an image, which is nearly all the time that an estimate takes.
 
@@ -107,6 +114,7 @@ def measure(
         number: names the image in messages, and among the images of a set. subject: see Measurement; None: its own.
         network: trained and calibrated; None: the pretrained one.
         noise_model: as estimated before, so that noise that is stronger in the light is not taken for structure there.
+        between: local means of the part that is measured as an image of its own; the rest holds nothing. None: all.
     Raises:
         ValueError: too small, constant or not finite.
     """
@@ -127,6 +135,8 @@ def measure(
     network = network or pretrained_network()
     if counts is None:
         counts = count_step(image, valid) if image.shape[1] == 1 else 0.0
+    if between is not None:
+        tiles = [(tile, part_between(tile, valid, between)) for tile, valid in tiles]
     known = {"counts": counts > 0, "variance": noise_model and noise_model.variance}
     parts = [network(tile[None, None], None if valid is None else valid[None, None], **known) for tile, valid in tiles]
     places = _places([mean.shape[2:] for _, _, mean in parts])

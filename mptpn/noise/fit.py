@@ -21,6 +21,7 @@ PARAMETERS = {"gaussian": 1, "poisson_gaussian": 2, "speckle": 1, "rician": 1.5}
 # the levels, and at most 1.14 times; levels are low at edges. Bright ones are off by less: drawn, at most by 1.075, and
 # by 1.10 where the background has a signal of half a sigma
 BACKGROUND_SHARE, BACKGROUND_RANGE, BACKGROUND_BRIGHT = 0.1, (0.88, 1.14), 1.085
+NEAR = 0.5  # sigma: distance of bins of one intensity, that of a flat background, sorted by the noise
 BRIGHT, BRIGHT_ERROR = 3.0, 0.05  # sigma: intensities whose levels are those to compare with, if they are known so well
 BACKGROUND_WIDTH = 0.08  # of sigma: half width of the peak of its windows' means, 1.6 standard deviations
 BACKGROUND_SIDE = 0.5  # of the peak: most windows in a band as wide just above; a signal that fades away has more
@@ -72,6 +73,10 @@ def fit_noise_model(
     count = len(intensity)
     best = min(left, key=lambda kind: count * left[kind][2] + PARAMETERS[kind] * math.log(count + 1))
     if left[best][2] > MAX_MISFIT and count > 2:
+        near = _merged(*bins)
+        line = _fit_linear(*near, powers=(0, 1), least=2) if "poisson_gaussian" not in excluded else None
+        if line is not None and (misfit := _misfit(line[0], *near)) <= MAX_MISFIT:
+            return "poisson_gaussian", *line, misfit
         return "free", NoiseLevelFunction(tuple(intensity), tuple(variance)), {}, left[best][2]
     return best, *left[best]
 
@@ -105,14 +110,33 @@ def _misfit(noise_model: NoiseModel, intensity: np.ndarray, variance: np.ndarray
     return float(np.mean(deviations**2))
 
 
+def _merged(intensity: np.ndarray, variance: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The bins with those joined that lie within half a sigma: the noise of their windows' means has sorted them."""
+    groups = [[0]]
+    for i in range(1, len(intensity)):
+        first = groups[-1][0]
+        if intensity[i] - intensity[first] < NEAR * variance[first] ** 0.5:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    joined = []
+    for group in groups:
+        weight = error[group] ** -2.0
+        # bins share the error that no number of windows takes away
+        least = max(weight.sum() ** -0.5, error[group].min() / 2**0.5)
+        joined.append((*(np.average(x[group], weights=weight) for x in (intensity, variance)), least))
+    return tuple(np.array(column) for column in zip(*joined, strict=True))
+
+
 def _fit_linear(
-    intensity: np.ndarray, variance: np.ndarray, error: np.ndarray, *, powers: tuple[int, ...]
+    intensity: np.ndarray, variance: np.ndarray, error: np.ndarray, *, powers: tuple[int, ...], least: int | None = None
 ) -> Fit | None:
     """Weighted least squares of the variance on powers of the intensity: (0,), (0, 1) or (2,).
 
-    None where the slope is not positive, or one bin is all there is for a slope.
+    None where the slope is not positive, or for fewer than the least number of bins; None: one more than powers for a
+    slope.
     """
-    if len(intensity) <= len(powers) and powers != (0,):
+    if len(intensity) < (len(powers) + (powers != (0,)) if least is None else least):
         return None
     columns, fitted = np.stack([intensity**power for power in powers], 1), variance
     for _ in range(5):  # the error of a variance grows with the variance: weigh by the last fit
