@@ -328,6 +328,28 @@ def test_noise_of_bright_cells_is_known_beside_a_dark_background(peak):
     assert np.sqrt(found.variance(100 + at) / (1 + at)) == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.parametrize("correlation", [None, 0.6], ids=["white", "correlated"])
+@pytest.mark.parametrize("offset, noise_model", [(0, PoissonGaussian(4, gain=8.5)), (100, PoissonGaussian(2, gain=1.3))])
+def test_noise_of_the_light_is_known_though_nothing_lies_between_it_and_the_dark(offset, noise_model, correlation):
+    """Two discs of one brightness each on a dark without signal: beside its noise that of the discs is ten times it."""
+    clean = 250 * discs(0.0)
+    clean = torch.where(clean < 20, 0.0, clean).float()
+    if correlation:
+        noise_model = CorrelatedGaussian(noise_model, blurred(correlation))
+    noisy = offset + noise_model.sample(clean, generator=generator(37))
+    found = mptpn.estimate_noise(noisy.numpy())
+    at = torch.tensor([0.0, 150.0, 250.0])
+    assert found.kind.removeprefix("correlated ") == "poisson_gaussian"
+    assert np.sqrt(found.variance(offset + at.numpy()) / noise_model.variance(at).numpy()) == pytest.approx(1, abs=0.15)
+
+
+def blurred(width: float) -> Tensor:
+    """Correlation of white noise after a Gaussian blur of this standard deviation, px, [7, 7]."""
+    steps = torch.arange(-RADIUS, RADIUS + 1.0)
+    along = torch.exp(-(steps**2) / (4 * width**2))
+    return torch.outer(along, along)
+
+
 def test_texture_beside_a_flat_dark_is_not_called_noise():
     """The first look knows the dark alone."""
     texture = torch.rand(256, 256, generator=generator(34)).numpy()

@@ -63,6 +63,16 @@ def test_a_line_at_negative_intensities_is_followed(noise_model):
     np.testing.assert_allclose(variance_of(found, at), variance_of(noise_model, at), rtol=1e-4)
 
 
+def test_bins_that_the_noise_of_a_flat_background_sorted_do_not_hide_the_line():
+    """One level at seven intensities around 0, which a line of this gain would change by a third."""
+    truth, dark = PoissonGaussian(4, gain=8.5), np.array([-0.9, -0.5, -0.2, 0.0, 0.2, 0.5, 0.9])
+    intensity = np.append(dark, [140.0, 180.0, 220.0])
+    variance = np.append(np.full(len(dark), 16.0), variance_of(truth, intensity[len(dark) :]))
+    kind, found, _, misfit = fit_noise_model(intensity, variance, np.full(len(variance), 0.02))
+    assert kind == "poisson_gaussian" and misfit < 1
+    assert (found.sigma, found.gain) == pytest.approx((4, 8.5), rel=0.02)
+
+
 def test_a_level_at_a_single_intensity_is_gaussian_noise():
     bins = np.array([0.5]), np.array([0.04]), np.array([0.1])
     kind, noise_model, parameters, _ = fit_noise_model(*bins, from_zero=True)
