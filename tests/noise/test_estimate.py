@@ -329,11 +329,12 @@ def test_noise_of_bright_cells_is_known_beside_a_dark_background(peak):
 
 
 @pytest.mark.parametrize("correlation", [None, 0.6], ids=["white", "correlated"])
-@pytest.mark.parametrize("offset, noise_model", [(0, PoissonGaussian(4, gain=8.5)), (100, PoissonGaussian(2, gain=1.3))])
-def test_noise_of_the_light_is_known_though_nothing_lies_between_it_and_the_dark(offset, noise_model, correlation):
+@pytest.mark.parametrize("offset, sigma, gain", [(0, 4, 8.5), (100, 2, 1.3)])
+def test_noise_of_the_light_is_known_though_nothing_lies_between_it_and_the_dark(offset, sigma, gain, correlation):
     """Two discs of one brightness each on a dark without signal: beside its noise that of the discs is ten times it."""
     clean = 250 * discs(0.0)
     clean = torch.where(clean < 20, 0.0, clean).float()
+    noise_model = PoissonGaussian(sigma, gain=gain)
     if correlation:
         noise_model = CorrelatedGaussian(noise_model, blurred(correlation))
     noisy = offset + noise_model.sample(clean, generator=generator(37))
