@@ -17,9 +17,9 @@ from mptpn import batch
 from mptpn.__main__ import main
 from mptpn.atomic import Lock, staged
 from mptpn.batch import Settings, denoise_files
+from mptpn.command_line.tables import add_row
 from mptpn.io import Writer, open_scan, open_scans
 from mptpn.io.parts import Parts
-from mptpn.tables import add_row
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SHAPE = (48, 50)

@@ -1,9 +1,11 @@
 """What the commands tell on the error channel: faults, and files that are passed over."""
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 
 def complain(options: argparse.Namespace, words: str, trace: str = "") -> None:
@@ -42,3 +44,34 @@ def _pass_over(options: argparse.Namespace, words: str, counts: Counter) -> None
         counts["that are no images"] += 1
     else:
         complain(options, words)
+
+
+def open_closed() -> None:
+    """Opens the standard channels that the caller has closed: else the next file would be taken for one of them."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+"))  # for as long as the process lives
+    sys.stderr = _Patient(sys.stderr)
+
+
+class _Patient:
+    """An error channel that passes over what it cannot write: a full disk behind it stops no work."""
+
+    def __init__(self, channel):
+        self._channel = channel
+
+    def __getattr__(self, name: str):
+        return getattr(self._channel, name)
+
+    def write(self, words: str) -> int:
+        with suppress(OSError):
+            self._channel.write(words)
+        return len(words)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._channel.flush()

@@ -12,12 +12,12 @@ from pathlib import Path
 from mptpn import faults
 from mptpn.api import estimate_noise
 from mptpn.batch import Settings, outcomes
+from mptpn.command_line.tables import add_result
 from mptpn.inference.sampling import measured_together
 from mptpn.io import LeftOut, Scan, walk
 from mptpn.io.folders import TABLE
 from mptpn.io.outcomes import Outcome
 from mptpn.noise import NoiseEstimate
-from mptpn.tables import add_result
 
 WAIT = 0.5  # seconds between two looks at whether a process still lives
 BEFORE = 64  # outcomes that wait to be told at most

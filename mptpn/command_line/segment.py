@@ -5,7 +5,7 @@ import json
 import warnings
 from pathlib import Path
 
-from mptpn.console import complain, told
+from mptpn.command_line.console import complain, told
 
 
 def add_commands(commands: argparse._SubParsersAction, files: dict, size) -> None:

@@ -1,0 +1,1 @@
+"""The command mptpn: what it takes, what it does with many files, and what it tells."""

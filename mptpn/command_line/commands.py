@@ -1,0 +1,74 @@
+"""The commands mptpn noise, denoise, train and enlarge; each imports what it needs when it runs."""
+
+import argparse
+import json
+import warnings
+
+from mptpn.command_line.console import complain, told
+
+DOUBTED = 3  # exit code of --strict
+
+
+def noise(options: argparse.Namespace) -> int:
+    from mptpn.command_line.jobs import noise_files
+    from mptpn.command_line.tables import NOISE, add_row, noise_row
+
+    failed, found = False, []
+    warnings.showwarning = lambda message, *_: complain(options, str(message))
+    if options.csv:
+        options.csv.open("w").close()
+    for one in told(options, noise_files(options.images, together=options.together, axes=options.axes)):
+        if one.failure:
+            failed = True
+        elif options.json:
+            found.append({"file": str(one.file), "unit": one.unit} | one.estimate.to_dict())
+        else:
+            print(f"{one.file}: {one.estimate}", flush=True)
+        if options.csv:
+            row = noise_row(one.file, one.unit, one.estimate) if one.estimate else {"file": one.file}
+            add_row(options.csv, NOISE, row | {"failure": one.failure})
+    if options.json:
+        print(json.dumps(found, indent=1))
+    return int(failed)
+
+
+def denoise(options: argparse.Namespace) -> int:
+    from mptpn.batch import Settings
+    from mptpn.command_line.jobs import denoise_with
+    from mptpn.inference.assessment import USE
+
+    names = ("out", "model", "strength", "minutes", "memory", "overwrite", "uncertainty", "report", "seed")
+    names += ("adapt", "axes", "part", "parametric_map")
+    settings = Settings(**{name: getattr(options, name) for name in names})
+    failed = doubted = False
+    warnings.showwarning = lambda message, *_: complain(options, str(message))
+    for one in told(options, denoise_with(options.jobs, options.images, settings)):
+        if one.failure:
+            failed = True
+        else:
+            print(f"{one.result or one.file}: {one.message or 'not judged'}", flush=True)
+            doubted |= one.verdict not in ("", USE)
+    return 1 if failed else DOUBTED if options.strict and doubted else 0
+
+
+def train(options: argparse.Namespace) -> int:
+    from mptpn import api
+    from mptpn.training import launch
+
+    photos = api.read_folder(options.photos)[0] if options.photos else ()
+    settings = {"fabric": launch(accelerator=options.accelerator), "photos": photos, "seed": options.seed}
+    about = api.train(options.folder, out=options.out, minutes=options.minutes, **settings)
+    steps, report = " and ".join(map(str, about["steps"])), options.out.with_suffix(".json")
+    done = f"trained on {len(about['images'])} images, {steps} steps, {about['seconds']:.0f} s"
+    print(f"{options.out}: {done}; report in {report}")
+    return 0
+
+
+def enlarge(options: argparse.Namespace) -> int:
+    from mptpn import api
+    from mptpn.io import read_image, write_image
+
+    image = read_image(options.image)
+    larger = api.enlarge_image(image, scale=options.scale, tile=options.tile)
+    print(write_image(options.out, larger))
+    return 0
