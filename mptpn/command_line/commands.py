@@ -10,6 +10,7 @@ DOUBTED = 3  # exit code of --strict
 
 
 def noise(options: argparse.Namespace) -> int:
+    """Print the noise of files, or write it as a table; the exit code is 1 where a file failed."""
     from mptpn.command_line.jobs import noise_files
     from mptpn.command_line.tables import NOISE, add_row, noise_row
 
@@ -33,6 +34,7 @@ def noise(options: argparse.Namespace) -> int:
 
 
 def denoise(options: argparse.Namespace) -> int:
+    """Denoise files; the exit code is 1 where one failed, and with --strict 3 where a result is doubted."""
     from mptpn.batch import Settings
     from mptpn.command_line.jobs import denoise_with
     from mptpn.inference.assessment import USE
@@ -52,6 +54,7 @@ def denoise(options: argparse.Namespace) -> int:
 
 
 def train(options: argparse.Namespace) -> int:
+    """Train on a folder and write weights and a report."""
     from mptpn import api
     from mptpn.training import launch
 
@@ -65,6 +68,7 @@ def train(options: argparse.Namespace) -> int:
 
 
 def enlarge(options: argparse.Namespace) -> int:
+    """Write the larger image."""
     from mptpn import api
     from mptpn.io import read_image, write_image
 

@@ -1,4 +1,4 @@
-"""What the commands tell on the error channel: faults, and files that are passed over."""
+"""The channels of a command: closed ones are opened, and faults and files that are passed over are told."""
 
 import argparse
 import os

@@ -11,8 +11,9 @@ AXES = "names of the axes of the files, such as TCZYX or YXC, where they say non
 
 
 def parser() -> argparse.ArgumentParser:
-    every = argparse.ArgumentParser(prog="mptpn", description="Denoise medical images without a clean truth.")
-    named = every.add_subparsers(dest="command", required=True)
+    """The parser of all commands; each puts the function that runs it into `run`."""
+    all_commands = argparse.ArgumentParser(prog="mptpn", description="Denoise medical images without a clean truth.")
+    named = all_commands.add_subparsers(dest="command", required=True)
     files = {"nargs": "+", "type": Path, "metavar": "IN"}
     files["help"] = "files or folders: DICOM (a series is one scan), NIfTI, TIFF, PNG, JPEG, BMP or .npy"
     noise = named.add_parser("noise", help="estimate the noise of images")
@@ -38,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     add_commands(named, files, _bytes)
     for command in named.choices.values():
         command.add_argument("--debug", action="store_true", help="print where in the program a fault came from")
-    return every
+    return all_commands
 
 
 def _add_denoise_options(parser: argparse.ArgumentParser) -> None:

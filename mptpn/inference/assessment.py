@@ -14,7 +14,7 @@ from mptpn.inference.denoiser import Denoiser, Prediction
 from mptpn.inference.gain import activity, estimated_gain, passing, rehearsed, residual_excess, squared_noise
 from mptpn.inference.masks import masked_image
 from mptpn.inference.quality_control import QualityControl, check_residual
-from mptpn.inference.texture import applied_share, check_texture
+from mptpn.inference.texture import applied_share, check_texture, varies
 from mptpn.metrics import NORMAL_95
 from mptpn.noise.by_place import LocalNoise
 from mptpn.tiling import spread, squares
@@ -91,7 +91,8 @@ def assess(
     *some, measured = (torch.cat([x[place] for place in places]) for x in wholes)
     there = LocalNoise(noise_model, some[3], prediction.correlation)
     residual = some[0] - denoiser.predictor.expected(some[1])  # where noise has a mean, without it
-    texture = check_texture(residual + some[1], some[1], variance=there.variance(some[1]), valid=measured)
+    about = {"variance": there.variance(some[1]), "valid": measured, "shown": varies(some[0])}
+    texture = check_texture(residual + some[1], some[1], **about)
     there = there.turned_back(denoiser.turn)
     residual, *some = (turned_back(x, denoiser.turn) for x in (residual, *some))
     quality = check_residual(residual + some[1], some[1], noise_model=there, valid=some[2], noise=noise, unit=unit)

@@ -11,7 +11,7 @@ from mptpn.noise.bands import Measurement
 from mptpn.noise.estimate import MOST_UNKNOWN
 from mptpn.noise.lattice import lattice
 
-LOOKS = 3  # most measurements relative to what was found, the first with them
+LOOKS = 3  # most measurements of whole images: the first, and those relative to it
 LOOK_ERROR = 0.2  # most relative change, from one look to the next, of the levels that were known
 MUCH_UNKNOWN = 0.3  # share of the images at intensities of unknown level, from which these are measured on their own
 MARGIN = 0.5  # sigma: how far beyond the known intensities an image of its own begins
@@ -23,8 +23,10 @@ def look(images: Sequence[MaskedImage], subjects: Sequence[Hashable]) -> tuple[M
     """What is measured in images, each of its subject; the noise of all; the share of zeros, see noise.estimate_from.
 
     Beside a large and dark background the noise of the light would seem to be structure. So where the level is not
-    known in MUCH_UNKNOWN of the images, these intensities are measured as images of their own. Where it is still not
-    known in MOST_UNKNOWN, Gaussian noise is measured again, relative to what was found.
+    known in MUCH_UNKNOWN of the images, what is brighter or darker than all known intensities is measured as an image
+    of its own. Where it is still not known in MOST_UNKNOWN (MUCH_UNKNOWN where noise correlates), Gaussian noise and
+    that of photons are measured again, relative to what was found. Magnitudes, and noise that no model fits, are looked
+    at once.
     """
     seen = [
         [_seen(image, piece) | {"number": i, "subject": subject} for piece in pieces(image.measured)]
@@ -44,7 +46,8 @@ def look(images: Sequence[MaskedImage], subjects: Sequence[Hashable]) -> tuple[M
         if not _worth_another(noise):
             break
         again = [[measure(**piece, noise_model=noise.noise_model) for piece in many] for many in seen]
-        if not _better(found := _noise(again, zeros), noise) or _unlike(found, noise):
+        found = _noise(again, zeros)
+        if not _better(found, noise) or found.kind == "correlated free":
             break
         measured, noise = again, found
     return measured, noise, zeros
@@ -70,8 +73,9 @@ def _noise(measured: Measured, zeros: float | None) -> NoiseEstimate:
 def _in_parts(measured: Measurement, piece: dict, noise: NoiseEstimate) -> Measurement:
     """The same with what is brighter, and what is darker, than all known intensities measured on its own."""
     dark, light = (noise.intensity[end] + side * MARGIN * noise.level[end] for end, side in ((0, -1), (-1, 1)))
-    for ends in ((light, math.inf), (-math.inf, dark)):
-        measured = measured.with_part(measure(**piece, between=ends))
+    for low, high in ((light, math.inf), (-math.inf, dark)):
+        if bool(((low < measured.mean) & (measured.mean < high)).any()):
+            measured = measured.with_part(measure(**piece, between=(low, high)))
     return measured
 
 
@@ -82,14 +86,10 @@ def _worth_another(noise: NoiseEstimate) -> bool:
 
 
 def _better(new: NoiseEstimate, old: NoiseEstimate) -> bool:
-    """Whether no more is unknown and levels that were known stay, by the root mean square of their relative change:
-    texture would be called noise of all intensities.
+    """Whether no more is unknown, levels that were known stay, by the root mean square of their relative change, and
+    white noise stays white: texture would be called noise, and correlated.
     """
     off = np.log(new.variance(old.intensity)) / 2 - np.log(old.level)
     agrees = float(np.average(off**2, weights=np.square(old.error) ** -1)) <= LOOK_ERROR**2
-    return new.unknown <= old.unknown and agrees
-
-
-def _unlike(new: NoiseEstimate, old: NoiseEstimate) -> bool:
-    """Whether correlated noise would be white, or of no known kind, relative to what was found."""
-    return old.noise_model.correlated and not (new.noise_model.correlated and new.kind != "correlated free")
+    alike = new.noise_model.correlated == old.noise_model.correlated
+    return new.unknown <= old.unknown and agrees and alike

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mptpn.inference.quality_control import NOTHING, Check
 from mptpn.networks.noise_share import SIDE, SMALLEST, pretrained_noise_share
@@ -11,6 +12,7 @@ from mptpn.tiling import spread
 
 SQUARES = 16  # at most, spread over the image
 SMALLER = (96, 64, SMALLEST)  # px, sides of the squares where masked pixels leave no larger ones
+EMPTY = 9  # px, side of the surroundings of a pixel; counts of few photons have zeros in smaller ones
 MOST_MASKED = 0.02  # of the pixels of such a square: what is masked has no residual
 # share of the noise in the residual from which all of the change is applied, and up to which none is: chosen on 49
 # clean images with noise of 0 to 2 gray levels, 36 with more, and the validation images of CT, OCT, MR and fluorescence
@@ -18,19 +20,23 @@ NOISE, TEXTURE = 0.75, 0.65
 
 
 @torch.no_grad()
-def check_texture(noisy: Tensor, denoised: Tensor, *, variance: Tensor, valid: Tensor) -> Check:
+def check_texture(
+    noisy: Tensor, denoised: Tensor, *, variance: Tensor, valid: Tensor, shown: Tensor | None = None
+) -> Check:
     """How much of what was taken away is noise, by a network that has seen both; the value is that share, 0 to 1.
 
     Args:
         noisy, denoised: [B, 1, H, W], judged as one.
         variance: of the noise. valid: the pixels that count, bool. Both have the same shape.
+        shown: of the noisy image, see varies; where there is nothing else, an empty background is judged too, though
+            its change is no noise. None: all.
     Returns:
         passed without a judgement where no square of SMALLEST px is at hand, or nothing was taken away.
     """
     residual = torch.where(valid, noisy - denoised, 0.0)
     sigma = variance.clamp_min(1e-12 * float(variance.amax())).sqrt()
     found, power = [], []
-    for place in _places(valid):
+    for place in (shown is not None and _places(valid & shown)) or _places(valid):
         relative = residual[place] / sigma[place]
         if float(relative.square().mean()) > NOTHING**2:
             found.append(pretrained_noise_share()(relative, denoised[place] / sigma[place]).sigmoid())
@@ -44,6 +50,12 @@ def check_texture(noisy: Tensor, denoised: Tensor, *, variance: Tensor, valid: T
     kept = "the image stays as it is" if share <= TEXTURE else "part of the change is applied"
     verdict = f"only {100 * share:.0f} % of what would be removed looks like noise, the rest is fine texture: {kept}"
     return Check("texture", share, NOISE, False, verdict, share <= TEXTURE)
+
+
+def varies(noisy: Tensor) -> Tensor:
+    """Where the surroundings of a pixel of [B, 1, H, W] are not constant, bool: not in an empty background."""
+    highest, lowest = (F.max_pool2d(x, EMPTY, 1, EMPTY // 2) for x in (noisy, -noisy))
+    return highest + lowest > 0
 
 
 def applied_share(check: Check) -> float:

@@ -101,9 +101,9 @@ def _within(whole: Tensor, valid: Tensor | None, noisy: Tensor) -> Tensor:
 
 
 def part_between(noisy: Tensor, valid: Tensor | None, ends: tuple[float, float]) -> Tensor:
-    """The valid pixels of an image [H, W] where the local mean, and those next to it, lie between two ends, bool.
+    """The valid pixels of an image [H, W] where the local mean, and those next to it, are between two intensities.
 
-    Next to it: a window beyond an edge that takes a few bright pixels is not bright.
+    Bool, [H, W]. Next to it: a window beyond an edge that takes a few bright pixels is not bright.
     """
     inside = torch.ones_like(noisy) if valid is None else valid.to(noisy)
     noisy, inside = noisy[None, None], inside[None, None]
@@ -114,7 +114,7 @@ def part_between(noisy: Tensor, valid: Tensor | None, ends: tuple[float, float])
 
 
 def _pixels(windows: Tensor, noisy: Tensor) -> Tensor:
-    """Of windows [B, 1, h, w] bool, the pixels of an image [B, 1, H, W] nearest to them, bool."""
+    """Of windows [B, 1, h, w] bool, STRIDE x STRIDE pixels of an image [B, 1, H, W] from the middle of each, bool."""
     return F.interpolate(windows.to(noisy), scale_factor=STRIDE)[..., : noisy.shape[2], : noisy.shape[3]] > 0
 
 

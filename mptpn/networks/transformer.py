@@ -15,7 +15,7 @@ SPARSE_GROUPS = ("fixed", "whole_image")
 # the same with mlp_ratio 4, flat of 48 features) with each step on the whole image, as on a GPU; a CPU takes less.
 BYTES = 68
 # The same on a CPU from so many pixels on, beside 96 of every pixel. Measured with 8, 16 and 24 features: 349, 546 and
-# 901 bytes a pixel; with 16 and the noise told from place to place: 725. The allocator moves it: 272 to 349 in 60 runs.
+# 901 bytes a pixel; with 16 and the noise told from place to place: 725. The allocator moves it: 8 had 272 to 349.
 CPU_BYTES, CPU_BYTES_TOLD, CPU_PIXEL, MANY = 35, 42, 96, 768**2
 
 

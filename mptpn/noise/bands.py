@@ -53,7 +53,7 @@ class Measurement:
         return replace(self, **moved)
 
     def with_part(self, part: "Measurement") -> "Measurement":
-        """The same with the windows that hold noise in a measurement of a part of this image."""
+        """This measurement, with the windows that hold noise in that of a part of the image taken from there."""
         own = part.valid
         names = ("precision", "energy", "mean")
         return replace(self, **{name: torch.where(own, getattr(part, name), getattr(self, name)) for name in names})
@@ -124,19 +124,12 @@ def measure(
         )
     if not torch.isfinite(image).all():
         raise ValueError(f"image {number} holds NaN or infinite pixels; replace or crop them first.")
-    tiles = [
-        (tile, None if valid is None else valid.flatten(0, 1)[i][place])
-        for i, channel in enumerate(image.flatten(0, 1))
-        for place in _tiles(channel.shape)
-        if (tile := channel[place]).amin() < tile.amax()
-    ]
+    tiles = list(_tiles_of(image, valid, between))
     if not tiles:
         raise ValueError(f"image {number} is constant, {float(image.amin()):g} everywhere; it holds no noise.")
     network = network or pretrained_network()
     if counts is None:
         counts = count_step(image, valid) if image.shape[1] == 1 else 0.0
-    if between is not None:
-        tiles = [(tile, part_between(tile, valid, between)) for tile, valid in tiles]
     known = {"counts": counts > 0, "variance": noise_model and noise_model.variance}
     parts = [network(tile[None, None], None if valid is None else valid[None, None], **known) for tile, valid in tiles]
     places = _places([mean.shape[2:] for _, _, mean in parts])
@@ -221,6 +214,18 @@ def levels_by_place(
 def pretrained_network() -> NoiseLevelNetwork:
     """The pretrained network, one copy that no caller calibrates."""
     return pretrained_noise_level()
+
+
+def _tiles_of(
+    image: Tensor, valid: Tensor | None, between: tuple[float, float] | None
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Tiles [H, W] that are not constant, of each channel, and their pixels that count; the same for any `between`."""
+    for i, channel in enumerate(image.flatten(0, 1)):
+        for place in _tiles(channel.shape):
+            tile = channel[place]
+            if tile.amin() < tile.amax():
+                counted = None if valid is None else valid.flatten(0, 1)[i][place]
+                yield tile, counted if between is None else part_between(tile, counted, between)
 
 
 def _tiles(shape: Sequence[int]) -> Iterator[tuple[slice, slice]]:

@@ -175,12 +175,13 @@ def estimate_from(
     correlation, correlation_error = correlation_map(bands)
     reliable = float(outside(correlation_error, (0, 0)).median()) < STRONG_CORRELATION
     log_ratio, log_ratio_error = log_level_ratio(bands)
+    step = _common_step(measured)
     if correlated is None:
-        correlated = abs(log_ratio) > max(WHITE_LOG_RATIO, 1.5 * log_ratio_error) or (
-            reliable and neighbours_correlate(bands, subjects=_by_subject(measured, network))
-        )
+        agree = reliable and neighbours_correlate(bands, subjects=_by_subject(measured, network))
+        # photons are counted one by one
+        correlated = not step and (abs(log_ratio) > max(WHITE_LOG_RATIO, 1.5 * log_ratio_error) or agree)
     intensity, variance, error, unknown = _noise_level_function(bands, correlation if correlated else None)
-    known = {"from_zero": zeros is not None, "step": 0.0 if correlated else _common_step(measured)}
+    known = {"from_zero": zeros is not None, "step": 0.0 if correlated else step}
     known["excluded"] = () if correlated or zeros is None else _excluded(bands, zeros)
     kind, noise_model, parameters, misfit = fit_noise_model(intensity, variance, error, **known)
     if kind == "rician" and not correlated:
@@ -190,7 +191,7 @@ def estimate_from(
     sigma = math.sqrt(float(noise_model.variance(torch.tensor(bands.mean, dtype=torch.float64))))
     width = float(network.tail) * float(np.average(error, weights=1 / error**2))
     width *= max(1.0, min(misfit, MAX_MISFIT)) ** 0.5
-    if not correlated and abs(log_ratio) > WHITE_LOG_RATIO:  # either level may be the right one
+    if not (correlated or step) and abs(log_ratio) > WHITE_LOG_RATIO:  # either level may be the right one
         width = max(width, 2 * abs(log_ratio))
     width = min(MAX_LOG_INTERVAL, width)
     half_size = blind_spot_half_size(correlation) if correlated else (0, 0)

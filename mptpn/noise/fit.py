@@ -51,11 +51,8 @@ def fit_noise_model(
     Returns:
         kind, noise model, parameters with standard errors, and the misfit: mean squared deviation in standard errors.
     """
-    if step:
-        counted = Poisson(0.0, step)
-        misfit = _misfit(counted, intensity, variance, error)
-        if misfit <= MAX_MISFIT:
-            return "poisson_gaussian", counted, {"gain": (step, 0.0)}, misfit
+    if step:  # the values have told it; beside an edge, and where windows are chosen for having no photon, bins are off
+        return "poisson_gaussian", Poisson(0.0, step), {"gain": (step, 0.0)}, 0.0
     bins, kinds = (intensity, variance, error), ["gaussian", "poisson_gaussian"]
     if from_zero and (len(intensity) > 1 or excluded) and (intensity > 0).all():
         kinds += ["speckle", "rician"]
@@ -74,7 +71,7 @@ def fit_noise_model(
     best = min(left, key=lambda kind: count * left[kind][2] + PARAMETERS[kind] * math.log(count + 1))
     if left[best][2] > MAX_MISFIT and count > 2:
         near = _merged(*bins)
-        line = _fit_linear(*near, powers=(0, 1), least=2) if "poisson_gaussian" not in excluded else None
+        line = _fit_linear(*near, powers=(0, 1), least=2) if near and "poisson_gaussian" not in excluded else None
         if line is not None and (misfit := _misfit(line[0], *near)) <= MAX_MISFIT:
             return "poisson_gaussian", *line, misfit
         return "free", NoiseLevelFunction(tuple(intensity), tuple(variance)), {}, left[best][2]
@@ -110,8 +107,11 @@ def _misfit(noise_model: NoiseModel, intensity: np.ndarray, variance: np.ndarray
     return float(np.mean(deviations**2))
 
 
-def _merged(intensity: np.ndarray, variance: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The bins with those joined that lie within half a sigma: the noise of their windows' means has sorted them."""
+def _merged(intensity: np.ndarray, variance: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, ...] | None:
+    """The bins with those joined that lie within half a sigma: the noise of their windows' means has sorted them.
+
+    None where bins that are joined differ in level, so that more than noise has.
+    """
     groups = [[0]]
     for i in range(1, len(intensity)):
         first = groups[-1][0]
@@ -119,12 +119,15 @@ def _merged(intensity: np.ndarray, variance: np.ndarray, error: np.ndarray) -> t
             groups[-1].append(i)
         else:
             groups.append([i])
-    joined = []
+    joined, off = [], []
     for group in groups:
         weight = error[group] ** -2.0
+        means = [np.average(x[group], weights=weight) for x in (intensity, variance)]
+        off += list(np.log(variance[group] / means[1]) / (2 * np.maximum(error[group], 0.01)))
         # bins share the error that no number of windows takes away
-        least = max(weight.sum() ** -0.5, error[group].min() / 2**0.5)
-        joined.append((*(np.average(x[group], weights=weight) for x in (intensity, variance)), least))
+        joined.append((*means, max(weight.sum() ** -0.5, error[group].min() / 2**0.5)))
+    if float(np.mean(np.square(off))) > MAX_MISFIT:
+        return None
     return tuple(np.array(column) for column in zip(*joined, strict=True))
 
 
@@ -133,8 +136,7 @@ def _fit_linear(
 ) -> Fit | None:
     """Weighted least squares of the variance on powers of the intensity: (0,), (0, 1) or (2,).
 
-    None where the slope is not positive, or for fewer than the least number of bins; None: one more than powers for a
-    slope.
+    None where the slope is not positive, or with fewer bins than `least`, by default one more than powers for a slope.
     """
     if len(intensity) < (len(powers) + (powers != (0,)) if least is None else least):
         return None

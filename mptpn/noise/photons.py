@@ -21,8 +21,12 @@ MANY = 400  # photons, from which their number is taken as Gaussian
 SAMPLES = 4096  # noisy intensities of a quadrature, drawn
 # of the noise over that of counts with the same mean, in the windows that hold least; shot noise has 1 there
 LEAST_DISPERSION, MOST_DISPERSION = 0.6, 1.5
-ZEROS = 1.3  # most zeros, of those that Poisson numbers of the same means have
+ZEROS = 1.2  # most zeros, of those that Poisson numbers of the same means have; with read noise of 2 photons 1.25
+# px, side of the window of an edge: its brightest 3 x 3 px have more than 3 times the mean and 4 counts, or more than 2
+# where its darkest have none
+EDGE_WINDOW, EDGE, EDGE_COUNTS, EDGE_LIGHT = 9, 3, 4, 2
 OFF_STEP = 0.1  # of a step: most that a value is off a multiple
+FEWEST_COUNTS = 50  # in such a window, for the variance of fewer is hardly known
 COUNT_WINDOW = 15  # px, side of the windows whose means and variances are compared
 SIDE = 512  # px, of the center crop that is examined
 
@@ -146,26 +150,43 @@ def count_step(noisy: Tensor, valid: Tensor | None = None) -> float:
     counts = noisy.double() / step
     if float((values.double() / step - (values.double() / step).round()).abs().max()) > OFF_STEP:
         return 0.0
+    return float(values[-1]) / round(float(values[-1]) / step) if _like_counts(counts, valid) else 0.0
+
+
+def _like_counts(counts: Tensor, valid: Tensor) -> bool:
+    """Whether an image of whole numbers, [1, 1, H, W], has the variance and no more zeros than Poisson numbers."""
     side = COUNT_WINDOW
-    share, zeros, mean = (
-        F.avg_pool2d(x * valid, side, side // 2).flatten()
-        for x in (torch.ones_like(counts), (counts == 0).double(), counts)
-    )
+    share, mean = (F.avg_pool2d(x * valid, side, side // 2).flatten() for x in (torch.ones_like(counts), counts))
     energy = correlate(counts, SECOND_DIFFERENCE.to(counts)).square()
     energy = F.avg_pool2d(F.pad(energy * valid[..., 1:-1, 1:-1], (1,) * 4), side, side // 2).flatten()
     held = (share > 0.99) & (mean > 0)
     if int(held.sum()) < 4:
-        return 0.0
-    zeros, mean = zeros[held] * side**2, mean[held]
+        return False
     # the variance beside the mean, in all windows of about one mean together: a few counts say little
-    order = mean.argsort()
-    groups = torch.tensor_split(order, max(1, min(8, len(order) // 8)))
-    dispersion = [float((energy[held][one] / mean[one]).quantile(0.25)) for one in groups]
-    allowed = (side**2 * (-mean).exp()).sum()
-    few = float(zeros.sum()) <= ZEROS * float(allowed) + 3 * float(allowed.sqrt()) + 8
-    like = LEAST_DISPERSION < min(dispersion) and sorted(dispersion)[len(dispersion) // 4] < MOST_DISPERSION
-    last = float(values[-1])
-    return last / round(last / step) if few and like else 0.0
+    groups = torch.tensor_split(mean[held].argsort(), max(1, min(8, int(held.sum()) // 8)))
+    lit = [one for one in groups if side**2 * float(mean[held][one].mean()) > FEWEST_COUNTS] or groups
+    dispersion = [float((energy[held][one] / mean[held][one]).quantile(0.25)) for one in lit]
+    if LEAST_DISPERSION >= min(dispersion) or sorted(dispersion)[len(dispersion) // 4] >= MOST_DISPERSION:
+        return False
+    allowed, zeros = _zeros_of_counts(counts, valid)
+    return zeros <= ZEROS * allowed + 3 * allowed**0.5 + 8
+
+
+def _zeros_of_counts(counts: Tensor, valid: Tensor) -> tuple[float, int]:
+    """How many zeros Poisson numbers with the mean of the 24 neighbours have, and how many there are.
+
+    Not at an edge: beside a background without light no mean of neighbours is that of a pixel.
+    """
+    total = F.avg_pool2d(F.pad(counts * valid, (2,) * 4), 5, 1) * 25 - counts * valid
+    number = F.avg_pool2d(F.pad(valid.to(counts), (2,) * 4), 5, 1) * 25 - 1
+    near = F.avg_pool2d(F.pad(counts, (1,) * 4, mode="reflect"), 3, 1)
+    light, dark = (F.max_pool2d(x, EDGE_WINDOW, 1, EDGE_WINDOW // 2) for x in (near, -near))
+    mean = total / number.clamp_min(1)
+    edge = (light > EDGE * mean + EDGE_COUNTS) | ((dark == 0) & (light > EDGE_LIGHT))
+    used = valid & (total > 0) & ~edge
+    # exp(-mean), but for what the noise of the neighbours adds
+    expected = (-total * (1 - (-1 / number.clamp_min(1)).exp())).exp()
+    return float(expected[used].sum()), int((counts[used] == 0).sum())
 
 
 def _step(values: Tensor) -> float:

@@ -119,3 +119,13 @@ def test_a_perfect_result_keeps_its_noise_share():
     blurred = torch.from_numpy(denoised)[None, None]
     lost = check_texture(clean, blurred, variance=torch.full_like(clean, 144.0), valid=torch.ones_like(clean) > 0)
     assert found.value > NOISE > TEXTURE > lost.value and psnr_db(blurred, clean, peak=255.0) < 40
+
+
+@pytest.mark.parametrize("peak", [0.5, 2.0])
+def test_an_empty_background_does_not_hold_back_the_change_of_few_photons(peak):
+    """The change of a background without a photon is no noise: judged with it, the image would stay as it is."""
+    rows, cols = np.mgrid[:192, :192]
+    clean = peak * np.select([np.hypot(rows - 96, cols - 90) < radius for radius in (30, 60)], [1.0, 0.6], 0.0)
+    noisy = np.random.default_rng(39).poisson(clean).astype(np.float32)
+    found = mptpn.denoise(noisy)
+    assert np.mean((found.image - clean) ** 2) < 0.1 * np.mean((noisy - clean) ** 2)

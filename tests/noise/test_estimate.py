@@ -351,6 +351,27 @@ def blurred(width: float) -> Tensor:
     return torch.outer(along, along)
 
 
+def test_white_noise_of_the_light_is_measured_apart_from_that_of_the_dark():
+    """Three quarters are unknown to a first look: read noise of 1 in the dark, of 35 and 45 in the light."""
+    rows, cols = np.mgrid[:257, :300]
+    radius, noise_model = np.hypot(rows - 128, cols - 150), PoissonGaussian(1, gain=8)
+    clean = torch.from_numpy(np.select([radius < 60, radius < 110], [250.0, 150.0], 0.0)).float()
+    found = mptpn.estimate_noise((20 + noise_model.sample(clean, generator=generator(38))).numpy())
+    at = torch.tensor([0.0, 150.0, 250.0])
+    assert not found.noise_model.correlated and found.unknown < 0.3
+    assert np.sqrt(found.variance(20 + at.numpy()) / noise_model.variance(at).numpy()) == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.parametrize("width, blur, contrast", [(130, 0.7, 40), (100, 0.7, 80), (100, 0.6, 40)])
+def test_texture_of_the_light_is_not_called_correlated_noise(width, blur, contrast):
+    """Measured apart from a flat dark it looks like noise; but the noise of the dark is white."""
+    texture = gaussian_filter(np.random.default_rng(1).random((256, 256)), blur)
+    clean = 20 + np.where(np.mgrid[:256, :256][1] < width, 0, 60 + contrast * texture)
+    noisy = clean + np.random.default_rng(35).standard_normal(clean.shape)
+    found = mptpn.estimate_noise(noisy.astype(np.float32))
+    assert not found.noise_model.correlated and found.variance(80 + contrast / 2) ** 0.5 < 1.5
+
+
 def test_texture_beside_a_flat_dark_is_not_called_noise():
     """The first look knows the dark alone."""
     texture = torch.rand(256, 256, generator=generator(34)).numpy()

@@ -73,6 +73,13 @@ def test_bins_that_the_noise_of_a_flat_background_sorted_do_not_hide_the_line():
     assert (found.sigma, found.gain) == pytest.approx((4, 8.5), rel=0.02)
 
 
+def test_bins_of_one_intensity_whose_levels_differ_by_more_than_their_errors_are_not_joined():
+    level = np.tile([0.8, 1.0, 1.2], 4)
+    intensity = np.append(np.linspace(-0.2, 0.2, 6), np.linspace(200, 202, 6))
+    variance = (level * np.where(intensity > 100, 40, 4)) ** 2
+    assert fit_noise_model(intensity, variance, np.full(12, 0.02))[0] == "free"
+
+
 def test_a_level_at_a_single_intensity_is_gaussian_noise():
     bins = np.array([0.5]), np.array([0.04]), np.array([0.1])
     kind, noise_model, parameters, _ = fit_noise_model(*bins, from_zero=True)

@@ -115,6 +115,29 @@ def test_counted_photons_are_told_in_an_image_that_was_stretched_to_8_bits(peak)
     assert count_step(stretched) == pytest.approx(float(255 / counts.max()), rel=1e-5)
 
 
+def disc(peak: float) -> torch.Tensor:
+    """A disc of `peak` in one of 0.6 of it, on a background without light, [1, 1, 150, 161]."""
+    rows, cols = torch.meshgrid(torch.arange(150), torch.arange(161), indexing="ij")
+    radius = ((rows - 75) ** 2 + (cols - 70) ** 2).sqrt()
+    return peak * torch.where(radius < 25, 1.0, torch.where(radius < 50, 0.6, 0.0))[None, None]
+
+
+@pytest.mark.parametrize("peak", [0.5, 2.0, 5.0, 50.0, 300.0])
+def test_counted_photons_are_told_beside_a_background_without_light(peak):
+    """At its edge no mean of neighbours is that of a pixel, and most of its windows hold no photon at all."""
+    counts = torch.poisson(disc(peak), generator=generator(16))
+    assert (counts == 0).float().mean() > 0.6 and count_step(counts) == pytest.approx(1.0)
+    found = estimate_noise_model([counts], from_zero=True)
+    assert isinstance(found.noise_model, Poisson) and found.noise_model.counted
+
+
+@pytest.mark.parametrize("peak", [5.0, 50.0, 300.0])
+def test_counts_with_strong_read_noise_beside_a_background_without_light_are_not_photons_alone(peak):
+    photons = torch.poisson(disc(peak), generator=generator(17))
+    noisy = (photons + 5 * torch.randn(photons.shape, generator=generator(18))).round().clamp_min(0)
+    assert count_step(noisy) == 0
+
+
 @pytest.mark.parametrize("sigma", [0.7, 1.0, 3.0, 10.0])
 @pytest.mark.parametrize("peak", [5.0, 50.0, 250.0])
 def test_zeros_of_an_image_that_is_cut_off_are_no_counts(peak, sigma):
