@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from mptpn.noise.models import NoiseLevelFunction, NoiseModel, PoissonGaussian, Rician, Speckle
 from mptpn.noise.photons import Poisson
 
+GOOD_MISFIT = 2.0  # the same of a line, from which it is worth to join bins of one intensity
 MAX_MISFIT = 4.0  # mean squared deviation from the bins, in standard errors, from which a noise model does not fit
 # least ratio of the intensities whose levels are taken for speckle, and share of their bins; fluorescence has at most
 # 0.32, drawn speckle at least 0.56
@@ -69,12 +71,14 @@ def fit_noise_model(
             left = found
     count = len(intensity)
     best = min(left, key=lambda kind: count * left[kind][2] + PARAMETERS[kind] * math.log(count + 1))
-    if left[best][2] > MAX_MISFIT and count > 2:
+    misfit = left[best][2]
+    if count > 2 and misfit > (GOOD_MISFIT if best == "poisson_gaussian" else MAX_MISFIT):
         near = _merged(*bins)
-        line = _fit_linear(*near, powers=(0, 1), least=2) if near and "poisson_gaussian" not in excluded else None
-        if line is not None and (misfit := _misfit(line[0], *near)) <= MAX_MISFIT:
-            return "poisson_gaussian", *line, misfit
-        return "free", NoiseLevelFunction(tuple(intensity), tuple(variance)), {}, left[best][2]
+        line = _fit_joined(*near) if near and "poisson_gaussian" not in excluded else None
+        if line is not None and (again := _misfit(line[0], *near)) <= MAX_MISFIT:
+            return "poisson_gaussian", *line, again
+    if misfit > MAX_MISFIT and count > 2:
+        return "free", NoiseLevelFunction(tuple(intensity), tuple(variance)), {}, misfit
     return best, *left[best]
 
 
@@ -129,6 +133,21 @@ def _merged(intensity: np.ndarray, variance: np.ndarray, error: np.ndarray) -> t
     if float(np.mean(np.square(off))) > MAX_MISFIT:
         return None
     return tuple(np.array(column) for column in zip(*joined, strict=True))
+
+
+def _fit_joined(intensity: np.ndarray, variance: np.ndarray, error: np.ndarray) -> Fit | None:
+    """The line through joined bins; it ends at the darkest, the level of a flat background: no light is below."""
+    line = _fit_linear(intensity, variance, error, powers=(0, 1), least=2)
+    if line is None:
+        return None
+    noise_model, parameters = line
+    darkest = float(intensity[0])
+    if darkest <= noise_model.black:
+        return line
+    sigma = float(noise_model.variance(torch.tensor(darkest, dtype=torch.float64))) ** 0.5
+    low = parameters["sigma"][1] / noise_model.sigma  # relative errors stay
+    found = replace(noise_model, sigma=sigma, black=darkest)
+    return found, parameters | {"sigma": (sigma, low * sigma), "black": (darkest, parameters["black"][1])}
 
 
 def _fit_linear(

@@ -73,6 +73,18 @@ def test_bins_that_the_noise_of_a_flat_background_sorted_do_not_hide_the_line():
     assert (found.sigma, found.gain) == pytest.approx((4, 8.5), rel=0.02)
 
 
+@pytest.mark.parametrize("width", [0.2, 0.4])
+def test_a_line_ends_at_the_level_of_a_flat_background(width):
+    """Behind an offset of 100; bins sorted by the noise would draw it farther down, to half the level and less."""
+    truth = PoissonGaussian(2, gain=8.5, black=100)
+    dark, light = 100 + width * np.linspace(-1, 1, 5), np.linspace(150, 350, 12)
+    intensity = np.append(dark, light)
+    variance = np.append(np.full(5, 4.0), 1.1 * variance_of(truth, light))
+    kind, found, _, _ = fit_noise_model(intensity, variance, np.append(np.full(5, 0.013), np.full(12, 0.02)))
+    assert kind == "poisson_gaussian" and (found.black, found.sigma) == pytest.approx((100, 2), rel=0.02)
+    assert found.gain == pytest.approx(8.5 * 1.1, rel=0.05)
+
+
 def test_bins_of_one_intensity_whose_levels_differ_by_more_than_their_errors_are_not_joined():
     level = np.tile([0.8, 1.0, 1.2], 4)
     intensity = np.append(np.linspace(-0.2, 0.2, 6), np.linspace(200, 202, 6))
