@@ -177,9 +177,11 @@ def estimate_from(
     log_ratio, log_ratio_error = log_level_ratio(bands)
     step = _common_step(measured)
     if correlated is None:
-        agree = reliable and neighbours_correlate(bands, subjects=_by_subject(measured, network))
         # photons are counted one by one
-        correlated = not step and (abs(log_ratio) > max(WHITE_LOG_RATIO, 1.5 * log_ratio_error) or agree)
+        correlated = not step and (
+            abs(log_ratio) > max(WHITE_LOG_RATIO, 1.5 * log_ratio_error)
+            or (reliable and neighbours_correlate(bands, subjects=_by_subject(measured, network)))
+        )
     intensity, variance, error, unknown = _noise_level_function(bands, correlation if correlated else None)
     known = {"from_zero": zeros is not None, "step": 0.0 if correlated else step}
     known["excluded"] = () if correlated or zeros is None else _excluded(bands, zeros)

@@ -86,6 +86,8 @@ def _fit(kind: str, intensity: np.ndarray, variance: np.ndarray, error: np.ndarr
     if kind == "rician":
         return _fit_rician(intensity, variance, error)
     powers = {"gaussian": (0,), "poisson_gaussian": (0, 1), "speckle": (2,)}[kind]
+    if len(intensity) <= len(powers) and powers != (0,):  # one bin is all there is for a slope
+        return None
     return _fit_linear(intensity, variance, error, powers=powers)
 
 
@@ -107,8 +109,12 @@ def _speckle_in_light(*bins: np.ndarray, most: float) -> Fitted | None:
 def _misfit(noise_model: NoiseModel, intensity: np.ndarray, variance: np.ndarray, error: np.ndarray) -> float:
     rician = isinstance(noise_model, Rician)
     clean = _rician_clean(intensity, noise_model.sigma) if rician else torch.from_numpy(intensity)
-    deviations = np.log(noise_model.variance(clean).numpy() / variance) / (2 * np.maximum(error, 0.01))
-    return float(np.mean(deviations**2))
+    return float(np.mean(_deviations(noise_model.variance(clean).numpy(), variance, error) ** 2))
+
+
+def _deviations(expected: np.ndarray | float, variance: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Of the bins' levels from those expected, in standard errors of at least 1 %."""
+    return np.log(expected / variance) / (2 * np.maximum(error, 0.01))
 
 
 def _merged(intensity: np.ndarray, variance: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, ...] | None:
@@ -127,7 +133,7 @@ def _merged(intensity: np.ndarray, variance: np.ndarray, error: np.ndarray) -> t
     for group in groups:
         weight = error[group] ** -2.0
         means = [np.average(x[group], weights=weight) for x in (intensity, variance)]
-        off += list(np.log(variance[group] / means[1]) / (2 * np.maximum(error[group], 0.01)))
+        off += list(_deviations(means[1], variance[group], error[group]))
         # bins share the error that no number of windows takes away
         joined.append((*means, max(weight.sum() ** -0.5, error[group].min() / 2**0.5)))
     if float(np.mean(np.square(off))) > MAX_MISFIT:
@@ -137,7 +143,7 @@ def _merged(intensity: np.ndarray, variance: np.ndarray, error: np.ndarray) -> t
 
 def _fit_joined(intensity: np.ndarray, variance: np.ndarray, error: np.ndarray) -> Fit | None:
     """The line through joined bins; it ends at the darkest, the level of a flat background: no light is below."""
-    line = _fit_linear(intensity, variance, error, powers=(0, 1), least=2)
+    line = _fit_linear(intensity, variance, error, powers=(0, 1)) if len(intensity) > 1 else None
     if line is None:
         return None
     noise_model, parameters = line
@@ -151,14 +157,12 @@ def _fit_joined(intensity: np.ndarray, variance: np.ndarray, error: np.ndarray) 
 
 
 def _fit_linear(
-    intensity: np.ndarray, variance: np.ndarray, error: np.ndarray, *, powers: tuple[int, ...], least: int | None = None
+    intensity: np.ndarray, variance: np.ndarray, error: np.ndarray, *, powers: tuple[int, ...]
 ) -> Fit | None:
     """Weighted least squares of the variance on powers of the intensity: (0,), (0, 1) or (2,).
 
-    None where the slope is not positive, or with fewer bins than `least`, by default one more than powers for a slope.
+    None where the slope is not positive.
     """
-    if len(intensity) < (len(powers) + (powers != (0,)) if least is None else least):
-        return None
     columns, fitted = np.stack([intensity**power for power in powers], 1), variance
     for _ in range(5):  # the error of a variance grows with the variance: weigh by the last fit
         weight = 1 / (2 * np.maximum(error, 0.01) * np.maximum(fitted, 1e-3 * variance.max()))
