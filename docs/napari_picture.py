@@ -16,7 +16,7 @@ def main() -> None:
     _, widget = viewer.window.add_plugin_dock_widget("mptpn", "Denoise")
     end = time.monotonic() + LONGEST
     widget.denoise()
-    while not widget.added and time.monotonic() < end:
+    while not widget.results.added and time.monotonic() < end:
         QApplication.processEvents()
         time.sleep(0.02)
     viewer.layers["chest CT"].contrast_limits = viewer.layers["chest CT denoised"].contrast_limits = (-160, 240)

@@ -150,6 +150,8 @@ class SegmentationNetwork(nn.Module):
             set is then learned by heart (MoNuSeg: notebook 14). Not for `published`.
         linear_patches: see PromptEncoder. `published` always has them.
         deep: two more scales, see Context. Not for `published`.
+    Raises:
+        ValueError: `published` with `overview` or `deep`.
     """
 
     alignment = PATCH
@@ -168,6 +170,8 @@ class SegmentationNetwork(nn.Module):
         deep: bool = False,
     ):
         super().__init__()
+        if published and (overview or deep):
+            raise ValueError("the published network has neither overview nor deep; leave them out, or published.")
         # px, a multiple of PATCH: five token blocks reach 160, patches and convolutions less than 80 more, Context 88
         self.halo = 336 if deep else 256
         self.bytes_per_pixel = 60 * width  # 730 measured at width 16, float32, on a CPU

@@ -23,19 +23,16 @@ from qtpy.QtWidgets import (
 
 from mptpn.viewers import samples, words
 from mptpn.viewers.layers import PARTS, SLICE, Place, read_region
+from mptpn.viewers.result_layers import ResultLayers, is_ours
 from mptpn.viewers.session import FILE, MEANINGS, METHODS, Result, Session
 from mptpn.viewers.worker import DONE, FAILED, STOPPED, Job, sentence
 
 if TYPE_CHECKING:
     import napari.types
     import napari.viewer
-    from napari.layers import Image, Layer
+    from napari.layers import Image
 
-    from mptpn.segmentation import Answer
-
-LAYERS = ("denoised", "removed", "uncertainty")
 STEPS = 100  # of the strength
-OURS = "mptpn"  # key in the metadata of the layers of results
 
 
 class DenoiseWidget(QWidget):
@@ -43,7 +40,7 @@ class DenoiseWidget(QWidget):
 
     Attributes:
         layer, part, method, strength, prompt: what is tried. run, ask: buttons. status, report: what is said.
-        session: holds the results. added: name of LAYERS -> layer of the last result.
+        session: holds what was tried. results: the layers of the last result.
     """
 
     told = Signal()  # from the thread of the job to that of the window
@@ -51,8 +48,7 @@ class DenoiseWidget(QWidget):
     def __init__(self, napari_viewer: napari.viewer.Viewer):
         super().__init__()
         self.viewer, self.session = napari_viewer, Session(tell=self._tell)
-        self.added: dict[str, Layer] = {}
-        self._result: Result | None = None
+        self.results = ResultLayers(napari_viewer)
         self._source: tuple[Image, Place] | None = None
         self._file, self._method, self._ended = "", "", None
         self._make_controls()
@@ -141,7 +137,7 @@ class DenoiseWidget(QWidget):
             result, denoised = self.session.results.get(self._method), self.seen.currentText() == "denoised"
             if denoised and result is None:
                 raise ValueError(f"{region.name}: is not denoised yet; press Denoise, or choose noisy.")
-            picture = result.denoised(self.strength.value() / STEPS) if denoised else region.array
+            picture = result.denoised(self._share) if denoised else region.array
             return self.session.ask(self.prompt.text(), picture.reshape([side for side in picture.shape if side > 1]))
 
         self._attempt(start)
@@ -208,86 +204,34 @@ class DenoiseWidget(QWidget):
         elif job.state == STOPPED:
             self._say(words.DOUBT, f"stopped {job.title}; what was there before stays.")
         elif job.state == DONE and isinstance(job.outcome, Result):
-            self._result, self._method = job.outcome, job.outcome.method
+            self._method = job.outcome.method
             self.report.setText(words.as_html(words.result_lines(job.outcome)))
-            self._add(job.outcome)
+            self.results.show(job.outcome, *self._source, strength=self._share)
             self._say(words.PLAIN, f"{job.title}: done")
         elif hasattr(job.outcome, "labels"):
             self._say(words.GOOD if job.outcome.found else words.DOUBT, job.outcome.sentence)
             if job.outcome.found:
-                self._add_mask(job.outcome)
+                self.results.show_mask(job.outcome, *self._source, shape=self.session.region.array.shape)
         else:
             self._say(words.PLAIN, "ready")
         if self._source is not None and self.layer.currentData() is not self._source[0]:
             self.measure()  # another layer was chosen meanwhile
 
-    def _pictures(self, result: Result) -> dict[str, np.ndarray]:
-        strength = self.strength.value() / STEPS
-        return {name: getattr(result, name)(strength) for name in LAYERS}
-
-    def _add(self, result: Result) -> None:
-        """Layers of the result, over the source and with its scale, units and name."""
-        layer, place = self._source
-        reach = 3 * float(np.quantile(result.level, 0.99)) or 1.0
-        looks = {
-            "denoised": {"contrast_limits": layer.contrast_limits, "colormap": layer.colormap, "visible": True},
-            "removed": {"contrast_limits": (-reach, reach), "colormap": "gray", "visible": False},
-            "uncertainty": {"contrast_limits": (0, reach / 3), "colormap": "magma", "visible": False},
-        }
-        shared, active = place.of_result(layer), self.viewer.layers.selection.active
-        for name, array in self._pictures(result).items():
-            look = {"visible": looks[name]["visible"], "rgb": True} if layer.rgb else looks[name] | {"rgb": False}
-            self._replace(f"{layer.name} {name}", self._drawn(array, name, layer), shared | look, name)
-        self.viewer.layers.selection.active = active
-
-    def _replace(self, title: str, array: np.ndarray, look: dict, name: str) -> None:
-        """A layer of results; one that is there keeps how it looks."""
-        old = next((one for one in self.viewer.layers if one.name == title and OURS in one.metadata), None)
-        if old is not None and (old.data.shape, old.dtype) == (array.shape, array.dtype):
-            old.data, old.translate = array, look["translate"]
-        else:
-            if old is not None:
-                self.viewer.layers.remove(old)
-            old = self.viewer.add_image(array, name=title, metadata={OURS: name}, **look)
-        self.added[name] = old
-
-    def _drawn(self, array: np.ndarray, name: str, layer: Image) -> np.ndarray:
-        """What a layer shows; of colour, what was removed as a picture around middle gray."""
-        if not layer.rgb or name == "denoised":
-            return array
-        level = float(np.quantile(self._result.level, 0.99)) or 1.0
-        shown = 0.5 + array / (6 * level) if name == "removed" else array / level
-        shown = np.clip(shown, 0, 1).astype(np.float32)
-        if shown.shape[-1] == 4:
-            shown[..., 3] = 1
-        return shown
-
-    def _add_mask(self, answer: Answer) -> None:
-        layer, place = self._source
-        title = f"{layer.name} {answer.prompt.text}"
-        old = next((one for one in self.viewer.layers if one.name == title and OURS in one.metadata), None)
-        if old is not None:
-            self.viewer.layers.remove(old)
-        labels = answer.labels.reshape(self.session.region.array.shape[: layer.ndim])
-        self.viewer.add_labels(labels, name=title, metadata={OURS: "mask"}, **place.of_result(layer))
-        self.viewer.layers.selection.active = layer
-
     def _show(self) -> None:
         """The layers at the strength of the slider; nothing runs again."""
         self.percent.setText(f"{100 * self.strength.value() // STEPS} %")
-        if self._result is None:
-            return
-        for name, array in self._pictures(self._result).items():
-            layer = self.added.get(name)
-            if layer is not None and layer in self.viewer.layers:
-                layer.data = self._drawn(array, name, layer)
+        self.results.at(self._share)
+
+    @property
+    def _share(self) -> float:
+        return self.strength.value() / STEPS
 
     def _say(self, colour: str, text: str) -> None:
         self.status.setText(words.as_html([(colour, text)]))
 
     def _list_layers(self) -> None:
         """The list of layers follows the viewer, without those that this widget made."""
-        chosen, known = self.layer.currentData(), [one for one in self.viewer.layers if OURS not in one.metadata]
+        chosen, known = self.layer.currentData(), [one for one in self.viewer.layers if not is_ours(one)]
         self.layer.blockSignals(True)
         self.layer.clear()
         for one in reversed(known):

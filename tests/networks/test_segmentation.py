@@ -68,6 +68,12 @@ def test_the_text_acts_at_every_scale_of_the_repaired_network():
         assert condition.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("extra", ["overview", "deep"])
+def test_the_published_network_refuses_what_it_does_not_have(extra: str):
+    with pytest.raises(ValueError, match="published"):
+        SegmentationNetwork(published=True, **{extra: True})
+
+
 def test_the_published_text_acts_at_the_first_scale_alone():
     net = SegmentationNetwork(published=True, width=8, text_width=24)
     assert [block.query for block in (*net.prompt.down, *net.prompt.up)] == [None] * 5

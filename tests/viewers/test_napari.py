@@ -23,7 +23,8 @@ from npe2 import PluginManifest  # noqa: E402
 import mptpn  # noqa: E402
 from mptpn.io import open_scan  # noqa: E402
 from mptpn.viewers import layers  # noqa: E402
-from mptpn.viewers.napari import LAYERS, DenoiseWidget, abdominal_mr, chest_ct  # noqa: E402
+from mptpn.viewers.napari import DenoiseWidget, abdominal_mr, chest_ct  # noqa: E402
+from mptpn.viewers.result_layers import LAYERS  # noqa: E402
 from mptpn.viewers.session import Result  # noqa: E402
 from viewer_images import noisy  # noqa: E402
 
@@ -65,8 +66,8 @@ def denoised(qtbot, widget) -> dict:
     until_idle(qtbot, widget)
     widget.denoise()
     until_idle(qtbot, widget)
-    assert widget.added, said(widget.status)
-    return widget.added
+    assert widget.results.added, said(widget.status)
+    return widget.results.added
 
 
 def test_the_manifest_is_valid_and_every_command_exists():
@@ -95,7 +96,7 @@ def test_noise_is_told_at_once_without_denoising(qtbot, viewer, widget):
     viewer.add_image(array, name="cells")
     until_idle(qtbot, widget)
     assert said(widget.noise).splitlines()[0] == f"noise: {str(mptpn.estimate_noise(array)).splitlines()[0]}"
-    assert not widget.added and widget.run.text() == "Denoise"
+    assert not widget.results.added and widget.run.text() == "Denoise"
 
 
 def test_layers_keep_scale_units_axis_labels_place_and_name(qtbot, viewer, widget):
@@ -118,14 +119,15 @@ def test_the_strength_is_instant_and_zero_is_the_input(qtbot, viewer, widget):
     region = widget.session.region
     flat = np.ones(array.shape, np.float32)
     half = mptpn.denoise(noisy())  # its assessment stands in
-    widget._result = Result(region, "auto", None, half.noise, -flat, flat, 2 * flat, np.ones((1, 1), np.float32))
-    widget._add(widget._result)
+    result = Result(region, "auto", None, half.noise, -flat, flat, 2 * flat, np.ones((1, 1), np.float32))
+    widget.results.show(result, *widget._source, strength=1.0)
     started = time.process_time()
     widget.strength.setValue(0)
     assert time.process_time() - started < 0.3
-    assert (widget.added["denoised"].data == array).all() and (widget.added["uncertainty"].data == 2).all()
+    added = widget.results.added
+    assert (added["denoised"].data == array).all() and (added["uncertainty"].data == 2).all()
     widget.strength.setValue(50)
-    assert (widget.added["removed"].data == 0.5).all()
+    assert (widget.results.added["removed"].data == 0.5).all()
 
 
 def test_a_slice_of_a_stack_lies_on_that_slice(qtbot, viewer, widget):
@@ -237,8 +239,8 @@ def test_a_second_run_is_refused_and_another_layer_waits(qtbot, viewer, widget):
     assert said(widget.status) == "still denoising (auto); stop it, or wait for its end."
     viewer.add_image(noisy(seed=3), name="other")
     until_idle(qtbot, widget)
-    qtbot.waitUntil(lambda: bool(widget.added), timeout=20000)
-    assert widget.added["denoised"].name == "cells denoised"
+    qtbot.waitUntil(lambda: bool(widget.results.added), timeout=20000)
+    assert widget.results.added["denoised"].name == "cells denoised"
     until_idle(qtbot, widget)
     assert widget.session.region.name == "other"  # it is measured now
 
@@ -271,7 +273,7 @@ def test_a_layer_that_is_no_image_is_one_sentence(qtbot, viewer, widget, capfd, 
     widget.denoise()
     until_idle(qtbot, widget)
     assert sentence in said(widget.status) and "\n" not in said(widget.status), said(widget.status)
-    assert not widget.added and "Traceback" not in "".join(capfd.readouterr())
+    assert not widget.results.added and "Traceback" not in "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize(
