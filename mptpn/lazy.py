@@ -11,12 +11,12 @@ import numpy as np
 
 from mptpn import tiling
 from mptpn.batch import MIDDLE
+from mptpn.batch.regions import LUMP, energies_within
 from mptpn.inference import AUTO, Assessment, Denoiser, NoisyImages, assess, common_share
 from mptpn.inference.denoiser import Network, check_strength
 from mptpn.inference.orientation import turned, turned_back
 from mptpn.inference.planes import changed
 from mptpn.inference.sampling import PIECE, PIECES, PIXELS, SAMPLES, may_hold_noise
-from mptpn.regions import LUMP, energies_within
 
 if TYPE_CHECKING:
     import dask.array as da

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 from file_makers import save_dicom
-from mptpn import batch
 from mptpn.__main__ import main
 from mptpn.atomic import Lock, staged
-from mptpn.batch import Settings, denoise_files
+from mptpn.batch import Settings, denoise_files, scans
 from mptpn.command_line.tables import add_row
 from mptpn.io import Writer, open_scan, open_scans
 from mptpn.io.parts import Parts
@@ -86,7 +85,7 @@ CALLS = {  # what is interrupted: module, function, at which call
     "a slice": ("mptpn.io.parts", "module.Parts._write", 4),
     "a checksum": ("mptpn.io.parts", "module.Parts._write", 5),
     "the assembly": ("mptpn.io.dicom", "module.write_derived", 2),
-    "the report": ("mptpn.report", "module.strip", 1),
+    "the report": ("mptpn.batch.report", "module.strip", 1),
     "the first name": ("mptpn.atomic", "module._rename", 1),
     "the second name": ("mptpn.atomic", "module._rename", 2),
     "the last name": ("mptpn.atomic", "module._rename", 4),
@@ -122,13 +121,13 @@ def settings(tmp_path, **more):
 
 def test_an_input_that_is_replaced_while_it_is_read_gives_no_result(tmp_path, monkeypatch):
     path, other = save_dicom(tmp_path / "a.dcm", noisy()), save_dicom(tmp_path / "b/a.dcm", noisy(9), PatientID="OTHER")
-    real = batch.denoise_slice
+    real = scans.denoise_slice
 
     def replacing(*arguments):
         os.replace(other, path)
         return real(*arguments)
 
-    monkeypatch.setattr(batch, "denoise_slice", replacing)
+    monkeypatch.setattr(scans, "denoise_slice", replacing)
     written, failures = denoise_files([path], settings(tmp_path))
     assert not written and "was changed or replaced while it was read" in failures[str(path)]
     assert not (tmp_path / "out/a.dcm").exists()
@@ -146,7 +145,7 @@ def test_a_slice_that_was_damaged_on_the_disk_is_computed_again(tmp_path, monkey
     np.save(tmp_path / "v.npy", np.stack([noisy(seed) for seed in range(4)]))
     whole, _ = denoise_files([tmp_path / "v.npy"], settings(tmp_path, uncertainty=True))
     expected = contents(tmp_path / "out")
-    real, count = batch.denoise_slice, []
+    real, count = scans.denoise_slice, []
 
     def stops(*arguments):
         count.append(1)
@@ -155,7 +154,7 @@ def test_a_slice_that_was_damaged_on_the_disk_is_computed_again(tmp_path, monkey
         return real(*arguments)
 
     shutil.rmtree(tmp_path / "out")
-    monkeypatch.setattr(batch, "denoise_slice", stops)
+    monkeypatch.setattr(scans, "denoise_slice", stops)
     with pytest.raises(KeyboardInterrupt):
         denoise_files([tmp_path / "v.npy"], settings(tmp_path, uncertainty=True))
     for part in (tmp_path / "out").glob(".*.part"):

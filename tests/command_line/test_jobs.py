@@ -105,16 +105,16 @@ def test_shares_that_make_no_sense_are_refused(given, tmp_path, capsys):
 def test_the_unforeseen_is_a_sentence_and_debug_shows_where_without_the_words(tmp_path, monkeypatch, capsys):
     np.save(tmp_path / "a.npy", noisy())
     np.save(tmp_path / "b.npy", noisy(1))
-    from mptpn import batch
+    from mptpn.batch import scans
 
-    real = batch.denoise_slice
+    real = scans.denoise_slice
 
     def fails(slice, *rest):
         if abs(float(slice.pixels[0, 0]) - noisy()[0, 0]) < 1e-3:
             raise KeyError(PATIENT)
         return real(slice, *rest)
 
-    monkeypatch.setattr(batch, "denoise_slice", fails)
+    monkeypatch.setattr(scans, "denoise_slice", fails)
     given = ["denoise", str(tmp_path / "a.npy"), str(tmp_path / "b.npy"), "--model", "small", "--out"]
     assert main([*given, str(tmp_path / "out")]) == 1
     said = capsys.readouterr().err

@@ -1,142 +1,31 @@
-"""Files in, files out: each scan is denoised slice by slice, written back in its own type, and judged in a report."""
+"""One scan: denoised slice by slice or tile by tile, written back in its own type, and judged in a report."""
 
-import hashlib
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from mptpn import regions, report
-from mptpn.inference import AUTO, SELF, Denoiser, NoisyImages, Prediction, assess, colour, common_share, load_network
-from mptpn.inference.adaptation import check_adaptation
-from mptpn.inference.denoiser import Network
-from mptpn.inference.noisy_images import PRETRAINED
+from mptpn.batch import regions, report
+from mptpn.batch.report import NONE, Judged
+from mptpn.batch.settings import Settings
+from mptpn.inference import SELF, Denoiser, NoisyImages, Prediction, assess, colour, common_share, load_network
 from mptpn.inference.sampling import channels, colours, is_constant, is_large, laws, sampled, samples
-from mptpn.io import Scan, Slice, Writer, walk
+from mptpn.io import Scan, Slice, Writer
 from mptpn.io.limits import check_size
-from mptpn.io.outcomes import Outcome, each
+from mptpn.io.outcomes import Outcome
 from mptpn.io.tile_writer import TileWriter
-from mptpn.io.writer import DoneBefore
-from mptpn.networks import save_weights, weights_path
+from mptpn.networks import save_weights
 from mptpn.networks.noise_level import SMALLEST
-from mptpn.report import FULL, NONE, SHORT, Judged
 
 MIDDLE = 512  # px, side of the middle of a large slice that is judged
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"  # slices, the tiles of a large one as parts
 SHOWN = {"bar_format": BAR, "file": sys.stderr, "mininterval": 0.5}
 
 WHOLE = (slice(None), slice(None))
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the user chose.
-
-    Attributes:
-        out: folder of the results.
-        model: AUTO, SELF (a blind-spot network learns from each scan within `minutes`), or weights.
-        strength: 0 (the input) to 1.
-        adapt: minutes, see inference.adaptation; None: the pretrained network stays as it is.
-        memory: bytes that the process may hold; None: half of what is free more than now.
-        overwrite: whether earlier results may be replaced.
-        uncertainty: whether the error's standard deviation is written too, as .npy.
-        parametric_map: whether that of DICOM is written as a Parametric Map too.
-        report: one of REPORTS: none; verdict, numbers and three pictures; the uncertainty too, six pictures.
-        axes: names of the files' axes, one letter each; None: as the files say, or guessed.
-        part: (i, n), the i-th of n shares of the files, from 1.
-        progress: whether a bar shows how far each scan is.
-    """
-
-    out: Path
-    model: str | Path = AUTO
-    strength: float = 1.0
-    minutes: float = 3.0
-    adapt: float | None = None
-    memory: int | None = None
-    overwrite: bool = False
-    uncertainty: bool = False
-    parametric_map: bool = False
-    report: str = SHORT
-    seed: int = 0
-    axes: str | None = None
-    part: tuple[int, int] = (1, 1)
-    progress: bool = True
-
-    @property
-    def wants_uncertainty(self) -> bool:
-        """Whether the error's standard deviation is shown or written."""
-        return self.uncertainty or self.report == FULL
-
-    @cached_property
-    def network(self) -> Network | None:
-        """The model, read once for all scans; None: each scan has its own."""
-        return None if str(self.model) in (AUTO, SELF) else load_network(self.model)
-
-    @property
-    def divides(self) -> bool:
-        """Whether shares work on one large scan together: not where each would train a network of its own."""
-        return str(self.model) != SELF and self.adapt is None
-
-    @property
-    def written(self) -> dict:
-        """What a Writer is told."""
-        about = {"uncertainty": self.uncertainty, "parametric_map": self.parametric_map}
-        return {"note": self.note, "overwrite": self.overwrite} | about
-
-    @cached_property
-    def note(self) -> str:
-        """All that decides the pixels: an interrupted result is gone on with only under the same note."""
-        if str(self.model) == SELF:
-            how = f"trained on itself for {self.minutes:g} min, seed {self.seed}"
-        else:
-            names = (*PRETRAINED, colour.COLOUR) if str(self.model) == AUTO else (self.model,)
-            weights = b"".join(weights_path(name).read_bytes() for name in names)
-            how = f"model {hashlib.sha256(weights).hexdigest()[:12]}"
-        how += f", adapted for {self.adapt:g} min, seed {self.seed}" if self.adapt is not None else ""
-        axes = f", axes {self.axes}" if self.axes else ""
-        return f"({how}, strength {self.strength:g}{axes})"
-
-
-def denoise_files(
-    paths: Sequence[str | Path], settings: Settings, tell: Callable[[Outcome], object] = lambda _: None
-) -> tuple[list[Path], dict[str, str]]:
-    """Denoise files and folders; one that fails does not stop the others; tell is called after each.
-
-    Returns:
-        What was written, and for each path or scan that failed, one sentence.
-    Raises:
-        FileNotFoundError: no such model.
-    """
-    written, failures = [], {}
-    for outcome in outcomes(paths, settings):
-        if outcome.result is not None:
-            written.append(outcome.result)
-        elif not (outcome.passed_over or outcome.waits):
-            failures[str(outcome.file)] = outcome.failure
-        tell(outcome)
-    return written, failures
-
-
-def outcomes(paths: Sequence[str | Path], settings: Settings) -> Iterator[Outcome]:
-    """Denoise the files of a share one after the other; arguments and errors as in denoise_files."""
-    check_adaptation(settings.adapt, settings.model)
-    if str(settings.model) not in (AUTO, SELF):
-        weights_path(settings.model)
-    scans = walk(paths, part=settings.part, axes=settings.axes, divided=settings.divides)
-    yield from each(scans, partial(denoise_scan, settings=settings), _done_before)
-
-
-def _done_before(scan: Scan, error: DoneBefore) -> Outcome:
-    about = error.about
-    noise = about.get("noise") or [{}]
-    verdict, level = about.get("verdict", ""), noise[0].get("sigma")
-    return Outcome(scan.path, error.target, verdict, f"done before; {verdict}", level=level, unit=scan.unit)
 
 
 def denoise_scan(scan: Scan, settings: Settings) -> Outcome:

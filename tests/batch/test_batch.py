@@ -20,9 +20,8 @@ import torch
 from PIL import Image as Picture
 
 from file_makers import PATIENT, save_dicom
-from mptpn import batch, report
 from mptpn.__main__ import main
-from mptpn.batch import Settings, denoise_files
+from mptpn.batch import Settings, denoise_files, report, scans
 from mptpn.inference import NoisyImages, quality_figure, sampling
 from mptpn.io import Writer, open_scan
 from mptpn.networks.transformer import RetractableTransformer
@@ -56,7 +55,7 @@ def model(tmp_path_factory):
 def all_is_applied(request, monkeypatch):
     """Random weights are a sure loss, of which nothing would be applied."""
     if "safeguard" not in request.keywords:
-        monkeypatch.setattr("mptpn.batch.common_share", lambda _: 1.0)
+        monkeypatch.setattr("mptpn.batch.scans.common_share", lambda _: 1.0)
 
 
 def noisy(shape=(65, 70), *, seed=0, level=6.0) -> np.ndarray:
@@ -175,7 +174,7 @@ def test_uncertainty_is_written_slice_by_slice_and_grows_as_the_strength_falls(m
 def test_a_failure_half_way_keeps_what_is_done_and_the_next_call_goes_on(model, tmp_path, monkeypatch):
     path = make(tmp_path / "in", "tiff, 16 bit pages")
     whole, _ = denoise_files([path], Settings(tmp_path / "whole", model=model))
-    asked, real = [], batch.denoise_slice
+    asked, real = [], scans.denoise_slice
 
     def failing(slice, *rest):
         asked.append(len(asked))
@@ -183,7 +182,7 @@ def test_a_failure_half_way_keeps_what_is_done_and_the_next_call_goes_on(model, 
             raise ValueError("the third slice is a bad one")
         return real(slice, *rest)
 
-    monkeypatch.setattr(batch, "denoise_slice", failing)
+    monkeypatch.setattr(scans, "denoise_slice", failing)
     settings = Settings(tmp_path / "out", model=model)
     written, failures = denoise_files([path], settings)
     assert (
@@ -205,7 +204,7 @@ def test_an_interrupted_scan_keeps_the_network_that_it_learned(tmp_path, monkeyp
     monkeypatch.setattr(
         NoisyImages, "fit", lambda self, **settings: learned.append(1) or fit(self, minutes=1.0, steps=5, seed=0)
     )
-    own, count = batch.denoise_slice, []
+    own, count = scans.denoise_slice, []
 
     def fails_once(*arguments):
         count.append(1)
@@ -213,7 +212,7 @@ def test_an_interrupted_scan_keeps_the_network_that_it_learned(tmp_path, monkeyp
             raise OSError("disk")
         return own(*arguments)
 
-    monkeypatch.setattr(batch, "denoise_slice", fails_once)
+    monkeypatch.setattr(scans, "denoise_slice", fails_once)
     settings, kept = Settings(tmp_path / "out", model="self"), tmp_path / "out"
     assert denoise_files([path], settings)[1] and list(kept.glob(".a.tif.*.network.safetensors"))
     assert not denoise_files([path], settings)[1] and learned == [1]
@@ -421,7 +420,7 @@ def test_what_the_report_shows_as_removed_was_removed_from_the_written_image(
         shown.extend((view.noisy, view.denoised, view.noisy - view.denoised))
         return sheet(view, words=words)
 
-    monkeypatch.setattr(batch, "common_share", lambda _: share)
+    monkeypatch.setattr(scans, "common_share", lambda _: share)
     monkeypatch.setattr(report, "_gray", lambda array, *ends: shown.append(array) or gray(array, *ends))
     monkeypatch.setattr(quality_figure, "sheet", seen)
     settings = Settings(tmp_path / "out", model=model, strength=strength, report=kind)
@@ -443,7 +442,7 @@ def test_the_report_says_that_gain_and_checks_are_of_more_than_is_written():
 def test_a_large_slice_whose_middle_is_constant_is_denoised_without_a_report(model, tmp_path, monkeypatch):
     monkeypatch.setattr(sampling, "PIXELS", 100 * 100)
     monkeypatch.setattr(sampling, "PIECE", 64)
-    monkeypatch.setattr(batch, "MIDDLE", 64)
+    monkeypatch.setattr(scans, "MIDDLE", 64)
     image = noisy((192, 193))
     image[60:140, 60:140] = 7.0
     np.save(tmp_path / "a.npy", image)
