@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -12,12 +13,11 @@ import numpy as np
 from skimage import img_as_float
 from torch import Tensor
 
-from mptpn.inference import AUTO, Assessment, NoisyImages, QualityControl
-from mptpn.inference.adaptation import check_adaptation
+from mptpn.inference import AUTO, SELF, Assessment, NoisyImages, QualityControl
 from mptpn.inference.denoiser import Network, check_strength
 from mptpn.inference.planes import changed, check_planes, denoise_planes, noisy_planes
 from mptpn.io import Image, gray_array, image_from_array, read_image
-from mptpn.io.array import named_array
+from mptpn.io.array import check_axis, check_number, check_unmasked, check_valid, check_whole, named_array, shown
 from mptpn.io.image import as_array, check_type
 from mptpn.networks import load_weights
 from mptpn.networks.noise_level import SMALLEST
@@ -79,20 +79,25 @@ def denoise(
             "tiny" (a preview) to choose it; "self", a blind-spot network that learns from the image within `minutes`;
             .safetensors from mptpn train, or a network from load().
         strength: 0 (the input, exactly) to 1.
+        minutes: wall-clock budget of model "self"; the others do not use it.
         adapt: minutes on one core, in a fixed number of steps, in which the pretrained network is adapted to the image
             first (about + 0.1 dB); None: it is not.
-        memory: bytes that the process may hold in all; None: half of what is free more than now.
+        memory: bytes that the process may hold in all; None: what it holds and half of what is free.
         valid: [H, W] bool, or one of the image's shape; False: padding, background or saturated pixels, which no
             estimate sees and which stay as they are. Areas of 9 x 9 px or more of one value are found without it.
         seed: of the training.
         axes: one letter an axis, such as "CZYX": T, Z and others share a noise model, each C has its own, S is RGB.
         channel_axis: the axis of the channels, instead of axes; the last two others are height and width.
+    Returns:
+        image and uncertainty of the input's shape, both in its unit, what the noise is, the estimated gain, and how far
+        to trust it; see Denoised.
     Raises:
-        ValueError: not an image, axes that do not fit, too small, constant, NaN or infinite.
-        FileNotFoundError: no such model.
+        ValueError: not an image, axes that do not fit, too small, constant, NaN or infinite, a setting out of range.
+        TypeError: a setting of another type. FileNotFoundError: no such model.
     """
-    check_strength(strength)
-    check_adaptation(adapt, model)
+    _check_array(image, "denoise")
+    check_settings(model=model, strength=strength, minutes=minutes, adapt=adapt, memory=memory)
+    check_valid(valid)
     array, named, wrap = named_array(image, axes=axes, channel_axis=channel_axis)
     if named.names == "YXS" and named.shape[-1] == 4:
         warnings.warn("the fourth channel is taken for alpha and stays; axes='YXC' denoises all four", stacklevel=2)
@@ -121,8 +126,14 @@ def denoise_image(
     Raises:
         ValueError: as denoise().
     """
+    _check_array(image, "denoise")
+    check_unmasked(image)
     array = as_array(image)
     check_type(array, name="the image")
+    if channel_axis is not None:
+        check_axis(channel_axis, array.shape)
+    if sigma is not None:
+        check_number(sigma, name="sigma", remedy="give a standard deviation above 0, or None")
     if preserve_range:
         array = array.astype(array.dtype if array.dtype in (np.float32, np.float64) else np.float64)
     else:
@@ -137,6 +148,40 @@ def denoise_image(
     done = denoise_planes(array, named, sigma=sigma, **settings)
     _warn(done.assessment)
     return done.array
+
+
+def check_settings(
+    *,
+    model: str | Path | Network,
+    strength: float,
+    minutes: float,
+    adapt: float | None = None,
+    memory: int | None = None,
+) -> None:
+    """Refuses settings of denoise() by their name, before anything is computed."""
+    if not isinstance(model, str | Path | Network):
+        known = "the name of a network of the package, the path of a weights file or a network from mptpn.load"
+        raise TypeError(f"model {shown(model)}: is no denoiser; give {known}.")
+    check_number(strength, name="strength", remedy="give one from 0 (the input) to 1 (all the noise)")
+    check_strength(strength)
+    check_number(minutes, name="minutes", remedy="give one above 0")
+    if adapt is not None:
+        check_number(adapt, name="adapt", remedy="give minutes above 0, or None")
+        if not 0 < adapt < math.inf:
+            raise ValueError(f"adapt {adapt:g}: give a finite number of minutes above 0, or None.")
+        if str(model) == SELF:
+            raise ValueError("adapt with model='self': that network learns from the images already; leave one out.")
+    if memory is not None:
+        check_number(memory, name="memory", remedy="give bytes, such as 2**30, or None")
+        if not memory > 0:
+            raise ValueError(f"memory {memory}: give a number of bytes above 0, or None.")
+
+
+def _check_array(image: object, command: str, *, reader: str = "open_scan") -> None:
+    """Refuses paths where an array is taken."""
+    if isinstance(image, str | Path):
+        instead = f"for files use `mptpn {command}`, or mptpn.io.{reader}"
+        raise ValueError(f"{str(image)!r:.200}: {command} takes an array; {instead}.")
 
 
 def _warn(assessment: Assessment) -> None:
@@ -175,16 +220,28 @@ def estimate_noise(
     if axes is not None or channel_axis is not None or hasattr(image_or_images, "dims"):
         if several or isinstance(image_or_images, Image | str | Path):
             raise ValueError("axes and channel_axis are those of one array; give one array, or leave them out.")
+        check_valid(valid)
         array, named, _ = named_array(image_or_images, axes=axes, channel_axis=channel_axis)
         check_planes(array, named, valid=valid)
         arrays, masks = noisy_planes(array, named, valid=valid)
         return NoisyImages.of(arrays, valid=masks).estimate
     pictures = image_or_images if several else [image_or_images]
-    masks = valid if several and valid is not None else [valid] * len(pictures)
+    masks = _one_each("valid", valid if several and valid is not None else [valid] * len(pictures), len(pictures))
+    subjects = _one_each("subjects", range(len(pictures)) if subjects is None else subjects, len(pictures))
     arrays = [_gray(x, number, mask) for number, (x, mask) in enumerate(zip(pictures, masks, strict=True))]
-    subjects = range(len(arrays)) if subjects is None else subjects
     images = NoisyImages.of(arrays, valid=masks, subjects=subjects)
     return images.estimate
+
+
+def _one_each(name: str, given: Sequence, count: int) -> list:
+    """What is given for each image of a list; refuses what is no list of its length."""
+    try:
+        found = list(given)
+    except TypeError:
+        raise TypeError(f"{name} {shown(given)}: give a list with one for each of the {count} images.") from None
+    if len(found) != count:
+        raise ValueError(f"{name}: {len(found)} given for {count} images; give one for each of them.")
+    return found
 
 
 def _gray(picture: Picture, number: int, valid: np.ndarray | None = None) -> np.ndarray:
@@ -193,6 +250,7 @@ def _gray(picture: Picture, number: int, valid: np.ndarray | None = None) -> np.
     if isinstance(picture, str | Path):
         picture = read_image(picture)
     array = picture.array if isinstance(picture, Image) else picture
+    check_unmasked(array)
     return gray_array(array, name=name, valid=valid, smallest=SMALLEST, colour="luminance").astype(np.float64)
 
 
@@ -206,8 +264,9 @@ def enlarge(image: np.ndarray, *, scale: int = 2, tile: int = 0) -> np.ndarray:
     Returns:
         [scale H, scale W] or with three channels, same type and unit.
     Raises:
-        ValueError: not an image, or another scale.
+        ValueError, TypeError: not an image, a constant one, another scale or tile.
     """
+    _check_array(image, "enlarge", reader="read_image")
     pixels = gray_array(image, name="the image", colour="kept")
     larger = enlarge_image(image_from_array(pixels, name="the image"), scale=scale, tile=tile).array
     zeros = np.zeros(larger.shape, pixels.dtype)
@@ -221,7 +280,7 @@ def segment(image: np.ndarray, prompt: str, *, model: str | Path = "segmentation
         image: [H, W], [H, W, 3] or [H, W, 4] (alpha is dropped), any integer or float type and unit.
         prompt: in English, such as "large nuclei in the left half".
         model: weights from mptpn train-segment; default: those of the package.
-        memory: bytes that the process may hold in all; None: half of what is free more than now.
+        memory: bytes that the process may hold in all; None: what it holds and half of what is free.
     Returns:
         mask, numbered pieces, whether anything was found and why not, and how sure that is.
     Raises:
@@ -230,6 +289,7 @@ def segment(image: np.ndarray, prompt: str, *, model: str | Path = "segmentation
     """
     from mptpn.segmentation import Segmenter
 
+    _check_array(image, "segment", reader="read_image")
     pixels = as_array(image)
     pixels = pixels[..., :3] if pixels.ndim == 3 and pixels.shape[2] == 4 else pixels
     return Segmenter.load(model).ask(pixels, prompt, memory=memory)
@@ -240,6 +300,7 @@ def enlarge_image(image: Image, *, scale: int = 2, tile: int = 0) -> Image:
     from mptpn.super_resolution import SuperResolutionNetwork
     from mptpn.super_resolution import enlarge as enlarged
 
+    check_whole(scale, name="scale", remedy="the pretrained networks enlarge by 2 or 4")
     if scale not in (2, 4):
         raise ValueError(f"scale {scale}: the pretrained networks enlarge by 2 or 4.")
     network, _ = load_weights(f"x{scale}", SuperResolutionNetwork)

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mptpn import tiling
+from mptpn.api import check_settings
 from mptpn.batch import MIDDLE
 from mptpn.batch.regions import LUMP, energies_within
 from mptpn.inference import AUTO, Assessment, Denoiser, NoisyImages, assess, common_share
-from mptpn.inference.denoiser import Network, check_strength
+from mptpn.inference.denoiser import Network
 from mptpn.inference.orientation import turned, turned_back
 from mptpn.inference.planes import changed
 from mptpn.inference.sampling import PIECE, PIECES, PIXELS, SAMPLES, may_hold_noise
+from mptpn.io.array import check_axis
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -37,7 +39,9 @@ def denoise_dask(
 
     Up to 48 squares of each of up to 8 slices are computed at once, for the noise model that all tiles share. Each tile
     has the halo that its network sees, so that the result does not depend on the chunks: it is bit for bit that of
-    `mptpn denoise` for a file with these pixels, but for the order of slices in which it judges.
+    `mptpn denoise` for a file with these pixels, but for the order of slices in which it judges. Unlike mptpn.denoise
+    it has no memory (a tile is the most that is held), no valid (pixels that are NaN or infinite stay), no adapt and no
+    axes, and gives the image alone.
 
     Args:
         array: [..., H, W], integers or floats; all but the last two axes are slices of one noise model.
@@ -46,14 +50,18 @@ def denoise_dask(
     Returns:
         Array of the same shape and type, in tiles of about 512 x 512 px.
     Raises:
-        ImportError: Dask is not installed. ValueError: no image, or one without noise.
+        ImportError: Dask is not installed. TypeError: no Dask array. ValueError: no image, or one without noise.
     """
     try:
         import dask.array as da
     except ImportError:
         raise ImportError("denoise_dask needs Dask; pip install mptpn[dask].") from None
-    check_strength(strength)
+    if not isinstance(array, da.Array):
+        remedy = "wrap an array with dask.array.from_array, or use mptpn.denoise"
+        raise TypeError(f"denoise_dask takes a Dask array, not {type(array).__name__}; {remedy}.")
+    check_settings(model=model, strength=strength, minutes=minutes)
     if channel_axis is not None:
+        check_axis(channel_axis, array.shape)
         settings = {"model": model, "strength": strength, "minutes": minutes, "seed": seed}
         channels = [da.take(array, i, axis=channel_axis) for i in range(array.shape[channel_axis])]
         return da.stack([denoise_dask(channel, **settings) for channel in channels], axis=channel_axis)

@@ -216,6 +216,41 @@ WRONG = {
 }
 
 
+@pytest.mark.parametrize(
+    ("images", "settings", "message"),
+    [
+        ([GOOD, GOOD], {"subjects": [1]}, "^subjects: 1 given for 2 images"),
+        ([GOOD, GOOD], {"subjects": 5}, "^subjects 5: give a list"),
+        ([GOOD, GOOD], {"valid": [GOOD > 0]}, "^valid: 1 given for 2 images"),
+        (GOOD, {"valid": GOOD < 0}, "no pixel is valid"),
+        (GOOD, {"valid": np.ones(GOOD.shape, int)}, "the mask is int64"),
+        (np.stack([GOOD] * 3), {"valid": GOOD < 0, "axes": "ZYX"}, "no pixel is valid"),
+        (np.ma.masked_greater(GOOD, 120), {}, "a masked array: .* valid=~image.mask"),
+        ([GOOD, np.ma.masked_greater(GOOD, 120)], {}, "a masked array"),
+    ],
+)
+def test_masks_and_subjects_that_do_not_fit_are_named(images, settings, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        estimate_noise(images, **settings)
+
+
+def test_a_masked_array_without_a_masked_pixel_is_an_array():
+    assert estimate_noise(np.ma.masked_array(GOOD)).sigma == estimate_noise(GOOD).sigma
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"photos": "photos"}, "^photos 'photos': are no images; give those of mptpn.api.read_folder"),
+        ({"photos": [GOOD]}, "^photos .array.*: are no images"),
+        ({"minutes": "3"}, "^minutes '3': is no number"),
+    ],
+)
+def test_what_a_training_cannot_take_is_named_before_the_folder_is_read(settings, message):
+    with pytest.raises(TypeError, match=message):
+        mptpn.train("nowhere", out="x.safetensors", **settings)
+
+
 @pytest.fixture
 def shelf(tmp_path, monkeypatch) -> Path:
     """A folder to stand in, with a noisy image and many other things."""
@@ -271,6 +306,46 @@ def test_a_command_that_lacks_something_is_explained_before_torch_is_loaded(argu
     with pytest.raises(SystemExit, match="^2$"):
         main(arguments)
     assert capsys.readouterr().err.startswith("usage: mptpn")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--minutes", "3"], "--minutes is the budget of --model self"),
+        (["--minutes", "3", "--model", "small"], "--minutes is the budget of --model self"),
+        (["--parametric-map"], "--parametric-map writes the uncertainty; give --uncertainty too"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(options, message, capsys):
+    with pytest.raises(SystemExit, match="^2$"):
+        main(["denoise", "a.npy", "--out", "out", *options])
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (["enlarge", "a.npy", "--out", "large.npy"], "large.npy"),
+        (["train", "folder", "--out", "my.safetensors"], "my.safetensors"),
+        (["train", "folder", "--out", "my.safetensors"], "my.json"),
+    ],
+)
+def test_what_is_there_is_replaced_on_purpose_alone(shelf, command, name, capsys):
+    Path(name).write_text("mine")
+    assert main(command) == 1 and Path(name).read_text() == "mine"
+    assert f"{name}: exists already; choose another name, or replace it with --overwrite." in capsys.readouterr().err
+    code = main([*command, "--overwrite"])
+    assert (code, Path(name).read_bytes() != b"mine") == ((0, True) if name == "large.npy" else (1, False))
+    assert "exists already" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("unit", ["HU", ""])
+def test_the_noise_is_printed_in_the_unit_of_the_file(tmp_path, unit, capsys):
+    tags = {"RescaleSlope": 1, "RescaleIntercept": 0, "RescaleType": unit} if unit else {}
+    save_dicom(tmp_path / "scan.dcm", noisy(64, 70).astype(np.int16), **tags)
+    assert main(["noise", str(tmp_path / "scan.dcm")]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert re.search(rf"at intensity [\d.e+-]+{unit and ' ' + unit}$", first)
 
 
 def test_help_needs_no_torch():

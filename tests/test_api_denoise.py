@@ -247,6 +247,52 @@ def test_wrong_settings_are_refused(folder):
         denoise(noisy(), model=folder / "none.safetensors")
 
 
+Y = np.random.default_rng(0).normal(100, 10, (40, 41))
+
+
+@pytest.mark.parametrize(
+    ("image", "settings", "message"),
+    [
+        ("scan.dcm", {}, "^'scan.dcm': denoise takes an array; for files use `mptpn denoise`, or mptpn.io.open_scan"),
+        ([Y] * 5, {}, "where it is a list of images, give each of them alone"),
+        ([Y, Y[1:]], {}, "parts have different shapes"),
+        (np.ma.masked_greater(Y, 110), {}, "a masked array: .* the mask as valid=~image.mask"),
+        (Y, {"model": None}, "^model None: is no denoiser"),
+        (Y, {"model": 3}, "^model 3: is no denoiser"),
+        (Y, {"model": torch.nn.Linear(2, 2)}, "^model Linear.*: is no denoiser"),
+        (Y, {"axes": 5}, "^axes 5: is no text; give one letter an axis"),
+        (Y, {"channel_axis": "C"}, "^channel_axis 'C': is no whole number"),
+        (Y, {"strength": "1"}, "^strength '1': is no number"),
+        (Y, {"minutes": "3"}, "^minutes '3': is no number"),
+        (Y, {"adapt": -1}, "^adapt -1: give a finite number of minutes above 0, or None"),
+        (Y, {"memory": "1G"}, "^memory '1G': is no number; give bytes"),
+        (Y, {"memory": -1}, "^memory -1: give a number of bytes above 0"),
+        (Y, {"memory": np.nan}, "^memory nan: give a number of bytes above 0"),
+        (Y, {"valid": Y > 1e9}, "no pixel is valid"),
+        (Y, {"valid": (Y > 0).astype(int)}, "the mask is int64; give bool"),
+    ],
+)
+def test_a_wrong_argument_is_named_in_one_sentence(image, settings, message):
+    with pytest.raises((TypeError, ValueError), match=message) as caught:
+        denoise(image, **settings)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("image", "settings", "message"),
+    [
+        (np.stack([Y] * 3), {"channel_axis": 9}, r"^channel_axis 9 is no axis of a picture of shape \(3, 40, 41\)"),
+        (Y, {"channel_axis": 9}, r"^channel_axis 9 is no axis of a picture of shape \(40, 41\)"),
+        (Y, {"channel_axis": "C"}, "^channel_axis 'C': is no whole number"),
+        (Y, {"sigma": "a"}, "^sigma 'a': is no number"),
+        ("a.png", {}, "denoise takes an array"),
+    ],
+)
+def test_denoise_image_names_a_wrong_argument(image, settings, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        mptpn.denoise_image(image, **settings)
+
+
 @pytest.mark.parametrize("kind", [*KINDS, "small"])
 def test_tiles_give_what_the_whole_image_gives(folder, kind, monkeypatch):
     """In tiles of at most 32 px; the added noise of `small` is one field, whatever the tiles. A halo of 128 px leaves

@@ -51,3 +51,23 @@ def test_an_array_without_noise_is_refused():
         mptpn.denoise_dask(da.zeros((64, 64), chunks=32))
     with pytest.raises(ValueError, match="is no image"):
         mptpn.denoise_dask(da.zeros(64, chunks=32))
+
+
+@pytest.mark.parametrize("array", [np.zeros((64, 64)), None, "scan.zarr"])
+def test_what_is_no_dask_array_is_refused_by_its_type(array):
+    with pytest.raises(TypeError, match=f"takes a Dask array, not {type(array).__name__}; wrap"):
+        mptpn.denoise_dask(array)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"channel_axis": 9}, "channel_axis 9 is no axis"),
+        ({"channel_axis": "C"}, "channel_axis 'C': is no whole number"),
+        ({"strength": "1"}, "strength '1': is no number"),
+        ({"model": 3}, "model 3: is no denoiser"),
+    ],
+)
+def test_a_setting_of_the_wrong_kind_is_named(settings, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        mptpn.denoise_dask(da.zeros((2, 64, 64), chunks=32), **settings)

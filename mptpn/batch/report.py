@@ -1,6 +1,7 @@
 """The report beside a denoised scan: one verdict, the numbers that matter, the checks, and pictures of one slice."""
 
 import json
+import os
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -90,7 +91,8 @@ def files(
         "noise": [one.noise.to_dict() for one in denoisers],
         "judged": [one.to_dict() for one in judged],
     }
-    title = f"{scan.name}, slice {middle.slice + 1} of {scan.slices}"
+    name = os.fsencode(scan.name).decode(errors="replace")  # fonts know no other bytes
+    title = f"{name}, slice {middle.slice + 1} of {scan.slices}"
     words = json.dumps(about, indent=1)
     if kind == FULL:
         png = _sheet(scan, middle, title, strength)

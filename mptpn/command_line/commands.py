@@ -3,10 +3,17 @@
 import argparse
 import json
 import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mptpn.command_line.console import complain, told
 
+if TYPE_CHECKING:
+    from mptpn.noise import NoiseEstimate
+
 DOUBTED = 3  # exit code of --strict
+MINUTES = 3.0  # of --model self
+STORED = "stored value"  # the unit of a file that names none
 
 
 def noise(options: argparse.Namespace) -> int:
@@ -24,7 +31,7 @@ def noise(options: argparse.Namespace) -> int:
         elif options.json:
             found.append({"file": str(one.file), "unit": one.unit} | one.estimate.to_dict())
         else:
-            print(f"{one.file}: {one.estimate}", flush=True)
+            print(f"{one.file}: {_with_unit(one.estimate, one.unit)}", flush=True)
         if options.csv:
             row = noise_row(one.file, one.unit, one.estimate) if one.estimate else {"file": one.file}
             add_row(options.csv, NOISE, row | {"failure": one.failure})
@@ -33,8 +40,18 @@ def noise(options: argparse.Namespace) -> int:
     return int(failed)
 
 
+def _with_unit(estimate: "NoiseEstimate", unit: str) -> str:
+    first, *findings = str(estimate).splitlines()
+    return "\n".join([first + f" {unit}" * (unit not in ("", STORED)), *findings])
+
+
 def denoise(options: argparse.Namespace) -> int:
     """Denoise files; the exit code is 1 where one failed, and with --strict 3 where a result is doubted."""
+    if options.minutes is not None and options.model != "self":
+        options.refuse("--minutes is the budget of --model self; give --model self, or leave --minutes out")
+    if options.parametric_map and not options.uncertainty:
+        options.refuse("--parametric-map writes the uncertainty; give --uncertainty too")
+    options.minutes = MINUTES if options.minutes is None else options.minutes
     from mptpn.batch import Settings
     from mptpn.command_line.jobs import denoise_with
     from mptpn.inference.assessment import USE
@@ -55,6 +72,7 @@ def denoise(options: argparse.Namespace) -> int:
 
 def train(options: argparse.Namespace) -> int:
     """Train on a folder and write weights and a report."""
+    _check_free(options, options.out, *(options.out.with_suffix(end) for end in (".stage1.safetensors", ".json")))
     from mptpn import api
     from mptpn.training import launch
 
@@ -69,6 +87,7 @@ def train(options: argparse.Namespace) -> int:
 
 def enlarge(options: argparse.Namespace) -> int:
     """Write the larger image."""
+    _check_free(options, options.out)
     from mptpn import api
     from mptpn.io import read_image, write_image
 
@@ -76,3 +95,10 @@ def enlarge(options: argparse.Namespace) -> int:
     larger = api.enlarge_image(image, scale=options.scale, tile=options.tile)
     print(write_image(options.out, larger))
     return 0
+
+
+def _check_free(options: argparse.Namespace, *paths: Path) -> None:
+    """Raises FileExistsError where one of these is there and may not be replaced."""
+    for path in paths:
+        if path.is_file() and not options.overwrite:
+            raise FileExistsError(f"{path}: exists already; choose another name, or replace it with --overwrite.")

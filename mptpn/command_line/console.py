@@ -55,6 +55,8 @@ def open_closed() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r+"))  # for as long as the process lives
+    if sys.stdout.errors == "strict" and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files that are no Unicode
     sys.stderr = _Patient(sys.stderr)
 
 

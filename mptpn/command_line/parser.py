@@ -14,8 +14,9 @@ def parser() -> argparse.ArgumentParser:
     """The parser of all commands; each puts the function that runs it into `run`."""
     all_commands = argparse.ArgumentParser(prog="mptpn", description="Denoise medical images without a clean truth.")
     named = all_commands.add_subparsers(dest="command", required=True)
-    files = {"nargs": "+", "type": Path, "metavar": "IN"}
-    files["help"] = "files or folders: DICOM (a series is one scan), NIfTI, TIFF, PNG, JPEG, BMP or .npy"
+    files = {"nargs": "+", "type": _path, "metavar": "IN"}
+    files["help"] = "files or folders: DICOM (a series is one scan), NIfTI, MGH, NRRD, TIFF, OME-Zarr, CZI, ND2, LIF, "
+    files["help"] += "PNG, JPEG, BMP or .npy"
     noise = named.add_parser("noise", help="estimate the noise of images")
     noise.set_defaults(run=commands.noise)
     noise.add_argument("images", **files)
@@ -24,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     noise.add_argument("--json", action="store_true", help="print numbers, not sentences")
     noise.add_argument("--csv", type=Path, help="also a table, one row a file: level, gain, read noise, intervals")
     denoise = named.add_parser("denoise", help="denoise files; a report beside each result says how far to trust it")
-    denoise.set_defaults(run=commands.denoise)
+    denoise.set_defaults(run=commands.denoise, refuse=denoise.error)
     denoise.add_argument("images", **files)
     _add_denoise_options(denoise)
     train = named.add_parser("train", help="learn a denoiser from a folder of noisy images alone; can be continued")
@@ -36,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     enlarge.add_argument("--out", type=Path, required=True, help="the larger image, .npy or .tif")
     enlarge.add_argument("--scale", type=int, default=2, choices=(2, 4))
     enlarge.add_argument("--tile", type=int, default=0, help="side of tiles, px, for little memory; 0: the whole image")
+    enlarge.add_argument("--overwrite", action="store_true", help="replace the larger image where it is there")
     add_commands(named, files, _bytes)
     for command in named.choices.values():
         command.add_argument("--debug", action="store_true", help="print where in the program a fault came from")
@@ -44,19 +46,20 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_denoise_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--out", type=Path, required=True, help="folder of the results")
+    add("--out", type=_path, required=True, help="folder of the results")
     known = (
-        "auto (the default): the pretrained network for the noise of each scan; small, correlated, base or tiny (a "
-        "preview): this one; "
+        "auto (the default): the pretrained network for the noise of each scan; small, correlated, base, tiny (a "
+        "preview) or colour (of colour images): this one; "
     )
     known += "self: train on each scan and on nothing else; or weights from mptpn train, .safetensors"
     add("--model", default="auto", help=known)
     add("--strength", type=_strength, default=1.0, help="0 (the input) to 1, default %(default)g")
-    minutes = "of --model self: wall-clock budget on each scan, default %(default)g"
-    add("--minutes", type=float, default=3.0, help=minutes)
+    minutes = f"of --model self: wall-clock budget on each scan, default {commands.MINUTES:g}"
+    add("--minutes", type=float, help=minutes)
     adapt = "adapt the pretrained network to each scan first; on one core about this time, in a fixed number of steps"
     add("--adapt", type=float, metavar="MINUTES", help=adapt)
-    memory = "bytes that the process may hold in all, such as 1G; default: half of what is free more than now"
+    memory = "bytes that the process may hold in all, such as 1G; default: what the process holds and half of what is "
+    memory += "free"
     add("--memory", type=_bytes, help=memory)
     error = "write NAME.uncertainty.npy too: the error's standard deviation at each pixel"
     add("--axes", type=str.upper, help=AXES)
@@ -83,7 +86,14 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
     photos = "folder of clean natural photographs; default: those inside the installed packages"
     add("--photos", type=Path, help=photos)
     add("--accelerator", default="auto", choices=("cpu", "cuda", "auto"))
+    add("--overwrite", action="store_true", help="replace weights and report where they are there")
     add("--seed", type=int, default=0)
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path; give a file or a folder, . for the current one")
+    return Path(text)
 
 
 def _strength(text: str) -> float:

@@ -15,7 +15,7 @@ def add_commands(commands: argparse._SubParsersAction, files: dict, size) -> Non
     segment.add_argument("images", **files | {"nargs": "*"})
     add = segment.add_argument
     add("--prompt", help='what to look for, such as "large nuclei in the left half"')
-    add("--out", type=Path, help="folder of the masks, overlays and reports")
+    add("--out", type=files["type"], help="folder of the masks, overlays and reports")
     add("--prompts", action="store_true", help="list what the weights know")
     add("--instances", action="store_true", help="write the numbers of the pieces too, NAME.instances.tif")
     add("--denoise", action="store_true", help="denoise each image before it is asked")

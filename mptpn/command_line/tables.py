@@ -35,7 +35,7 @@ def add_row(path: Path, columns: Sequence[str], row: dict) -> None:
         if start == 0:
             writer.writeheader()
         writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
-        data = text.getvalue().encode()
+        data = text.getvalue().encode(errors="surrogateescape")  # names of files as they are
         try:
             if file.write(data) < len(data):
                 raise OSError(ENOSPC, os.strerror(ENOSPC))

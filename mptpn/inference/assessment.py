@@ -13,9 +13,10 @@ from mptpn.inference import orientation, sure
 from mptpn.inference.denoiser import Denoiser, Prediction
 from mptpn.inference.gain import activity, estimated_gain, passing, rehearsed, residual_excess, squared_noise
 from mptpn.inference.masks import masked_image
-from mptpn.inference.quality_control import QualityControl, check_residual
-from mptpn.inference.texture import applied_share, check_texture, varies
+from mptpn.inference.quality_control import Check, QualityControl, check_residual
+from mptpn.inference.texture import applied_share, check_texture, is_judged, not_judged, varies
 from mptpn.metrics import NORMAL_95
+from mptpn.networks.noise_share import SMALLEST
 from mptpn.noise.by_place import LocalNoise
 from mptpn.tiling import spread, squares
 
@@ -84,6 +85,7 @@ def assess(
     seen = masked_image(*(x if x is None else orientation.turned(x, denoiser.turn) for x in (image, valid)), unit)
     noisy, denoised = prediction.noisy, prediction.denoised
     (low, high), margin = seen.ends, 3 * noise.sigma / unit  # near an end the noise is cut off
+    seen = replace(seen, measured=seen.measured & ~prediction.restored)
     inside = seen.measured & (denoised > low + margin) & (denoised < high - margin)
     inside = inside if int(inside.sum()) >= FEWEST else seen.measured
     places = _places(inside) if inside.numel() > BLOCKS * BLOCK**2 else [...]
@@ -92,15 +94,21 @@ def assess(
     there = LocalNoise(noise_model, some[3], prediction.correlation)
     residual = some[0] - denoiser.predictor.expected(some[1])  # where noise has a mean, without it
     about = {"variance": there.variance(some[1]), "valid": measured, "shown": varies(some[0])}
-    texture = check_texture(residual + some[1], some[1], **about)
+    few = denoiser.few_photons  # whose noise the network for texture has not seen
+    texture = not_judged("photons are few") if few else check_texture(residual + some[1], some[1], **about)
     there = there.turned_back(denoiser.turn)
     residual, *some = (turned_back(x, denoiser.turn) for x in (residual, *some))
     quality = check_residual(residual + some[1], some[1], noise_model=there, valid=some[2], noise=noise, unit=unit)
-    quality = QualityControl((*quality.checks, texture))
+    words = f"hot or dead pixels: {seen.hot}; they stay as they are"
+    hot = [Check("hot pixels", seen.hot, noisy.numel(), True, words)] if seen.hot else []
+    quality = QualityControl((*quality.checks, texture, *hot))
     if not texture.passed:
         return Assessment(quality, None, texture.verdict, applied_share(texture))
     error = math.log(noise.sigma_interval[1] / noise.sigma_interval[0]) / 2 / NORMAL_95
     if error >= 1 / NORMAL_95:
+        # between constant areas structure alone may be left, which would be taken for noise
+        if not is_judged(texture) and min(image.shape) >= SMALLEST:
+            return Assessment(quality, None, "the noise level is not known: the image stays as it is", share=0.0)
         return Assessment(quality, None, "the noise level is not known")
     if not quality["stripes"].passed:
         return Assessment(quality, None, "the noise has stripes, which the noise model does not know")

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mptpn.filters import constant
+from mptpn.inference.hot_pixels import hot_pixels
 from mptpn.networks.noise_level import HELD, SMALLEST
 from mptpn.noise import NoiseModel, count_step
 from mptpn.tiling import spread, squares
@@ -24,11 +25,12 @@ class MaskedImage:
 
     Attributes:
         pixels: float32 in the unit inside; masked ones are 0.
-        restored: True where pixels stay as they are: masked ones, and areas of one value.
+        restored: True where pixels stay as they are: masked ones, areas of one value, hot pixels.
         measured: True where noise is measured: neither restored nor clipped. A clipped pixel is denoised all the same:
             the dark of a clipped image would keep its zeros as pepper.
         ends: smallest and largest value that clip, infinite where nothing clips.
         counts: what one photon adds to an image of counted photons, whose zeros are counts like others; else 0.
+        hot: number of hot or dead pixels.
     """
 
     pixels: Tensor
@@ -36,6 +38,7 @@ class MaskedImage:
     measured: Tensor
     ends: tuple[float, float]
     counts: float = 0.0
+    hot: int = 0
 
 
 def masked_image(array: np.ndarray, valid: np.ndarray | None, unit: float) -> MaskedImage:
@@ -46,7 +49,8 @@ def masked_image(array: np.ndarray, valid: np.ndarray | None, unit: float) -> Ma
     """
     pixels, masked = unit_pixels(array, valid, unit)
     counts = count_step(pixels, ~masked)
-    restored = masked | constant_areas(pixels, counts=counts > 0)
+    hot = hot_pixels(pixels) & ~masked
+    restored = masked | constant_areas(pixels, counts=counts > 0) | hot
     left = int((~restored).sum())
     if left < SMALLEST**2:
         raise ValueError(
@@ -55,8 +59,8 @@ def masked_image(array: np.ndarray, valid: np.ndarray | None, unit: float) -> Ma
     clips, ends = clipped(pixels, ~restored, counts=counts > 0)
     measured = ~restored & ~clips
     if int(measured.sum()) < SMALLEST**2:
-        return MaskedImage(pixels, restored, ~restored, (-math.inf, math.inf), counts)
-    return MaskedImage(pixels, restored, measured, ends, counts)
+        return MaskedImage(pixels, restored, ~restored, (-math.inf, math.inf), counts, int(hot.sum()))
+    return MaskedImage(pixels, restored, measured, ends, counts, int(hot.sum()))
 
 
 def unit_pixels(array: np.ndarray, valid: np.ndarray | None, unit: float) -> tuple[Tensor, Tensor]:

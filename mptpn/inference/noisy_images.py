@@ -24,7 +24,7 @@ from mptpn.inference.predictor import (
     TransformerPredictor,
     told_correlation,
 )
-from mptpn.inference.stabilise import VarianceStabilisingTransform, cut, whitening_noise
+from mptpn.inference.stabilise import VarianceStabilisingTransform, added_noise, cut, photons_at
 from mptpn.io import gray_array
 from mptpn.networks import BlindSpotNetwork, RetractableTransformer
 from mptpn.networks.noise_level import SMALLEST
@@ -208,17 +208,18 @@ def predictor_of(network: Network, noise_model: NoiseModel, images: Sequence[Mas
     if not network.for_white_noise:
         return TransformerPredictor(network, noise_model, _offset(known), _level(seen))
     transform = stabilised(noise_model, images)
+    photons = photons_at(noise_model, float(np.mean([x.mean(dtype=np.float64) for x in known])))
     known = [transform(torch.from_numpy(x)).numpy() for x in known]
     if network.description is not None:
         told = told_correlation(noise_model)[None]
         level = torch.full((1, 1, 1, 1), TOLD_LEVEL)
-        return StabilisedPredictor(network, noise_model, _offset(known), level, transform, told)
-    field = whitening_noise(noise_model)[:1]
+        return StabilisedPredictor(network, noise_model, _offset(known), level, transform, told, photons=photons)
+    field = added_noise(noise_model, photons)[:1]
     seen = [
         transform(x) + cut(field, (piece[1].start, piece[2].start), x.shape[2:])
         for x, (_, piece) in zip(seen, places, strict=True)
     ]
-    return StabilisedPredictor(network, noise_model, _offset(known), _level(seen), transform)
+    return StabilisedPredictor(network, noise_model, _offset(known), _level(seen), transform, photons=photons)
 
 
 def stabilised(noise_model: NoiseModel, images: Sequence[MaskedImage]) -> VarianceStabilisingTransform:

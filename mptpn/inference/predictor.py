@@ -1,5 +1,6 @@
 """Predictors: the posterior mean of a noisy image and the standard deviation of its error, whatever the network."""
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Protocol
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mptpn.filters import gaussian_blur, turned, turned_back
-from mptpn.inference.stabilise import VarianceStabilisingTransform, cut, whitening_noise
+from mptpn.inference.stabilise import VarianceStabilisingTransform, added_noise, cut
 from mptpn.networks import BlindSpotNetwork
 from mptpn.networks.noise_level import RADIUS
 from mptpn.noise import NoiseModel
@@ -184,11 +185,13 @@ class StabilisedPredictor(TransformerPredictor):
         transform: makes the variance even; offset and scale are those of the transformed (and whitened) images.
         correlation: what the network is told, [1, 7, 7]; None: it cannot be told.
         turns: orientations of the square over which the result is averaged, 1 to 8.
+        photons: a pixel on average, see photons_at; infinite where the noise does not rise with the intensity.
     """
 
     transform: VarianceStabilisingTransform
     correlation: Tensor | None = None
     turns: int = 1
+    photons: float = math.inf
 
     @property
     def spread(self) -> float:
@@ -197,7 +200,7 @@ class StabilisedPredictor(TransformerPredictor):
     @cached_property
     def fields(self) -> Tensor:
         """The added noise: one field for all images, so that tiles fit together."""
-        return whitening_noise(self.noise_model) if self.correlation is None else torch.zeros(1, 1, 1, 1)
+        return added_noise(self.noise_model, self.photons) if self.correlation is None else torch.zeros(1, 1, 1, 1)
 
     def expected(self, denoised: Tensor) -> Tensor:
         return self.noise_model.mean(denoised)

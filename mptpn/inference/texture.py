@@ -17,6 +17,7 @@ MOST_MASKED = 0.02  # of the pixels of such a square: what is masked has no resi
 # share of the noise in the residual from which all of the change is applied, and up to which none is: chosen on 49
 # clean images with noise of 0 to 2 gray levels, 36 with more, and the validation images of CT, OCT, MR and fluorescence
 NOISE, TEXTURE = 0.75, 0.65
+NOT_JUDGED = "texture: not judged, "
 
 
 @torch.no_grad()
@@ -42,7 +43,7 @@ def check_texture(
             found.append(pretrained_noise_share()(relative, denoised[place] / sigma[place]).sigmoid())
             power.append(residual[place].square().sum((1, 2, 3)))
     if not found:
-        return Check("texture", 1.0, NOISE, True, "texture: not judged, the image is too small or nothing was removed")
+        return not_judged("the image is too small or nothing was removed")
     power = torch.cat(power)
     share = float((torch.cat(found) * power).sum() / power.sum())
     if share >= NOISE:
@@ -50,6 +51,16 @@ def check_texture(
     kept = "the image stays as it is" if share <= TEXTURE else "part of the change is applied"
     verdict = f"only {100 * share:.0f} % of what would be removed looks like noise, the rest is fine texture: {kept}"
     return Check("texture", share, NOISE, False, verdict, share <= TEXTURE)
+
+
+def not_judged(why: str) -> Check:
+    """The check passed without a judgement."""
+    return Check("texture", 1.0, NOISE, True, NOT_JUDGED + why)
+
+
+def is_judged(check: Check) -> bool:
+    """Whether the network has judged."""
+    return not check.verdict.startswith(NOT_JUDGED)
 
 
 def varies(noisy: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from io import BytesIO
-from os.path import commonpath
+from os.path import commonpath, lexists
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,8 @@ from pydicom import dcmread
 from pydicom.pixels import get_decoder
 
 from mptpn.io.derived import Words, write_derived
-from mptpn.io.dicom_head import INSTALL, MARK, Head, is_encapsulated, read_head
+from mptpn.io.dicom_glance import glance
+from mptpn.io.dicom_head import INSTALL, Head, is_encapsulated, read_head
 from mptpn.io.dicom_tags import opened
 from mptpn.io.scan import Scan, Unreadable, explained
 
@@ -95,6 +96,16 @@ class Dicom(Scan):
     def raw(self, values: np.ndarray) -> np.ndarray:
         return values << self.heads[0].shift if self.heads[0].shift else values
 
+    def rounded(self, index: int, pixels: np.ndarray) -> np.ndarray:
+        """See Scan.rounded; the bits beside those of the picture, which may hold an overlay, stay as they were."""
+        result, before = super().rounded(index, pixels), self.samples(index)
+        whole = self.bits == 8 * self.dtype.itemsize or self.dtype.kind == "f"
+        if whole or self.dtype.kind == "i" and np.array_equal(self.raw(self.values(before)), before):
+            return result  # no bits beside it, or they repeat the sign
+        word = np.dtype(f"u{self.dtype.itemsize}")
+        own = word.type(((1 << self.bits) - 1) << self.heads[0].shift)
+        return (before.view(word) & ~own | result.view(word) & own).view(self.dtype)
+
     def padding(self, index: int, stored: np.ndarray) -> np.ndarray | None:
         ranges = self._of(index)[0].padding
         if not ranges or stored.ndim == 3:
@@ -118,13 +129,21 @@ class Dicom(Scan):
 
         write_map(temporary, planes, heads=self.heads, unit=self.unit, note=note)
 
+    def files_in(self, folder: Path) -> list[Path]:
+        """The files of a series in a folder of results, which keep their names, in their order."""
+        root = commonpath([head.path.parent for head in self.heads])
+        return [folder / head.path.relative_to(root) for head in self.heads]
+
+    def earlier(self, folder: Path) -> list[Path]:
+        """The files in a folder that are an earlier result of this series, also of slices that it has no longer."""
+        found = [glance(file) for file in self.files_in(folder) if file.is_file()]
+        series = {uid for uid, derived in found if derived}
+        files = [file for file in folder.rglob("*") if file.is_file()] if series else []
+        return [file for file in files if (said := glance(file))[1] and said[0] in series]
+
     def may_replace(self, target: Path) -> bool:
-        tag = "DerivationDescription"
-        with explained(target):
-            return all(
-                file.is_dir() or MARK in str(dcmread(file, specific_tags=[tag]).get(tag, ""))
-                for file in target.rglob("*")
-            )
+        earlier = set(self.earlier(target))
+        return all(file in earlier for file in self.files_in(target) if lexists(file))
 
     def assemble(self, temporary: Path, part: Path, *, note: str) -> None:
         words = Words.of(note)
@@ -134,11 +153,10 @@ class Dicom(Scan):
                 data = BytesIO(pixels.read() + b"\0") if size % 2 else pixels  # values have an even length
                 self._write(self.heads[0], temporary, pixels=data, words=words)
             return
-        size, root = part.stat().st_size // self.slices, commonpath([head.path.parent for head in self.heads])
+        size = part.stat().st_size // self.slices
         with part.open("rb") as source:
-            for head in self.heads:
+            for head, target in zip(self.heads, self.files_in(temporary), strict=True):
                 pixels = BytesIO(source.read(size) + b"\0" * (size % 2))
-                target = temporary / head.path.relative_to(root)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 self._write(head, target, pixels=pixels, words=words)
 

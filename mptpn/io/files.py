@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import os
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +17,16 @@ from mptpn.io.ome_zarr import is_zarr
 from mptpn.io.scan import NoImage, Scan, Unreadable, explained
 from mptpn.io.states import state
 
-KNOWN = "give DICOM, NIfTI, TIFF, PNG, JPEG, BMP or .npy"
+KNOWN = "give DICOM, NIfTI, MGH, NRRD, TIFF, OME-Zarr, CZI, ND2, LIF, PNG, JPEG, BMP or .npy"
 SLICES = 16  # of a scan, as images
+ZIP = b"PK\x03\x04"  # of .npz, and of documents and archives
+HEADERS = (".hdr", ".hdr.gz")
+HEADER_SIZES = [size.to_bytes(4, order) for size in (348, 540) for order in ("little", "big")]  # Analyze, NIfTI
 # A new format is a subclass of Scan in a file of its own, and its line here: the class, the first bytes of its files.
 # A class is imported when the first of its files is met.
 FORMATS = {
     "npy:Npy": (b"\x93NUMPY",),
-    "npy:Npz": (b"PK\x03\x04",),
+    "npy:Npz": (ZIP,),
     "raster:Raster": (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM"),
     "tiff:Tiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
 }
@@ -48,13 +52,15 @@ def open_scan(path: str | Path, *, axes: str | None = None) -> Scan:
     """
     path = Path(path)
     whole = is_zarr(path)  # a folder that is one image
-    if path.is_dir() and not whole:
+    if os.path.isdir(path) and not whole:
         raise Unreadable(f"{path}: is a folder; give one file, or open it with mptpn.io.open_scans.")
     with explained(path):
         before = state(path)
-    refusal = Unreadable if path.name.lower().endswith(ENDINGS) else NoImage
     kind = "ome_zarr:OmeZarr" if whole else format_of(path)
-    if kind is None and not path.stat().st_size:
+    empty = kind is None and not path.stat().st_size
+    named = path.name.lower().endswith(ENDINGS)
+    refusal = Unreadable if named and (empty or not path.name.lower().endswith(HEADERS)) else NoImage
+    if empty:
         raise refusal(f"{path}: is empty, 0 bytes; copy it again.")
     if kind is None:
         raise refusal(f"{path}: is no image of a known type; {KNOWN}.")
@@ -84,18 +90,28 @@ def format_of(path: Path) -> str | None:
 
 
 def _format(path: Path, head: bytes) -> str | None:
-    named = next((kind for endings, kind in BY_ENDING.items() if path.name.lower().endswith(endings)), None)
+    name = path.name.lower()
+    if name.endswith(HEADERS) and _beginning(path, head, 4) not in HEADER_SIZES:
+        return None  # text headers have this ending too
+    named = next((kind for endings, kind in BY_ENDING.items() if name.endswith(endings)), None)
     if named:
         return named
     if head.startswith(GZIP):
-        with explained(path), gzip.open(path) as file:
-            head = file.read(4)
-        return "tiff:Tiff" if head.startswith(FORMATS["tiff:Tiff"]) else None
+        return "tiff:Tiff" if _beginning(path, head, 4).startswith(FORMATS["tiff:Tiff"]) else None
     if head[128:] == b"DICM" or head.startswith(b"DICM") or _is_bare_dicom(head):
         return "dicom:Dicom"
     if head.startswith(b"BM") and head[6:10] != bytes(4):  # BMP reserves four bytes; text may begin with BM
         return None
+    if head.startswith(ZIP) and not name.endswith(".npz"):  # its first member's name begins at byte 30
+        member = _beginning(path, head, 30 + int.from_bytes(head[26:28], "little"))
+        return "npy:Npz" if member.endswith(b".npy") else None
     return next((kind for kind, magic in FORMATS.items() if head.startswith(magic)), None)
+
+
+def _beginning(path: Path, head: bytes, count: int) -> bytes:
+    """The first bytes of a file, of a gzipped one those that are packed in it."""
+    with explained(path), gzip.open(path) if head.startswith(GZIP) else path.open("rb") as file:
+        return file.read(count)
 
 
 def belongs_to_another(file: Path) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from os.path import commonpath
 from pathlib import Path
 
+from mptpn import faults
 from mptpn.io.files import ENDINGS, KNOWN, belongs_to_another, format_of, open_scan
 from mptpn.io.ome_zarr import is_zarr
 from mptpn.io.refusals import NoImage
@@ -19,6 +20,8 @@ TABLE = "results.trust.csv"  # what it writes into the folder of its results; it
 DICOM = "dicom:Dicom"
 RESULT = "a result of mptpn denoise"
 SEGMENTED = "a result of mptpn segment"
+BROKEN = "is a broken link; mend or remove it."
+FAULTS = (ValueError, OSError, MemoryError)  # of one file, which do not stop the others
 
 
 @dataclass(frozen=True)
@@ -69,26 +72,28 @@ def walk(
         axes: as in open_scan.
         divided: whether a scan that is read in parts belongs to all shares, each of which does some of its tiles.
     """
+    if "" in paths:
+        raise ValueError("an empty path; give a file or a folder, . for the current one.")
     paths = list(dict.fromkeys(map(Path, paths)))
     call = _Call(part, axes, divided)
     for path, root in zip(paths, _roots(paths), strict=True):
-        if path.is_dir() and not is_zarr(path):
+        if os.path.isdir(path) and not is_zarr(path):
             yield from _in_folder(path, root, call)
         elif call.is_new(path):
             mine = call.is_mine()
             try:
                 scan = open_scan(path, axes=call.axes) if mine or call.may_share(path) else None
-            except (ValueError, OSError) as error:
+            except FAULTS as error:
                 scan = None
                 if mine:
-                    yield LeftOut(path, str(error))
+                    yield LeftOut(path, _words(path, error))
             if scan is not None and (mine or scan.in_parts):
                 yield from _scenes(scan, root, call)
 
 
 def _roots(paths: list[Path]) -> list[Path]:
     """The folder below which each given path is mirrored; it is common where names would not tell them apart."""
-    alone = [not path.is_dir() or is_zarr(path) for path in paths]
+    alone = [not os.path.isdir(path) or is_zarr(path) for path in paths]
     folders, files = ([path for path, one in zip(paths, alone, strict=True) if one == file] for file in (False, True))
     root = Path(commonpath([path.absolute() for path in folders])) if folders else Path()
     one = Path(commonpath([path.absolute().parent for path in files])) if files else Path()
@@ -111,7 +116,7 @@ class _Call:
     taken: set[str] = field(default_factory=set)
 
     def is_new(self, path: Path) -> bool:
-        if path.is_symlink() or path.is_dir():
+        if (os.path.islink(path) or os.path.isdir(path)) and not _is_no_image(path):
             whole = path.resolve()
         else:  # a folder is resolved once for all of its files
             if path.parent not in self.folders:
@@ -153,11 +158,16 @@ def _scenes(first: Scan, root: Path, call: _Call) -> Iterator[Scan | LeftOut]:
     for number in range(1, first.scenes):
         try:
             scan = first.scene(number)
-        except (ValueError, OSError) as error:
-            yield LeftOut(first.path, f"{error} It is image {number + 1} of {first.scenes} of its file.")
+        except FAULTS as error:
+            words = _words(first.path, error)
+            yield LeftOut(first.path, f"{words} It is image {number + 1} of {first.scenes} of its file.")
             continue
         scan.states = first.states
         yield call.named(scan, root)
+
+
+def _words(path: Path, error: Exception) -> str:
+    return faults.sentence(error, str(path)) if isinstance(error, MemoryError) else str(error)
 
 
 def _has_sibling(path: Path) -> bool:
@@ -175,10 +185,10 @@ def _in_folder(folder: Path, root: Path, call: _Call) -> Iterator[Scan | LeftOut
     groups: dict[str, list[Path]] = {}
     derived: dict[str, list[Path]] = {}
     image = failed = False
-    for file, result in _below(folder):
+    for file, found in _below(folder):
         if not call.is_new(file):
             continue
-        found = LeftOut(file, f"{file}: {result}", failed=False) if result else _opened(file, call)
+        found = found or _opened(file, call)
         if isinstance(found, LeftOut):
             failed |= found.failed
             yield found
@@ -203,6 +213,9 @@ def _opened(file: Path, call: _Call) -> Scan | LeftOut | Glance | None:
     """A file of a folder; None: it is of another share. A DICOM file is opened and counted with its series."""
     mine = True
     try:
+        if not file.exists():
+            mine = call.is_mine()
+            return LeftOut(file, f"{file}: {BROKEN}") if mine else None
         kind = "ome_zarr:OmeZarr" if file.is_dir() else format_of(file)
         if kind == DICOM:
             from mptpn.io.dicom_glance import glance  # here, so that a folder of other files does not wait for pydicom
@@ -215,35 +228,70 @@ def _opened(file: Path, call: _Call) -> Scan | LeftOut | Glance | None:
         scan = open_scan(file, axes=call.axes)
     except NoImage as error:
         return LeftOut(file, str(error), failed=False) if mine else None
-    except (ValueError, OSError) as error:
-        return LeftOut(file, str(error)) if mine else None
+    except FAULTS as error:
+        return LeftOut(file, _words(file, error)) if mine else None
     return scan if mine or scan.in_parts else None
 
 
-def _below(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Images in a folder and below in a stable order, and for each RESULT, SEGMENTED or "": what it is."""
+def _below(folder: Path) -> Iterator[tuple[Path, LeftOut | None]]:
+    """Images in a folder and below in a stable order; LeftOut: a result, or what is not opened and why."""
     results: set[Path] = set()
-    for here, folders, files in os.walk(folder):
+    refused: list[OSError] = []
+    for here, folders, files in os.walk(folder, onerror=refused.append):
         place, names = Path(here), set(files)
+        if not _is_open(here, refused):
+            folders.clear()
+            continue
         results |= _listed(place / TABLE) if TABLE in names else set()
         inner = [name for name in sorted(folders) if not name.startswith(".")]
         results |= {place / name for name in inner if f"{name}.trust.json" in names}
         inside = any(up in results for up in (place, *place.parents))
         images = [name for name in inner if is_zarr(place / name)]
         folders[:] = [name for name in inner if name not in images]
-        for name in sorted([*files, *images]):
+        links = {name for name in (*folders, *files) if _is_no_image(place / name)}
+        for name in sorted({*files, *images, *links}):
             file = place / name
-            if not name.startswith(".") and (file.is_file() or name in images) and not belongs_to_another(file):
+            shown = file.is_file() or name in images or name in links
+            if shown and not name.startswith(".") and not belongs_to_another(file):
                 known = name == TABLE or name.endswith(BESIDE) or f"{name}.trust.json" in names
                 mask = name.endswith(BESIDE_MASK) or f"{name}.segment.json" in names
-                yield file, RESULT if known or inside or file in results else SEGMENTED if mask else ""
+                said = RESULT if known or inside or file in results else SEGMENTED if mask else ""
+                said = said or (_link(file) if name in links else "")
+                yield file, LeftOut(file, f"{file}: {said}", failed=False) if said else None
+    for error in refused:
+        place = Path(error.filename)
+        words = f"{place}: cannot be searched ({error.strerror}); ask for permission or check the disk."
+        yield place, LeftOut(place, words)
+
+
+def _is_open(folder: str, refused: list[OSError]) -> bool:
+    """Whether the files of a folder whose names may be read may be opened."""
+    try:
+        os.stat(os.path.join(folder, "."))
+    except OSError as error:
+        error.filename = folder
+        refused.append(error)
+        return False
+    return True
+
+
+def _is_no_image(link: Path) -> bool:
+    """Whether it is a link to nothing, or to a folder that is no image."""
+    return os.path.islink(link) and (os.path.isdir(link) and not is_zarr(link) or not os.path.exists(link))
+
+
+def _link(file: Path) -> str:
+    """Why a link to no image is not opened; "": it has the name of an image, and is a failure."""
+    if file.is_dir():
+        return "is a link to a folder, which is not followed: give it by name."
+    return "" if file.name.lower().endswith(ENDINGS) else BROKEN
 
 
 def _listed(table: Path) -> set[Path]:
     try:
-        with table.open(newline="", encoding="utf-8") as file:
+        with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             return {table.parent / row["result"] for row in csv.DictReader(file) if row.get("result")}
-    except (OSError, UnicodeDecodeError, csv.Error):
+    except (OSError, csv.Error):
         return set()
 
 
@@ -260,9 +308,9 @@ def _all_series(groups: list[list[Path]], root: Path, call: _Call) -> Iterator[S
                 scans.append(open_scan(file, axes=call.axes))
             except NoImage as error:
                 yield LeftOut(file, str(error), failed=False)
-            except (ValueError, OSError) as error:
+            except FAULTS as error:
                 if call.is_mine():
-                    yield LeftOut(file, str(error))
+                    yield LeftOut(file, _words(file, error))
         apart, together = ([scan for scan in scans if bool(scan.series) == own] for own in (False, True))
         kinds = [([scan], []) for scan in apart] + (_by_kind(together) if together else [])
         many = sum(len(wanted) > 1 for wanted, _ in kinds)

@@ -57,7 +57,12 @@ def as_array(image: np.ndarray | Tensor) -> np.ndarray:
     if isinstance(image, Tensor):
         image = image.detach().cpu()
         image = image.float() if image.dtype == torch.bfloat16 else image
-    return np.asarray(image)
+    try:
+        return np.asarray(image)
+    except ValueError:
+        if not isinstance(image, list | tuple):
+            raise
+        raise ValueError("a list whose parts have different shapes is no image; give one array [H, W].") from None
 
 
 def check_type(array: np.ndarray, *, name: str) -> None:
@@ -95,14 +100,15 @@ def gray_array(
     if colour == "refused" and array.ndim != 2:
         raise ValueError(f"{name}: shape {array.shape} is not an image [H, W]; give each slice or channel alone.")
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
-        raise ValueError(
-            f"{name}: shape {array.shape} is not an image; give [H, W] or [H, W, 3], and several images as a list."
-        )
+        several = "each of several alone" if colour == "kept" else "several images as a list"
+        raise ValueError(f"{name}: shape {array.shape} is not an image; give [H, W] or [H, W, 3], and {several}.")
     _check_size(array.shape, name=name, smallest=smallest)
     if colour == "luminance" and array.ndim == 3:
         array = luminance(array)
     array = array[..., :3] if array.ndim == 3 else array
-    _check_pixels(array if valid is None else array[_mask(valid, array.shape[:2], name)], array.ndim, name, remedy)
+    inside = array if valid is None else array[_mask(valid, array.shape[:2], name)]
+    lacks = "shows nothing" if colour == "kept" else "holds no noise"
+    _check_pixels(inside, array.ndim, name=name, remedy=remedy, lacks=lacks)
     return array
 
 
@@ -119,13 +125,18 @@ def _check_size(shape: tuple[int, ...], *, name: str, smallest: int) -> None:
 
 def _mask(valid: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
     valid = as_array(valid)
-    if valid.shape != shape or valid.dtype != bool or not valid.any():
-        raise ValueError(f"{name}: the mask is {valid.dtype} {valid.shape}; give bool {shape} with some valid pixels.")
+    if valid.shape != shape or valid.dtype != bool:
+        raise ValueError(f"{name}: the mask is {valid.dtype} {valid.shape}; give bool {shape}.")
+    if not valid.any():
+        raise ValueError(f"{name}: no pixel is valid, the mask is bool and False everywhere; give True where one is.")
     return valid
 
 
-def _check_pixels(inside: np.ndarray, rank: int, name: str, remedy: str) -> None:
-    """inside: the valid pixels of an image of this rank; those of colour have the channels last."""
+def _check_pixels(inside: np.ndarray, rank: int, *, name: str, remedy: str, lacks: str) -> None:
+    """inside: the valid pixels of an image of this rank; those of colour have the channels last.
+
+    lacks: what is wrong with a constant image.
+    """
     finite = np.isfinite(inside)
     if not finite.all():
         finite = finite if rank == 2 else finite.all(-1)
@@ -136,7 +147,7 @@ def _check_pixels(inside: np.ndarray, rank: int, name: str, remedy: str) -> None
     low, high = inside.min(axes), inside.max(axes)
     if (low == high).all():
         value = ", ".join(f"{level:g}" for level in np.atleast_1d(low))
-        raise ValueError(f"{name}: every pixel is {value}; a constant image holds no noise.")
+        raise ValueError(f"{name}: every pixel is {value}; a constant image {lacks}.")
 
 
 def image_from_array(

@@ -1,6 +1,7 @@
 """OME-Zarr 0.4 and 0.5 as scans, by zarr (extra `formats`)."""
 
 import math
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -20,7 +21,7 @@ LETTERS = {"time": "T", "channel": "C"}
 
 def is_zarr(folder: Path) -> bool:
     """Whether a folder is a Zarr group or array, version 2 or 3."""
-    return any((folder / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))
+    return any(os.path.isfile(folder / name) for name in ("zarr.json", ".zgroup", ".zarray"))  # False: no right to look
 
 
 class OmeZarr(Scan):

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from errno import ENAMETOOLONG
 from functools import cached_property
 from pathlib import Path
 
@@ -12,11 +14,13 @@ import numpy as np
 
 from mptpn import __version__
 from mptpn.atomic import Lock, remove, restore, staged
+from mptpn.io.ome_zarr import is_zarr
 from mptpn.io.parts import Parts
 from mptpn.io.scan import Scan, explained
 from mptpn.io.states import check_states, content
 
 OTHER = "choose another folder or name"
+REPLACE = "replace it with --overwrite (in Python overwrite=True)"
 UNCERTAINTY = ".uncertainty.npy"
 MAP = ".uncertainty.dcm"
 BESIDE = (".trust.json", ".trust.png", UNCERTAINTY, MAP)  # endings of the files of one result, after its name
@@ -34,6 +38,8 @@ def writing(path: Path) -> Iterator[None]:
     except PermissionError:
         raise PermissionError(f"{path}: may not be written; choose a folder that you may write to.") from None
     except OSError as error:
+        if error.errno == ENAMETOOLONG:
+            raise OSError(f"{path}: its name is too long for a result and what stands beside it; shorten it.") from None
         reason = error.strerror or type(error).__name__
         raise OSError(f"{path}: cannot be written ({reason}); free space or choose another folder.") from None
 
@@ -92,16 +98,19 @@ class Writer:
                 f"name {name!r} has another type's ending; {scan.path} is written as {' or '.join(scan.endings)}."
             )
         place = folder / scan.below
-        if not place.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"{place}: is a link that leaves the folder {folder}; remove the link, or {OTHER}.")
         self.scan, self.note, self.overwrite, self.target = scan, note, overwrite, place / name
+        self._series = scan.path.is_dir() and not is_zarr(scan.path)  # files in a folder that others may share
+        self._check_links(folder)
         self.beside = beside
         self.uncertainty, self.map = uncertainty, uncertainty and parametric_map and scan.has_map
         if self.map:
             scan.check_map()
+        if self._series:
+            self._finish()
         self._check_target()
         with writing(folder):
             place.mkdir(parents=True, exist_ok=True)
+        self._check_length()
         self._begin()
 
     def _begin(self) -> None:
@@ -118,6 +127,8 @@ class Writer:
             self._lock = Lock(self._hidden("lock"))
             for ending in ("", *self.beside):
                 restore(self.target.with_name(self.target.name + ending))
+            if self._series:
+                restore(self._files)
 
     @cached_property
     def content(self) -> str:
@@ -153,7 +164,8 @@ class Writer:
 
     def _hidden(self, kind: str) -> Path:
         name = self.target.name
-        short = name if len(name.encode()) <= LONGEST else hashlib.sha256(name.encode()).hexdigest()
+        whole = os.fsencode(name)
+        short = name if len(whole) <= LONGEST else hashlib.sha256(whole).hexdigest()
         return self.target.with_name(f".{short}.{kind}")
 
     @property
@@ -161,23 +173,40 @@ class Writer:
         """Where the network of this scan alone is kept until the target exists."""
         return self._hidden(f"{self.key}.network.safetensors")
 
+    def _check_links(self, folder: Path) -> None:
+        files = self.scan.files_in(self.target) if self._series else [self.target]
+        for place in {self.target.parent: 0} | {file.parent: 0 for file in files}:
+            if not place.resolve().is_relative_to(folder.resolve()):
+                raise ValueError(f"{place}: is a link that leaves the folder {folder}; remove the link, or {OTHER}.")
+
     def _check_target(self) -> None:
         scan, target = self.scan, self.target
         own = [scan.path, *scan.sources()]
-        exists, folder = target.exists() or target.is_symlink(), target.is_dir()
-        same = target.exists() and any(path.exists() and target.samefile(path) for path in own)
+        exists, folder = os.path.lexists(target), os.path.isdir(target)
+        if exists and folder and self._series:
+            exists = any(map(os.path.lexists, scan.files_in(target)))
+        same = os.path.exists(target) and any(path.exists() and target.samefile(path) for path in own)
         if same or target.resolve() in {path.resolve() for path in own}:
             raise ValueError(f"{target}: is the input itself; {OTHER}.")
         about = self._report()
         if exists and not self.overwrite and about.get("key") == self.key:
             raise DoneBefore(target, about)
         if exists and not self.overwrite:
-            raise FileExistsError(f"{target}: exists already; {OTHER}, or overwrite it on purpose.")
+            unknown = "" if about else f"; without {target.name}{self.beside[0]} it is not known what it was made of"
+            raise FileExistsError(f"{target}: exists already; {OTHER}, or {REPLACE}{unknown}.")
         if exists and (folder != scan.path.is_dir() or (folder and not scan.may_replace(target))):
             raise FileExistsError(f"{target}: is not an earlier result of this input; move it away, or {OTHER}.")
         source = about.get("source", scan.label)
         if exists and source != scan.label:
             raise FileExistsError(f"{target}: is the result of another input, {source}; move it away, or {OTHER}.")
+
+    def _check_length(self) -> None:
+        """Every name that is given or looked for beside the target is one of the disk."""
+        name = self.target.name
+        with writing(self.target):
+            for one in (f".{os.getpid()}.old.{name}", *(name + ending for ending in self.beside)):
+                with suppress(FileNotFoundError):
+                    self.target.with_name(one).lstat()
 
     def _report(self) -> dict:
         """The report beside an earlier result; {} where there is none."""
@@ -191,7 +220,7 @@ class Writer:
         path = self.target.with_name(self.target.name + UNCERTAINTY)
         if not self.overwrite and (path.exists() or path.is_symlink()):
             self._abandon()
-            raise FileExistsError(f"{path}: exists already; {OTHER}, or overwrite it on purpose.")
+            raise FileExistsError(f"{path}: exists already; {OTHER}, or {REPLACE}.")
 
     def __enter__(self) -> "Writer":
         return self
@@ -262,9 +291,11 @@ class Writer:
             check()
             for ending in self.beside:
                 stage(self.target.with_name(self.target.name + ending), writes.get(ending))
-            stage(self.target, self._assemble)
+            stage(self._files if self._series else self.target, self._assemble)
             self._check_input()
         with writing(self.target):
+            if self._series:
+                self._place()
             self._clear()
         self.scan.close()
 
@@ -278,14 +309,50 @@ class Writer:
                 f"{self.scan.path}: was changed while it was read; nothing of it is written, repeat the call."
             )
 
+    @property
+    def _files(self) -> Path:
+        """Where the files of a series wait, all of them whole, to be moved into their folder."""
+        return self._hidden("files")
+
+    def _finish(self) -> None:
+        """Moves what a killed call left waiting."""
+        if self._files.is_dir():
+            self._hold()
+            try:
+                with writing(self.target):
+                    self._place()
+                    self._remove_parts()
+            finally:
+                self._lock.release()
+
+    def _place(self) -> None:
+        """Moves the files of a series into their folder: at once where nothing else is in it, else one by one."""
+        if not self._files.is_dir():
+            return  # another process was quicker
+        target, earlier = self.target, set(self.scan.earlier(self.target))
+        older = target.with_name(f".{os.getpid()}.old.{target.name}")  # atomic.restore brings it back
+        if earlier and not target.is_symlink() and earlier == {file for file in target.rglob("*") if not file.is_dir()}:
+            os.replace(target, older)
+        else:
+            for file in earlier - set(self.scan.files_in(target)):
+                file.unlink()
+        _move(self._files, target)
+        if older.is_dir():
+            for file in earlier:
+                (older / file.relative_to(target)).unlink()
+            _move(older, target)  # what another process wrote there meanwhile
+
     def _clear(self) -> None:
         """Removes the part files and networks of this target, also those of other notes."""
         self._abandon()
+        self._remove_parts()
+        self._lock.release()
+
+    def _remove_parts(self) -> None:
         pattern = re.compile(re.escape(self._hidden("").name) + r"[0-9a-f]{16}\..*(part|sums|safetensors|tiles)")
         for file in self.target.parent.iterdir():
             if pattern.fullmatch(file.name):
                 remove(file)
-        self._lock.release()
 
     def _assemble(self, temporary: Path) -> None:
         if self.scan.path.is_dir():
@@ -309,3 +376,15 @@ class Writer:
     def _uncertainties(self) -> Iterator[bytes]:
         """The uncertainty of all slices in their order, in pieces."""
         return self._parts[1].pieces()
+
+
+def _move(folder: Path, target: Path) -> None:
+    """Moves the files of a folder into another one: at once where that is missing or empty, else one by one."""
+    try:
+        os.replace(folder, target)
+    except OSError:  # it holds others
+        for file in sorted(file for file in folder.rglob("*") if not file.is_dir()):
+            into = target / file.relative_to(folder)
+            into.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, into)
+        remove(folder)

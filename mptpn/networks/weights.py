@@ -1,6 +1,7 @@
 """Weights that describe themselves: a safetensors file with the network's name, its arguments and a note."""
 
 import json
+from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -16,9 +17,12 @@ from mptpn.networks.transformer import RetractableTransformer
 from mptpn.random import seeded
 
 DENOISERS = {name: name for name in ("small", "correlated", "base", "colour", "tiny")}  # see MODEL_CARD.md
-OFFERED = [name for name in DENOISERS if name != "colour"]  # for every image; auto gives colour its own
 ENLARGERS = {"x2": "super_resolution_x2", "x4": "super_resolution_x4"}  # trained by notebook 08
 SEGMENTERS = {"segmentation": "segmentation"}
+OTHERS = {  # kinds that do not denoise: what is offered instead of a file that is not there
+    "SegmentationNetwork": {"offered": SEGMENTERS, "command": "train-segment"},
+    "SuperResolutionNetwork": {"offered": ENLARGERS},
+}
 KEPT = {"white_noise": "false", "note": "{}"}  # what a file says beside its arguments, and where it does not
 RENAMED = {"hole": "half_size"}  # arguments of networks, as weights files of version 0.1.0 name them
 
@@ -27,16 +31,16 @@ def load(name: str) -> RetractableTransformer:
     """A pretrained denoiser in eval mode, for `profound.denoise`; its attribute `about` is the note of its file.
 
     Args:
-        name: "small", "base" or "tiny" (a preview), for gray images (each channel of colour is one); "colour", for
-            three channels with noise of one level.
+        name: "small", "base" or "tiny" (a preview), for white noise in gray images (each channel of colour is one);
+            "correlated", for other noise, which it must be told; "colour", for three channels with noise of one level.
     Raises:
         ValueError: another name.
     """
     names = pretrained_paths(DENOISERS)
-    if name not in names:
+    if not isinstance(name, str) or name not in names:
         raise ValueError(
             f"network {name!r} is no denoiser of the package; choose one of {', '.join(names)}, "
-            "or read your own with load_weights."
+            "or read your own with mptpn.networks.load_weights."
         )
     network, network.about = load_weights(name, RetractableTransformer)
     return network
@@ -48,19 +52,21 @@ def pretrained_paths(stems: dict[str, str] = DENOISERS | ENLARGERS | SEGMENTERS)
     return {name: path for name, path in paths.items() if path.is_file()}
 
 
-def weights_path(model: str | Path) -> Path:
+def weights_path(model: str | Path, *, offered: Iterable[str] = DENOISERS, command: str = "train") -> Path:
     """Path of a network of the package, given its name, or of the user's file, given its path.
 
+    Args:
+        offered: names of the networks that do what is asked, for the message; command: what trains others.
     Raises:
         FileNotFoundError: neither.
     """
     path = pretrained_paths().get(str(model), Path(model))
     if not path.is_file():
-        near = get_close_matches(str(model), OFFERED, n=1)
-        meant = f"; did you mean {near[0]}?" if near else ""
-        names = f"{', '.join(OFFERED)} to denoise, {', '.join(ENLARGERS)} to enlarge"
+        near = get_close_matches(str(model), offered, n=1)
+        meant = f"; did you mean {near[0]}?" if near else "."
         raise FileNotFoundError(
-            f"{model}: no such weights file; give one from mptpn train, or a network of the package: {names}{meant}"
+            f"{model}: no such weights file; give one from mptpn {command}, or a network of the package: "
+            f"{', '.join(offered)}{meant}"
         )
     return path
 
@@ -105,8 +111,8 @@ def load_weights(path: str | Path, *kinds: type[nn.Module]) -> tuple[nn.Module, 
     Raises:
         FileNotFoundError, ValueError: no such file; not a weights file; a network of another kind.
     """
-    path = weights_path(path)
     welcome = {kind.__name__: kind for kind in kinds}
+    path = weights_path(path, **next((OTHERS[name] for name in welcome if name in OTHERS), {}))
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mptpn.filters import gaussian_blur, turned_back
-from mptpn.networks.noise_level import BANDS, FAR, LAGS, RADIUS, STRIDE, band_factors
+from mptpn.networks.noise_level import BANDS, FAR, LAGS, RADIUS, STRIDE, band_factors, window_sums
 from mptpn.noise.bands import pretrained_network
 from mptpn.noise.correlation import far_energy
 from mptpn.noise.models import CorrelatedGaussian, NoiseModel
@@ -18,6 +18,9 @@ CELL = 16  # px, side of the cells in which the noise is told
 WIDTH, WIDER = 24, 32  # px, standard deviations of the Gaussians over which levels and correlations are averaged
 KNOWN = 0.3  # relative error of a level up to which its place says how much levels differ
 LEAST_FACTOR = 0.1  # share of the variance from which a band takes part
+# of a window's pixels, those measured from which it says anything of its place: structure that a mask cuts looks like
+# noise
+MEASURED = 0.9
 FEWEST = 256  # measured pixels from which a piece of an image says anything
 
 
@@ -33,7 +36,8 @@ def cell_energies(stable: Tensor, *, valid: Tensor) -> tuple[Tensor, Tensor]:
     if int(valid.sum()) < FEWEST:
         return stable.new_zeros(2 * BANDS, *shape), stable.new_zeros(1, *shape)
     precision, energy, mean = pretrained_network()(stable, valid)
-    weight = precision.exp()
+    share = window_sums(valid.to(stable)) / window_sums(torch.ones_like(stable))
+    weight = precision.exp() * (share > MEASURED)
     both = torch.cat([(weight * energy).nan_to_num(), weight, mean], 1)
     cells = F.avg_pool2d(both, CELL // STRIDE, ceil_mode=True)[0]
     return cells[:-1], cells[-1:]

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mptpn.io.image import as_array, check_type
 from mptpn.networks import load_weights, save_weights
+from mptpn.networks.noise_level import SMALLEST
 from mptpn.networks.segmentation import SegmentationNetwork
 from mptpn.segmentation.encoders import PretrainedWords
 from mptpn.segmentation.pieces import chosen, pieces, without_specks
@@ -23,6 +25,11 @@ from mptpn.tiling import default_budget, resident, tile_side, tiled
 PRETRAINED = "segmentation"
 SAMPLES = 2**20  # pixels from which the ends of the gray range are taken
 LINES, TINT, COLOURED = 500, 0.08, 0.25  # rows that are looked at for colour, see is_coloured
+# what a DICOM file says that it is; of these only ultrasound of the breast was learned from
+RADIOLOGY = {"CT": "a CT", "MR": "an MR image", "CR": "an X-ray", "DX": "an X-ray", "MG": "a mammogram", "PT": "a PET"}
+RADIOLOGY |= {"NM": "a scintigram", "XA": "an angiogram", "RF": "a fluoroscopy", "US": "an ultrasound"}
+OPTICAL = {"SM": "a slide", "GM": "a microscope image", "OP": "a photograph of the eye", "OPT": "an OCT of the eye"}
+OPTICAL |= {"XC": "a photograph", "ES": "an endoscopy"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,10 @@ class Answer:
     @property
     def caution(self) -> str:
         """What is known to go wrong with this target, with measured numbers; "" where nothing has to be said."""
-        return self.prompt.target.caution if self.prompt.target else ""
+        target = self.prompt.target
+        if target is None or not target.caution:
+            return ""
+        return target.caution + (f"; learned from {target.images} alone" if self.found and target.images else "")
 
     @property
     def sentence(self) -> str:
@@ -61,7 +71,8 @@ class Answer:
         caution = f"; {self.caution}" if self.caution else ""
         if not self.found:
             return f"not found: {self.why}{caution}"
-        share, pieces = self.mask.mean(), f"{self.count} pieces, " if self.prompt.target.objects else ""
+        share, pieces = self.mask.mean(), f"{self.count} piece{'s' * (self.count != 1)}, "
+        pieces = pieces if self.prompt.target.objects else ""
         return f"{self.prompt}: {pieces}{100 * share:.1f} % of the pixels, certainty {self.certainty:.2f}{caution}"
 
     def to_dict(self) -> dict:
@@ -243,25 +254,29 @@ class Segmenter:
         valid: np.ndarray | None = None,
         tile: int = 0,
         memory: int | None = None,
+        modality: str = "",
     ) -> Answer:
         """The mask of what a prompt asks for, or that it is not found.
 
         Args:
-            image: [H, W] or [H, W, 3], finite, any unit.
+            image: [H, W] or [H, W, 3], finite, any unit, at least 16 x 16 px.
             prompt: in words. valid: [H, W], bool; where it is False nothing is found.
+            tile, memory: as in probability(). modality: what the file says that it is, such as CT, as DICOM has it.
         Raises:
-            AskBack: the prompt cannot be answered as it stands. ValueError: no image.
+            AskBack: the prompt cannot be answered as it stands. TypeError: no prompt.
+            ValueError: no image, or no number of bytes.
         """
-        prompt = parse(prompt, self.targets) if isinstance(prompt, str) else prompt
+        prompt = prompt if isinstance(prompt, Prompt) else parse(prompt, self.targets)
+        if memory is not None and not (isinstance(memory, int | float | np.integer) and memory >= 1):
+            raise ValueError(f"memory {memory!r} is no number of bytes; give a positive one, or None.")
         pixels = _tensor(image)
         usable = None if valid is None else torch.from_numpy(np.ascontiguousarray(valid))
-        empty = np.zeros(pixels.shape[2:], bool)
+        empty, target = np.zeros(pixels.shape[2:], bool), prompt.target
         nothing = Answer(prompt, empty, empty.astype(np.int32), False, prompt.why)
-        if prompt.target is None:
+        if target is None:
             return nothing
-        gray, target = GrayRange(pixels, usable), prompt.target
-        if target.gray and is_coloured(pixels, gray):
-            why = f"this image is coloured, and {target.name} is in gray images only"
+        gray = GrayRange(pixels, usable)
+        if why := _foreign(target, modality, coloured=target.gray and is_coloured(pixels, gray)):
             return replace(nothing, why=why + (f"; learned from {target.images}" if target.images else ""))
         presence = self.presence(pixels, target, gray=gray)
         nothing = replace(nothing, presence=presence)
@@ -270,24 +285,41 @@ class Segmenter:
             why += f"least {target.presence:.2f})" + (f"; learned from {target.images}" if target.images else "")
             return replace(nothing, why=why)
         probability = self.probability(pixels, target, gray=gray, tile=tile, memory=memory)[0, 0].numpy()
-        probability = probability if valid is None else np.where(valid, probability, 0)
-        if (peak := float(probability.max())) < target.peak:
-            why = f"nothing here is sure enough to be a {target.name} (its surest pixel has probability {peak:.3f}, "
-            return replace(nothing, why=f"{why}least {target.peak:.3f})")
-        mask = probability >= target.threshold
-        labels = without_specks(pieces(mask, split=target.objects), target.least)
-        asked = chosen(labels, prompt)
-        if not asked.any():
-            why = f"no {prompt if labels.any() else target.name} in this image"
-            return replace(nothing, why=why)
-        mask = asked > 0
-        return Answer(prompt, mask, asked, True, "", presence, float(probability[mask].mean()))
+        return _marked(nothing, probability if valid is None else np.where(valid, probability, 0))
+
+
+def _foreign(target: Target, modality: str, *, coloured: bool) -> str:
+    """Why an image is not of the kind that the target was learned from, by what its file says and by its colour."""
+    kind = (RADIOLOGY | OPTICAL).get(modality)
+    same = modality == "US" if "ultrasound" in target.images else modality in OPTICAL
+    if kind and target.images and not same:
+        return f"the file says that it is {kind} ({modality}), and {target.name} is not known there"
+    return f"this image is coloured, and {target.name} is in gray images only" if coloured else ""
+
+
+def _marked(nothing: Answer, probability: np.ndarray) -> Answer:
+    """The answer of an image that has the target by the probability of its pixels, [H, W]; or nothing, and why."""
+    prompt, target = nothing.prompt, nothing.prompt.target
+    if (peak := float(probability.max())) < target.peak:
+        why = f"nothing here is sure enough to be a {target.name} (its surest pixel has probability {peak:.3f}, "
+        return replace(nothing, why=f"{why}least {target.peak:.3f})")
+    labels = without_specks(pieces(probability >= target.threshold, split=target.objects), target.least)
+    asked = chosen(labels, prompt)
+    if not asked.any():
+        return replace(nothing, why=f"no {prompt if labels.any() else target.name} in this image")
+    mask = asked > 0
+    return replace(nothing, mask=mask, labels=asked, found=True, why="", certainty=float(probability[mask].mean()))
 
 
 def _tensor(image: np.ndarray) -> Tensor:
     """[H, W] or [H, W, 3] as [1, C, H, W], float32, without a copy where that is possible."""
+    image = as_array(image)
+    check_type(image, name="the image")
     if image.ndim not in (2, 3) or 0 in image.shape or image.shape[2:] not in ((), (3,)):
         raise ValueError(f"an image of shape {image.shape} cannot be segmented; give [H, W] or [H, W, 3].")
+    if min(image.shape[:2]) < SMALLEST:
+        size = f"{image.shape[0]} x {image.shape[1]}"
+        raise ValueError(f"the image: {size} pixels are too few to segment; give at least {SMALLEST} x {SMALLEST}.")
     array = image if image.dtype == np.float32 else image.astype(np.float32)
     if not np.isfinite(array).all():
         bad = int((~np.isfinite(array)).sum())

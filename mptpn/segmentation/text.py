@@ -4,13 +4,18 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher, get_close_matches
+from difflib import get_close_matches
 
 from mptpn.segmentation import lexicon
 from mptpn.segmentation.words import Target
 
 LONGEST = 300  # characters of a prompt
-CLOSE = 0.75  # likeness (difflib) of a misspelt word to the word that is offered
+CLOSE, NEAR = 0.75, 0.6  # likeness (difflib) of a misspelt word to the word that is offered, and to a target's name
+MOST = 9999  # pieces that can be asked for
+# a digit with a sign, a comparison, a decimal point, a unit: no number of pieces
+MEASURE = re.compile(
+    r"[<>=\u2264\u2265~\u2248\u00b1#.,]\s*\d|(^|[\s(])[-+\u2212\u2013]\s*\d|\d\s*[-+%\u2030\u00b0'\"/:\u00d7*^=]"
+)
 
 
 class AskBack(ValueError):
@@ -35,7 +40,7 @@ class Prompt:
         target: None where nothing in it is known: the answer is *not found*, `why` says so.
         place: part of the image that is asked for. size: "", "large", "small", "largest" or "smallest".
         count: how many are asked for; None: all.
-        ignored: words that were not understood, and had no effect.
+        ignored: words that had no effect.
     """
 
     text: str
@@ -50,11 +55,13 @@ class Prompt:
         """In words, for reports."""
         if self.target is None:
             return self.why
-        number = f"{self.count} " if self.count else ""
         size = f"{self.size} " if self.size else ""
+        alone = self.count == 1 and size.endswith("est ")  # the largest nucleus, not 1 largest nucleus
+        number = "the " if alone else f"{self.count} " if self.count else ""
         place = f", {self.place.words}" if self.place else ""
-        ignored = f" (not understood: {', '.join(self.ignored)})" if self.ignored else ""
-        return f"{number}{size}{self.target.name}{place}{ignored}"
+        ignored = f" (without effect: {', '.join(self.ignored)})" if self.ignored else ""
+        name = _counted(self.target.name, self.count or 2 * size.endswith("est "))
+        return f"{number}{size}{name}{place}{ignored}"
 
 
 def parse(text: str, targets: Sequence[Target]) -> Prompt:
@@ -62,22 +69,52 @@ def parse(text: str, targets: Sequence[Target]) -> Prompt:
 
     Raises:
         AskBack: empty or too long; a word like a known one, which is asked back; two targets or two sizes; places that
-            exclude each other; a negation; a kind of a target that the weights do not tell from its like.
+            exclude each other, or sides of a person; a negation; a number that counts no pieces; a kind of a target
+            that the weights do not tell from its like.
+        TypeError: no text.
     """
     words = plain_words(text)
     own = _own_target(words, targets)
-    concepts = _concepts(words)
-    ignored = _ignored(words, own)
-    _ask_back_misspelt(text, ignored, targets)
+    concepts, known = _concepts(words), _known_words()
+    unknown = _outside(words, own, known)
+    _ask_back_misspelt(text, unknown, targets)
     foreign = [word for word in words if word in lexicon.OTHER_STRUCTURES]
     target = own or _built_in(text, words, concepts, targets)
     if target is None or (foreign and own is None):
-        return Prompt(text, why=_unknown(text, foreign or ignored or words, targets))
-    if own is None and len(set(words) & lexicon.NEGATIONS) and target.name != "white blood cell cytoplasm":
+        return Prompt(text, why=_unknown(text, foreign or unknown or words, targets))
+    free = _without_name(words, own)
+    _check_wish(text, free, target)
+    count, shares = _count(text, words, own), _shares(words, own)
+    described = bool(lexicon.DESCRIPTIONS & set(free))  # "the density in the upper right is high" selects nothing
+    place = None if described else _place(text, [word for word in free if word not in shares])
+    idle = lexicon.NO_EFFECT | lexicon.ORDINALS - {"third"} | shares
+    idle |= set() if place else lexicon.CORNERS | set(lexicon.PARTS)
+    idle |= lexicon.DESCRIPTIONS | set(lexicon.WORD_PLACE) if described else set()
+    return Prompt(text, target, place, _size(text, free), count, tuple(_outside(words, own, known - idle)))
+
+
+def _check_wish(text: str, words: list[str], target: Target) -> None:
+    """Raises AskBack where the answer would be the opposite of what is asked, or of another side or kind."""
+    cytoplasm = target.name == "white blood cell cytoplasm" and _without_nucleus(words)
+    if lexicon.NEGATIONS & set(words) and not cytoplasm:
         raise AskBack(f"prompt {_short(text)}: says what is not wanted; ask for {target.name} or for another target.")
-    described = bool(lexicon.DESCRIPTIONS & set(words))  # "the density in the upper right is high" selects nothing
-    place = None if described else _place(text, words)
-    return Prompt(text, target, place, _size(text, words), _count(words), tuple(ignored))
+    if target.name == "breast lesion" and lexicon.GRADES & set(words):
+        raise AskBack(f"prompt {_short(text)}: this network does not grade lesions; ask for {target.name}.")
+    pairs = {frozenset(pair) for pair in zip(words, words[1:], strict=False)}
+    beside = any(one & {"left", "right"} and one & lexicon.BODY for one in pairs)
+    if beside or ({"left", "right"} & set(words) and lexicon.PERSON & set(words)):
+        side = f"say, for example, {target.name} in the left half"
+        raise AskBack(f"prompt {_short(text)}: left and right are those of the picture, not of the patient; {side}.")
+
+
+def _counted(name: str, count: int) -> str:
+    """The name in the singular or the plural for a number of pieces; as it is for 0."""
+    if not count:
+        return name
+    one = _singular(name.removesuffix("nuclei") + "nucleus" * name.endswith("nuclei"))
+    if count == 1 or one.endswith("ss"):
+        return one
+    return one.removesuffix("nucleus") + "nuclei" if one.endswith("nucleus") else f"{one}s"
 
 
 def _short(text: str) -> str:
@@ -86,7 +123,9 @@ def _short(text: str) -> str:
 
 def plain_words(text: str) -> list[str]:
     """Lower-case words without accents, in which phrases are one word."""
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str):
+        raise TypeError(f"the prompt is of type {type(text).__name__}; say in words what to look for.")
+    if not text.strip():
         raise AskBack("the prompt is empty; say what to look for, such as nuclei.")
     if len(text) > LONGEST:
         raise AskBack(f"the prompt has {len(text)} characters; say it in at most {LONGEST}.")
@@ -112,7 +151,7 @@ def _is_reference(words: list[str], at: int) -> bool:
 
 
 def _singular(word: str) -> str:
-    return word[:-1] if word.endswith("s") and not word.endswith("ss") else word
+    return word[:-1] if word.endswith("s") and not word.endswith(("ss", "us")) else word
 
 
 def _own_target(words: list[str], targets: Sequence[Target]) -> Target | None:
@@ -142,8 +181,11 @@ def _built_in(text: str, words: list[str], concepts: frozenset[str], targets: Se
 
 
 def _without_nucleus(words: list[str]) -> bool:
-    places = [i for i, word in enumerate(words) if word in ("without", "except", "excluding")]
-    return any(lexicon.WORD_CONCEPT.get(word) == "nucleus" for i in places for word in words[i:])
+    """Whether exactly this is said: the white blood cell without its nucleus."""
+    [first, *others] = [at for at, word in enumerate(words) if word in lexicon.NEGATIONS] or [len(words)]
+    before, after = ([lexicon.WORD_CONCEPT.get(word) for word in part] for part in (words[:first], words[first:]))
+    without = not others and words[first : first + 1] in (["without"], ["except"], ["excluding"], ["minus"])
+    return without and "white" in before and "nucleus" in after and "white" not in after
 
 
 def _finer(text: str, kinds: list[str], targets: Sequence[Target]) -> Target | None:
@@ -158,13 +200,25 @@ def _finer(text: str, kinds: list[str], targets: Sequence[Target]) -> Target | N
 
 def _known_words() -> set[str]:
     effects = (lexicon.WORD_CONCEPT, lexicon.WORD_PLACE, lexicon.WORD_SIZE, lexicon.NUMBERS, lexicon.NEGATIONS)
-    known = set().union(*effects, lexicon.FINER, lexicon.PARTS, lexicon.DESCRIPTIONS)
-    return known | lexicon.FILLERS | lexicon.OTHER_STRUCTURES
+    known = set().union(*effects, lexicon.FINER, lexicon.PARTS, lexicon.DESCRIPTIONS, lexicon.ORDINALS)
+    return known | lexicon.FILLERS | lexicon.CORNERS | lexicon.NO_EFFECT | lexicon.OTHER_STRUCTURES
 
 
-def _ignored(words: list[str], own: Target | None) -> list[str]:
-    named = {_singular(word) for word in plain_words(own.name)} if own else set()
-    known = _known_words()
+def _named(own: Target | None) -> set[str]:
+    return {_singular(word) for word in plain_words(own.name)} if own else set()
+
+
+def _without_name(words: list[str], own: Target | None) -> list[str]:
+    """The words but for one of each of the target's own name: the left in left ventricle wall is no place."""
+    left = list(words)
+    for named in _named(own):
+        left.remove(next(word for word in left if _singular(word) == named))
+    return left
+
+
+def _outside(words: list[str], own: Target | None, known: set[str]) -> list[str]:
+    """Words that are not among the known ones, nor of the target's own name; those of a reference with around."""
+    named = _named(own)
     words = [word if not _is_reference(words, at) else f"around {word}" for at, word in enumerate(words)]
     return [word for word in words if word not in known and _singular(word) not in named and not word.isdigit()]
 
@@ -181,9 +235,9 @@ def _ask_back_misspelt(text: str, unknown: list[str], targets: Sequence[Target])
 
 def _unknown(text: str, words: list[str], targets: Sequence[Target]) -> str:
     names = [target.name for target in targets]
-    near = max(names, key=lambda name: SequenceMatcher(None, name, " ".join(words)).ratio())
-    known = f"nearest by spelling: {near}; known: {', '.join(names)}"
-    return f"{_short(text)} names no target that these weights know; {known}"
+    near = get_close_matches(" ".join(words), names, n=1, cutoff=NEAR)
+    near = f"nearest by spelling: {near[0]}; " if near else ""
+    return f"{_short(text)} names no target that these weights know; {near}known: {', '.join(names)}"
 
 
 def _place(text: str, words: list[str]) -> Place | None:
@@ -211,10 +265,64 @@ def _size(text: str, words: list[str]) -> str:
     return sizes[0] if sizes else ""
 
 
-def _count(words: list[str]) -> int | None:
-    number = next((w for w in words if w in lexicon.NUMBERS or (w.isdigit() and 0 < int(w) < 10000)), None)
-    if number is not None:
-        return lexicon.NUMBERS.get(number) or int(number)
+def _count(text: str, words: list[str], own: Target | None) -> int | None:
+    """How many pieces are asked for; AskBack where a number or an ordinal says something else."""
+    _ask_back_ordinal(text, words, own)
+    numbers = [at for at, word in enumerate(words) if _is_number(words, at) and word not in _named(own)]
+    if numbers:
+        at = numbers[0]
+        value = lexicon.NUMBERS.get(words[at]) or (int(words[at]) if words[at].isdigit() else 0)
+        alone = len(numbers) == 1 and not MEASURE.search(unicodedata.normalize("NFKD", text))
+        if not (alone and 0 < value <= MOST and _counts(words, at, own)):
+            ask = "such as 3 nuclei or the 3 largest nuclei; sizes in px or \u00b5m are not read, say large or small"
+            raise AskBack(f"prompt {_short(text)}: {words[at]!r} is no number right before what is counted, {ask}.")
+        return value
     superlative = any(lexicon.WORD_SIZE.get(word, "").endswith("est") for word in words)
-    plural = any(word in words for word in ("nuclei", "lesions", "tumors", "tumours", "cells", "masses"))
+    said = re.findall(r"[^\W\d_]+", text.lower())  # white blood cells are one word in words
+    plural = any(word == "nuclei" or word != _singular(word) and _is_counted(word, own) for word in said)
     return 1 if superlative and not plural else None
+
+
+def _is_number(words: list[str], at: int) -> bool:
+    if words[at] in ("one", "single") and words[at - 1 : at] in (["each"], ["every"], ["any"]):
+        return False
+    return words[at] in lexicon.NUMBERS or words[at][0].isdigit()
+
+
+def _is_counted(word: str, own: Target | None) -> bool:
+    return word in lexicon.WORD_CONCEPT or word in lexicon.MORE_WHITE or _singular(word) in _named(own)
+
+
+def _leads(words: list[str], at: int, own: Target | None) -> bool:
+    """Whether the word stands before a target, or before a size that ends the sentence or a part of it."""
+    rest = words[at + 1 :]
+    while rest and (rest[0] in lexicon.BETWEEN or rest[0] in {*lexicon.WORD_SIZE, *lexicon.WORD_PLACE}):
+        rest = rest[1:]
+    sized = words[at + 1 : at + 2] and words[at + 1] in lexicon.WORD_SIZE
+    return _is_counted(rest[0], own) if rest and rest[0] not in ("ones", "in", "on", "at", "from") else bool(sized)
+
+
+def _counts(words: list[str], at: int, own: Target | None) -> bool:
+    """Whether a number is one of pieces: the 3 largest nuclei, not in slice 3, over 3 px, top 3."""
+    before = words[at - 1] if at else "the"
+    asking = before in lexicon.ASKING or before in lexicon.WORD_SIZE or before in lexicon.WORD_PLACE
+    return asking and before not in lexicon.UNCOUNTED and _leads(words, at, own)
+
+
+def _ask_back_ordinal(text: str, words: list[str], own: Target | None) -> None:
+    for at, word in enumerate(words):
+        part = word == "third" and words[at - 1 : at] and words[at - 1] in lexicon.WORD_PLACE  # the left third
+        share = at in _share_places(words, own)
+        if word in lexicon.ORDINALS and not part and not share and _leads(words, at, own):
+            raise AskBack(f"prompt {_short(text)}: {word!r} is not read; ask for the largest, or for the 3 largest.")
+
+
+def _shares(words: list[str], own: Target | None) -> set[str]:
+    return {words[at] for at in _share_places(words, own)}
+
+
+def _share_places(words: list[str], own: Target | None) -> list[int]:
+    """Where half, third and quarter are not of the image: half of the nuclei, not the left half."""
+    parts = [at for at, word in enumerate(words) if word in lexicon.PARTS]
+    parts = [at for at in parts if words[at - 1 : at] == [] or words[at - 1] not in lexicon.WORD_PLACE]
+    return [at for at in parts if words[at + 1 : at + 2] == ["of"] and _leads(words, at, own)]

@@ -19,10 +19,12 @@ from torch import Tensor
 
 from mptpn.atomic import write_atomically
 from mptpn.io import Image, gray_array, open_scans, photographs, spread_images
+from mptpn.io.array import check_number, shown
 from mptpn.io.files import KNOWN
 from mptpn.networks import save_weights
 from mptpn.networks.noise_level import SMALLEST
 from mptpn.stages import SetNoise, pipeline
+from mptpn.training import launch
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -31,7 +33,13 @@ NO_NOISE = "no part of it holds noise that can be measured: all is constant or c
 
 
 def train(
-    folder: str | Path, *, out: str | Path, minutes: float, fabric: Fabric, photos: Sequence[Image] = (), seed: int = 0
+    folder: str | Path,
+    *,
+    out: str | Path,
+    minutes: float = 8.0,
+    fabric: Fabric | None = None,
+    photos: Sequence[Image] = (),
+    seed: int = 0,
 ) -> dict:
     """Stages 1 to 3 on a folder of noisy images: out holds the denoiser, beside it its report and the stage-1 network.
 
@@ -41,20 +49,19 @@ def train(
         folder: noisy images, also below it, best of 64 x 64 pixels or more; a series or volume gives up to 16 slices.
             Files that are no images, smaller than 16 x 16 px, constant or clipped all over are named and left out.
         out: ends in .safetensors; its stem + ".stage1.safetensors" is the blind-spot network, ".json" the report.
-        minutes: wall-clock budget of the trainings together, over all calls that went on.
-        fabric: from training.launch.
-        photos: clean natural photographs; empty: those inside the installed packages.
+        minutes: wall-clock budget of the trainings together, over all calls that went on; 8 as in mptpn train.
+        fabric: from training.launch; None: this machine's GPU, or its CPU where it has none.
+        photos: clean natural photographs, such as read_folder(folder)[0]; empty: those inside the installed packages.
     Returns:
         the report: noise of the set and of each image in their own unit, as refined by the first network where it
         correlates; the learned range of levels relative to these; files used and left out; steps; seconds.
     Raises:
         FileNotFoundError, ValueError: no such folder, no noisy image in it, a wrong ending, no budget, no photos.
+        TypeError: minutes that are no number, photos that are no images.
     """
     out, started = Path(out), time.monotonic()
-    if out.suffix != ".safetensors":
-        raise ValueError(f"{out}: weights are written as .safetensors; choose this ending.")
-    if not 0 < minutes < math.inf:
-        raise ValueError(f"minutes {minutes}: give a finite budget above 0.")
+    _check(out, minutes, photos)
+    fabric = fabric or launch(accelerator="auto")
     images, pixels, unit, noise, left_out = _measured_folder(folder)
     whole = noise.whole.in_unit(unit[1], zero=unit[0])
     print(whole, file=sys.stderr)
@@ -80,6 +87,17 @@ def train(
     for checkpoint in pipeline.checkpoints(out):
         checkpoint.unlink(missing_ok=True)
     return about
+
+
+def _check(out: Path, minutes: float, photos: Sequence[Image]) -> None:
+    """Refuses at once what would fail after the folder is read."""
+    if out.suffix != ".safetensors":
+        raise ValueError(f"{out}: weights are written as .safetensors; choose this ending.")
+    check_number(minutes, name="minutes", remedy="give a finite budget above 0")
+    if not 0 < minutes < math.inf:
+        raise ValueError(f"minutes {minutes}: give a finite budget above 0.")
+    if isinstance(photos, str | Path) or not all(isinstance(photo, Image) for photo in photos or ()):
+        raise TypeError(f"photos {shown(photos)}: are no images; give those of mptpn.api.read_folder(FOLDER)[0].")
 
 
 def _learned_noise(learned: SetNoise, pixels: Sequence[Tensor], before: SetNoise, *, span: float) -> dict:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mptpn.filters import turned
+from mptpn.io.array import check_whole
 from mptpn.tiling import tiled
 
 
@@ -21,7 +22,7 @@ def enlarge(network: nn.Module, low: Tensor, *, tile: int = 0, halo: int = 16, s
         [1, C, scale H, scale W], device and type of low; the work is done in the network's.
     Raises:
         ValueError: not floats in 0..1, [1, C, H, W], channels that the network does not take, a network in training
-            mode, tile or halo below 0.
+            mode, tile or halo that is no whole number or below 0.
     """
     wanted = network.mean.shape[1]
     _check(network, low, wanted, tile, halo)
@@ -42,9 +43,12 @@ def _check(network: nn.Module, low: Tensor, wanted: int, tile: int, halo: int) -
     if not -0.5 < low.amin() <= low.amax() < 1.5:  # a bicubic image may pass 0..1 by little; NaN fails too
         given = f"pixels from {low.amin():g} to {low.amax():g}"
         raise ValueError(f"{given} cannot be enlarged; give 0..1, without NaN (read_image scales them so).")
-    if network.training or tile < 0 or halo < 0:
-        eval_first = f"call network.eval() first (training={network.training})"
-        raise ValueError(f"{eval_first}; tile {tile} and halo {halo} start at 0.")
+    if network.training:
+        raise ValueError("the network is in training mode (training=True); call network.eval() first.")
+    for name, side in (("tile", tile), ("halo", halo)):
+        check_whole(side, name=name, remedy="give its pixels")
+        if side < 0:
+            raise ValueError(f"{name} {side}: give a number of pixels, 0 or more.")
 
 
 def _turned_back(image: Tensor, turn: int) -> Tensor:

@@ -1,7 +1,10 @@
 """Many files: the bytes do not depend on the number of processes or shares, and a table holds a row a file."""
 
 import csv
+import io
 import json
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -123,3 +126,33 @@ def test_the_unforeseen_is_a_sentence_and_debug_shows_where_without_the_words(tm
     assert main([*given, str(tmp_path / "out2"), "--debug"]) == 1
     said = capsys.readouterr().err
     assert "KeyError at" in said and "denoise_slice" in said and "JANE" not in said
+
+
+@pytest.mark.parametrize("shares", [("2/2", "1/2"), ("1/1", "1/2"), pytest.param(("jobs",), marks=pytest.mark.slow)])
+def test_a_series_beside_and_above_other_images_is_done_whatever_the_shares(tmp_path, capsys, shares):
+    for number in range(3):
+        save_dicom(tmp_path / f"in/A/{number}.dcm", noisy(number).astype("i2"), number=number, place=2.0 * number)
+        save_dicom(tmp_path / f"in/A/B/{number}.dcm", noisy(number + 3).astype("i2"), number=number, series="1.2.9")
+    np.save(tmp_path / "in/A/snap.npy", noisy().astype("f4"))
+    given = ["denoise", str(tmp_path / "in"), "--model", "tiny", "--out"]
+    assert main([*given, str(tmp_path / "one")]) == 0
+    whole = contents(tmp_path / "one")
+    assert len(whole) == 7 + 3 * 2 and not list((tmp_path / "one").rglob(".*"))
+    for share in shares:
+        more = ["--jobs", "2"] if share == "jobs" else ["--part", share, "--overwrite"]
+        assert main([*given, str(tmp_path / "shares"), *more]) == 0
+    assert contents(tmp_path / "shares") == whole
+    capsys.readouterr()
+    assert main([*given, str(tmp_path / "shares")]) == 0 and capsys.readouterr().out.count("done before") == 3
+
+
+def test_a_name_that_is_no_unicode_has_its_bytes_in_the_tables(tmp_path, monkeypatch):
+    path = tmp_path / "in" / os.fsdecode(b"caf\xe9.npy")
+    path.parent.mkdir()
+    np.save(path, noisy().astype("f4"))
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    given = ["--model", "tiny", "--report", "none", "--out", str(tmp_path / "out")]
+    assert main(["denoise", str(tmp_path / "in"), str(path), *given]) == 0
+    assert main(["noise", str(tmp_path / "in"), "--csv", str(tmp_path / "noise.csv")]) == 0
+    assert b"caf\xe9.npy,caf\xe9.npy," in (tmp_path / "out" / TABLE).read_bytes()
+    assert b"in/caf\xe9.npy,stored value" in (tmp_path / "noise.csv").read_bytes()

@@ -72,8 +72,8 @@ def test_the_mean_over_orientations_turns_with_the_image():
 @pytest.mark.parametrize(
     "given, words",
     [
-        ({"adapt": 0}, "--adapt 0"),
-        ({"adapt": float("nan")}, "--adapt nan"),
+        ({"adapt": 0}, "^adapt 0"),
+        ({"adapt": float("nan")}, "^adapt nan"),
         ({"adapt": 1, "model": "self"}, "learns from the images already"),
     ],
 )

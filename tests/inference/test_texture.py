@@ -129,3 +129,24 @@ def test_an_empty_background_does_not_hold_back_the_change_of_few_photons(peak):
     noisy = np.random.default_rng(39).poisson(clean).astype(np.float32)
     found = mptpn.denoise(noisy)
     assert np.mean((found.image - clean) ** 2) < 0.1 * np.mean((noisy - clean) ** 2)
+
+
+def body(seed: int) -> np.ndarray:
+    """A section in HU with organs, in air, smoothed by 0.6 px."""
+    rows, columns = np.mgrid[:200, :200].astype(float)
+    random, image = np.random.default_rng(seed + 50), np.full(rows.shape, -1000.0)
+    image[((rows - 100) / 75) ** 2 + ((columns - 100) / 88) ** 2 < 1] = 40
+    for _ in range(8):
+        (row, column), size = random.uniform(50, 150, 2), random.uniform(5, 18)
+        organ = ((rows - row) / size) ** 2 + ((columns - column) / size / 1.3) ** 2 < 1
+        image[organ] = random.choice([-800, -90, 60, 120, 700])
+    return ndimage.gaussian_filter(image, 0.6)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("sigma", [0.0, 0.2, 0.5])
+def test_an_image_without_noise_among_constant_areas_stays(seed, sigma):
+    image = body(seed)
+    stored = np.rint(image + sigma * np.random.default_rng(1).standard_normal(image.shape)).astype(np.int16)
+    found = mptpn.denoise(stored)
+    assert (found.image == stored).all() and found.psnr_gain is None

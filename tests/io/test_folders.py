@@ -1,5 +1,9 @@
 """A folder's images are found, its tree is mirrored, and what is no image or a result is passed over."""
 
+import os
+import zipfile
+
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,7 +11,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from file_makers import copied, samples, save_dicom, series
-from mptpn.io import LeftOut, open_scans, walk
+from mptpn.command_line.tables import add_result
+from mptpn.io import LeftOut, folders, open_scan, open_scans, walk
+from mptpn.io.outcomes import Outcome
 
 ARRAY = samples((20, 21), "u2")
 
@@ -164,8 +170,6 @@ def test_the_shares_together_are_the_whole_with_the_same_names(tmp_path, count):
 def test_the_first_scan_of_a_folder_comes_before_the_last_file_is_opened(tmp_path, monkeypatch):
     for number in range(50):
         np.save(tmp_path / f"{number:02d}.npy", ARRAY)
-    from mptpn.io import folders
-
     opened, real = [], folders.open_scan
     monkeypatch.setattr(folders, "open_scan", lambda path, **given: opened.append(path) or real(path, **given))
     next(walk([tmp_path]))
@@ -178,3 +182,106 @@ def test_a_folder_without_an_image_is_a_failure(tmp_path, name):
         (tmp_path / name).write_text("words")
     scans, left = found(tmp_path)
     assert not scans and left[tmp_path.name].failed and "holds no image" in left[tmp_path.name].message
+
+
+def test_a_folder_that_may_not_be_read_is_a_failure_of_its_own(tmp_path, monkeypatch):
+    for name in ("a", "locked", "unopened/below", "z"):
+        (tmp_path / name).mkdir(parents=True)
+        np.save(tmp_path / name / "x.npy", ARRAY)
+    scandir, stat = os.scandir, os.stat
+
+    def refuse(real, path, at, **given):  # root may read anything
+        if str(path).startswith(tuple(f"{tmp_path}/{one}" for one in at)):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, **given)
+
+    monkeypatch.setattr(os, "scandir", lambda path: refuse(scandir, path, ["locked"]))
+    monkeypatch.setattr(os, "stat", lambda path, **given: refuse(stat, path, ["locked/", "unopened/"], **given))
+    scans, left = found(tmp_path)
+    assert list(scans) == ["a/x.npy", "z/x.npy"] and sorted(left) == ["locked", "unopened"]
+    for name, one in left.items():
+        assert one.failed and one.message.startswith(f"{tmp_path / name}: cannot be searched (Permission denied)")
+
+
+@pytest.mark.parametrize("name", ["x.nii.gz", "slices.npy", "README"])
+def test_a_broken_link_is_named_and_is_a_failure_where_it_has_an_image_s_name(tmp_path, name):
+    np.save(tmp_path / "a.npy", ARRAY)
+    for one in (name, f"other_{name}"):
+        (tmp_path / one).symlink_to("gone")
+    scans, left = found(tmp_path)
+    assert list(scans) == ["a.npy"] and sorted(left) == sorted([name, f"other_{name}"])
+    for one, said in left.items():
+        assert said.message.startswith(f"{tmp_path / one}: is a broken link") and said.failed == (name != "README")
+    shares = [found(tmp_path, part=(number, 3))[1] for number in (1, 2, 3)]
+    assert sum(name in share for share in shares) == (1 if left[name].failed else 3)
+
+
+def test_a_link_to_a_folder_is_named_and_one_to_a_file_is_read(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    np.save(tmp_path / "elsewhere/a.npy", ARRAY)
+    (tmp_path / "in/folder").symlink_to("../elsewhere")
+    (tmp_path / "in/file.npy").symlink_to("../elsewhere/a.npy")
+    (tmp_path / "in/.hidden").symlink_to("../elsewhere")
+    scans, left = found(tmp_path / "in")
+    assert list(scans) == ["file.npy"] and list(left) == ["folder"] and not left["folder"].failed
+    assert "is a link to a folder, which is not followed: give it by name" in left["folder"].message
+
+
+def test_documents_and_text_headers_are_no_images(tmp_path):
+    for name, member in (("a.docx", "[Content_Types].xml"), ("b.xlsx", "xl/a.xml"), ("data.zip", "in/a.txt")):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr(member, "words")
+    (tmp_path / "scene.hdr").write_text("ENVI\nsamples = 20\n" * 40)
+    (tmp_path / "empty.hdr").write_text("")
+    for name in ("b.npz", "c.dat"):
+        with (tmp_path / name).open("wb") as file:
+            np.savez(file, **{"long name " * 20: ARRAY})
+    scans, left = found(tmp_path)
+    assert sorted(scans) == ["b.npz", "c.dat.npz"] and left.pop("empty.hdr").failed
+    assert sorted(left) == ["a.docx", "b.xlsx", "data.zip", "scene.hdr"]
+    assert not any(one.failed for one in left.values())
+    assert all("is no image of a known type" in one.message for one in left.values())
+
+
+@pytest.mark.parametrize("gz", ["", ".gz"])
+def test_an_image_in_two_files_is_read_by_the_name_of_its_header_too(tmp_path, gz):
+    nibabel.save(nibabel.Nifti1Pair(samples((20, 21, 5), "i2"), np.eye(4)), tmp_path / f"v.img{gz}")
+    assert open_scan(tmp_path / f"v.hdr{gz}").slices == open_scan(tmp_path / f"v.img{gz}").slices == 5
+
+
+@pytest.mark.parametrize("given", ["folder", "file", "series"])
+def test_an_image_that_does_not_fit_into_memory_is_its_own_failure(tmp_path, monkeypatch, given):
+    np.save(tmp_path / "a.npy", ARRAY)
+    series(tmp_path / "s", count=2)
+    bad = tmp_path / ("s/im0.dcm" if given == "series" else "a.npy")
+    real = folders.open_scan
+
+    def full(path, **arguments):
+        if path == bad:
+            raise MemoryError
+        return real(path, **arguments)
+
+    monkeypatch.setattr(folders, "open_scan", full)
+    scans, left = found(*([tmp_path / "a.npy", tmp_path / "s"] if given == "file" else [tmp_path]))
+    assert len(scans) == (2 if given == "series" else 1) and list(left) == [bad.name] and left[bad.name].failed
+    assert left[bad.name].message.startswith(f"{bad}: takes more memory than there is")
+
+
+def test_a_result_of_a_name_that_is_no_unicode_is_known_by_the_table(tmp_path):
+    name = os.fsdecode(b"caf\xe9.npy")
+    for folder in ("in", "out"):
+        (tmp_path / folder).mkdir()
+        np.save(tmp_path / folder / name, ARRAY)
+    add_result(tmp_path / "out", Outcome(tmp_path / "in" / name, tmp_path / "out" / name))
+    assert b"caf\xe9.npy,caf\xe9.npy" in (tmp_path / "out/results.trust.csv").read_bytes()
+    scans, left = found(tmp_path)
+    assert list(scans) == [f"in/{name}"] and not left[name].failed
+
+
+def test_an_empty_path_is_not_the_current_folder(tmp_path, monkeypatch):
+    np.save(tmp_path / "a.npy", ARRAY)
+    monkeypatch.chdir(tmp_path)
+    assert list(found(".")[0]) == ["a.npy"]
+    with pytest.raises(ValueError, match="an empty path"):
+        found("a.npy", "")

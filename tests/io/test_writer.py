@@ -3,6 +3,7 @@
 import gzip
 import os
 import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 
 import nibabel
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from file_makers import copied, same, save_dicom, volume
+from file_makers import copied, same, save_dicom, series, volume
 from mptpn.io import Writer, open_scan, open_scans
 
 
@@ -190,3 +191,126 @@ def test_a_wrong_slice_is_refused_before_anything_is_written(tmp_path, index, pi
     with pytest.raises(ValueError, match=words), Writer(open_scan(volume(tmp_path, "npy")), tmp_path / "out") as writer:
         writer.write(index, pixels)
     assert writer.done == 0 and not list((tmp_path / "out").iterdir())
+
+
+def nested(folder):
+    """Two series, one below the other, and another image beside the first."""
+    series(folder / "A", count=3)
+    series(folder / "A/B", count=2, series="1.2.4")
+    np.save(folder / "A/snap.npy", np.zeros((5, 7), np.uint8))
+    return folder
+
+
+def bytes_below(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_series_shares_its_folder_with_other_results_in_any_order(tmp_path, order, again):
+    scans, _ = open_scans([nested(tmp_path / "in")])
+    assert sorted((scan.below / scan.name).as_posix() for scan in scans) == ["A", "A/B", "A/snap.npy"]
+    for number in order:
+        copied(scans[number], tmp_path / "out")
+    if again:
+        for number in order:
+            copied(scans[number], tmp_path / "out", overwrite=True, note="other")
+    written = bytes_below(tmp_path / "out")
+    assert sorted(written) == sorted(bytes_below(tmp_path / "in"))
+    for scan in scans:
+        copied(scan, tmp_path / "alone" / scan.path.name, note="other" if again else "")
+        for name, data in bytes_below(tmp_path / "alone" / scan.path.name).items():
+            assert written[name] == data
+        with pytest.raises(FileExistsError, match="exists already"):
+            Writer(scan, tmp_path / "out")
+
+
+def test_a_series_that_is_replaced_leaves_the_other_files_of_its_folder(tmp_path):
+    scans = {scan.path.name: scan for scan in open_scans([nested(tmp_path / "in")])[0]}
+    for scan in scans.values():
+        copied(scan, tmp_path / "out")
+    (tmp_path / "out/A/notes.txt").write_text("precious")
+    before = bytes_below(tmp_path / "out")
+    copied(scans["A"], tmp_path / "out", overwrite=True, note="other")
+    after = bytes_below(tmp_path / "out")
+    assert {name for name in before if after.get(name) != before[name]} == {f"A/im{number}.dcm" for number in range(3)}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_slice_that_the_series_has_no_longer_goes_with_its_earlier_result(tmp_path, shared):
+    folder = volume(tmp_path, "series")
+    target = copied(open_scans([folder])[0][0], tmp_path / "out")
+    if shared:
+        (target / "notes.txt").write_text("precious")
+    (folder / "im4.dcm").unlink()
+    copied(open_scans([folder])[0][0], tmp_path / "out", overwrite=True, note="other")
+    kept = ["notes.txt"] * shared
+    assert sorted(path.name for path in target.iterdir()) == [f"im{number}.dcm" for number in range(4)] + kept
+
+
+def stopping(real, at):
+    """A function that stops the process before it is called for the at-th time, from 0."""
+    calls = iter(range(100))
+
+    def stops(*arguments):
+        if next(calls) == at:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    return stops
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_series_that_is_stopped_between_two_names_is_whole_after_the_next_call(tmp_path, monkeypatch, shared, again):
+    (scan,), _ = open_scans([volume(tmp_path, "series")])
+    whole = bytes_below(copied(scan, tmp_path / "whole", note="new"))
+    for at in range(12):
+        out = tmp_path / f"out{at}"
+        if again:
+            copied(scan, out)
+        (out / "v").mkdir(parents=True, exist_ok=True)
+        if shared:
+            (out / "v/notes.txt").write_text("precious")
+
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            patch.setattr(os, "replace", stopping(os.replace, at))
+            copied(scan, out, note="new", overwrite=again)
+        try:  # the call again, as it was given
+            copied(scan, out, note="new", overwrite=again)
+        except FileExistsError as error:
+            assert "exists already" in str(error)
+        assert bytes_below(out / "v") == whole | ({"notes.txt": b"precious"} if shared else {})
+        assert [path.name for path in out.iterdir()] == ["v"]
+
+
+def test_a_folder_of_a_series_that_is_a_link_out_of_the_results_is_refused(tmp_path):
+    (scan,), _ = open_scans([volume(tmp_path, "series")])
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/v").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="is a link that leaves the folder"):
+        Writer(scan, tmp_path / "out")
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_name_that_is_too_long_for_what_stands_beside_it_is_told_at_once(tmp_path, there):
+    path = volume(tmp_path, "npy").rename(tmp_path / f"{'x' * 245}.npy")
+    if there:
+        (tmp_path / "out").mkdir()
+    with pytest.raises(OSError, match="its name is too long") as caught:
+        Writer(open_scan(path), tmp_path / "out")
+    assert "free space" not in str(caught.value) and not list((tmp_path / "out").iterdir())
+
+
+def test_a_name_that_is_no_unicode_is_written(tmp_path):
+    path = volume(tmp_path, "npy").rename(tmp_path / os.fsdecode(b"caf\xe9.npy"))
+    assert os.fsencode(copied(open_scan(path), tmp_path / "out").name) == b"caf\xe9.npy"
+
+
+def test_without_a_report_it_is_said_that_what_exists_is_not_known(tmp_path):
+    scan = open_scan(volume(tmp_path, "npy"))
+    copied(scan, tmp_path / "out")
+    with pytest.raises(FileExistsError, match=r"exists already; .*without v\.npy\.trust\.json it is not known"):
+        Writer(scan, tmp_path / "out")

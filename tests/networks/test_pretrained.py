@@ -7,15 +7,19 @@ import torch
 
 import mptpn
 from mptpn.networks.blind_spot import BlindSpotNetwork
+from mptpn.networks.segmentation import SegmentationNetwork
+from mptpn.networks.transformer import RetractableTransformer
 from mptpn.networks.weights import load, load_weights, pretrained_paths, weights_path
 from mptpn.noise.models import PoissonGaussian
 from mptpn.random import generator
 from mptpn.stages import profound
+from mptpn.super_resolution import SuperResolutionNetwork
 from support import datasets
 from support.photographs import white_copies
 from support.pretraining import psnrs
 
 DENOISERS = ("small", "base", "colour")
+OFFERED = "small, correlated, base, colour, tiny"
 
 
 @pytest.mark.parametrize(
@@ -92,6 +96,22 @@ def test_other_names_and_other_networks_are_refused():
         ValueError, match="'large' is no denoiser of the package; choose one of small, correlated, base, colour, tiny"
     ):
         load("large")
+    for name in ("large", [], None):
+        with pytest.raises(ValueError, match="no denoiser .* or read your own with mptpn.networks.load_weights"):
+            load(name)
     with pytest.raises(ValueError, match="holds 'RetractableTransformer'; expected one of BlindSpotNetwork"):
         load_weights("small", BlindSpotNetwork)
     assert set(DENOISERS) <= set(pretrained_paths())
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "offered"),
+    [
+        (RetractableTransformer, "color", f"mptpn train, or a network of the package: {OFFERED}; did you mean colour"),
+        (SegmentationNetwork, "nuclei", r"mptpn train-segment, or a network of the package: segmentation\.$"),
+        (SuperResolutionNetwork, "x3", r"a network of the package: x2, x4\.$"),
+    ],
+)
+def test_a_missing_network_offers_those_of_its_task_alone(kind, wrong, offered):
+    with pytest.raises(FileNotFoundError, match=f"^{wrong}: no such weights file; give one from .*{offered}"):
+        load_weights(wrong, kind)

@@ -74,3 +74,14 @@ def test_uneven_noise_is_denoised_by_the_level_of_each_side():
     prediction = NoisyImages.of([noisy]).prepare().predict(noisy, uncertainty=False)
     error = prediction.applied(noisy)[0] - clean
     assert (error[:, :112] ** 2).mean() < 0.7 * 0.03**2 and (error[:, 144:] ** 2).mean() < 0.2 * 0.12**2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_structure_that_a_mask_cuts_is_no_noise(seed):
+    rows, columns = torch.meshgrid(torch.arange(200.0), torch.arange(201.0), indexing="ij")
+    body = ((rows - 100) / 75) ** 2 + ((columns - 100) / 88) ** 2 < 1
+    image = -33.0 + 35.0 * body + torch.randn(200, 201, generator=generator(seed))
+    valid = (rows > 30) & (rows < 150) & (columns > 20) & (columns < 170)
+    energies, mean = cell_energies(image[None, None] * valid, valid=valid[None, None])
+    level = NoiseByPlace.of(energies, torch.ones_like(mean), None).level[0, 0, 3:9, 2:10]
+    assert 0.8 < float(level.min()) and float(level.max()) < 1.25

@@ -42,7 +42,9 @@ def test_a_target_of_which_no_pixel_is_sure_enough_is_not_found_and_every_answer
         target = replace(bright.targets[0], peak=peak, caution="of 12 healthy ones 2 get a mask")
         answer = Bright().with_target(target).ask(scene(), "nuclei")
         assert answer.found == (peak < 0.9) and answer.mask.any() == answer.found
-        assert target.caution in answer.sentence and answer.to_dict()["caution"] == target.caution
+        alone = "; learned from bright discs alone" if answer.found else ""
+        assert answer.sentence.endswith(target.caution + alone)
+        assert answer.to_dict()["caution"] == target.caution + alone
     assert "surest pixel has probability 0.900, least 0.910" in answer.why
 
 
@@ -56,6 +58,34 @@ def test_a_target_of_gray_images_is_not_found_in_a_coloured_one_and_coloured_mar
     answer = asking.ask(tinted, "nuclei")
     assert answer.why == "this image is coloured, and nuclei is in gray images only; learned from ultrasound"
     assert not answer.mask.any() and Bright().ask(tinted, "nuclei").found
+
+
+@pytest.mark.parametrize(
+    "images, modality, found",
+    [
+        ("ultrasound of the breast", "", True),
+        ("ultrasound of the breast", "US", True),
+        ("ultrasound of the breast", "OT", True),
+        ("ultrasound of the breast", "CT", False),
+        ("ultrasound of the breast", "MG", False),
+        ("ultrasound of the breast", "SM", False),
+        ("stained tissue", "SM", True),
+        ("stained tissue", "CT", False),
+        ("stained tissue", "US", False),
+        ("", "CT", True),
+    ],
+)
+def test_a_file_that_says_it_is_of_another_kind_than_was_learned_from_is_not_found(bright, images, modality, found):
+    asking = Bright().with_target(replace(bright.targets[0], images=images))
+    answer = asking.ask(scene(), "nuclei", modality=modality)
+    assert answer.found == answer.mask.any() == found
+    if not found:
+        assert f"({modality}), and nuclei is not known there; learned from {images}" in answer.why
+
+
+def test_one_piece_is_told_in_the_singular(bright):
+    assert bright.ask(scene(), "the largest nucleus").sentence.startswith("the largest nucleus: 1 piece, ")
+    assert ": 2 pieces, " in bright.ask(scene(), "nuclei").sentence
 
 
 def test_nonsense_gets_an_empty_mask_and_what_is_known(bright):
@@ -77,9 +107,14 @@ def test_pixels_outside_the_valid_ones_are_never_in_the_mask(bright):
 @pytest.mark.parametrize(
     "image, words",
     [
-        (np.full((9, 9), np.nan), "81 of 81 pixels are NaN"),
+        (np.full((18, 18), np.nan), "324 of 324 pixels are NaN"),
         (np.zeros((3, 4, 2)), r"shape \(3, 4, 2\)"),
         (np.zeros((0, 4)), r"shape \(0, 4\)"),
+        (np.zeros((15, 40)), "15 x 40 pixels are too few to segment; give at least 16 x 16"),
+        (np.zeros((20, 20), complex), "pixels of type complex128 are not gray levels"),
+        (np.zeros((20, 20), bool), "pixels of type bool are not gray levels"),
+        (np.zeros((20, 20), object), "pixels of type object are not gray levels"),
+        (np.zeros((20, 20), "M8[s]"), "pixels of type datetime64"),
     ],
 )
 def test_no_image_is_one_sentence(bright, image, words):
@@ -87,7 +122,13 @@ def test_no_image_is_one_sentence(bright, image, words):
         bright.ask(image, "nuclei")
 
 
-@pytest.mark.parametrize("image", [np.full((30, 40), 7), np.zeros((1, 1)), scene(), np.dstack([scene()] * 3)])
+@pytest.mark.parametrize("memory", [-1, 0, "1G", float("nan")])
+def test_a_memory_that_is_no_number_of_bytes_is_refused_with_its_value(bright, memory):
+    with pytest.raises(ValueError, match=f"memory {memory!r} is no number of bytes"):
+        bright.ask(scene(), "nuclei", memory=memory)
+
+
+@pytest.mark.parametrize("image", [np.full((30, 40), 7), np.zeros((16, 17)), scene(), np.dstack([scene()] * 3)])
 def test_constant_tiny_gray_and_colour_images_are_answered(random_network, image):
     assert random_network.ask(image, "nuclei").mask.shape == image.shape[:2]
 

@@ -73,11 +73,18 @@ def test_a_volume_keeps_its_affine_and_each_slice_is_answered(bright, tmp_path):
 
 def test_a_dicom_mask_is_a_dicom_file_of_its_size(bright, tmp_path):
     path = tmp_path / "a.dcm"
-    save_dicom(path, scene(np.uint16, 2000))
+    save_dicom(path, scene(np.uint16, 2000), Modality="SM")
     out, _, failures = segmented(bright, tmp_path, path)
     assert not failures
     [written] = [p for p in out.iterdir() if p.suffix == ".dcm"]
     assert np.array_equal(open_scan(written).read(0).pixels == 1, TRUTH)
+
+
+def test_a_dicom_file_of_a_modality_that_was_not_learned_from_gets_an_empty_mask(bright, tmp_path):
+    save_dicom(tmp_path / "a.dcm", scene(np.uint16, 2000), Modality="CT")
+    out, said, failures = segmented(bright, tmp_path, tmp_path / "a.dcm")
+    assert not failures and "the file says that it is a CT (CT)" in said["a.dcm"]
+    assert "learned from bright discs" in said["a.dcm"] and not open_scan(out / "a.dcm").read(0).pixels.any()
 
 
 def test_not_found_is_a_result_with_an_empty_mask(bright, tmp_path):

@@ -74,10 +74,150 @@ def test_a_typo_is_asked_back_with_the_nearest_known_word(text, near):
         ("don't mark nuclei", "not wanted"),
         ("cells", "several targets"),
         ("arteries", "not told from other vessels"),
+        ("benign lesion", "does not grade lesions"),
+        ("a malignant tumour", "does not grade lesions"),
+        ("the normal breast mass", "does not grade lesions"),
+        ("breast lesion in the right breast", "not of the patient"),
+        ("left breast lesion", "not of the patient"),
+        ("lesion on the patient's left", "not of the patient"),
+        ("vessels of the left eye", "not of the patient"),
+        ("second largest nucleus", "'second' is not read"),
+        ("the third largest nucleus", "'third' is not read"),
+        ("last nucleus", "'last' is not read"),
     ],
 )  # fmt: skip
 def test_a_prompt_that_cannot_be_answered_is_asked_back(text, words):
     with pytest.raises(AskBack, match=words):
+        parse(text, TARGETS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "all but the largest nucleus",
+        "all nuclei other than the small ones",
+        "avoid nuclei",
+        "ignore nuclei",
+        "nuclei minus artifacts",
+        "hardly any nuclei",
+        "everything apart from nuclei",
+        "small rather than large nuclei",
+        "all excluding nuclei",
+        "everything except nuclei",
+        "nuclei outside the left half",
+        "nuclei with the small ones left out",
+        "no cytoplasm",
+        "everything except the white blood cell nucleus",
+        "nothing but nuclei",
+    ],
+)
+def test_what_is_not_wanted_is_asked_back_and_never_answered_with_the_opposite(text):
+    with pytest.raises(AskBack, match="says what is not wanted"):
+        parse(text, TARGETS)
+
+
+def test_a_negation_is_asked_back_of_a_users_own_target_too_but_may_stand_in_its_name():
+    own = [Target("non tumor tissue", ("tissue",)), Target("gland", ("gland",))]
+    assert parse("non tumor tissue", own).target is own[0]
+    with pytest.raises(AskBack, match="says what is not wanted"):
+        parse("all but the glands", own)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nuclei larger than 20 px",
+        "nuclei larger than 20px",
+        "nuclei with area > 100 px",
+        "vessels over 5 microns",
+        "5 \u00b5m nuclei",
+        "nuclei in slice 3",
+        "slice 3 nuclei",
+        "5% nuclei",
+        "top 10 % nuclei",
+        "top 3 nuclei",
+        "-3 nuclei",
+        "3.5 nuclei",
+        "nuclei at 3 o'clock",
+        "0 nuclei",
+        "100000 nuclei",
+        "at least 3 nuclei",
+        "3 to 5 nuclei",
+        "2nd largest nucleus",
+        "nuclei in one corner",
+        "lesions on both sides",
+    ],
+)
+def test_a_number_that_counts_no_pieces_is_asked_back(text):
+    with pytest.raises(AskBack, match="no number right before what is counted.*sizes in px"):
+        parse(text, TARGETS)
+
+
+@pytest.mark.parametrize(
+    "text, count",
+    [
+        ("5 nuclei", 5),
+        ("Find 3 nuclei.", 3),
+        ("three large nuclei", 3),
+        ("largest three nuclei", 3),
+        ("nuclei, only the 3 largest", 3),
+        ("two of the dark nuclei", 2),
+        ("both lesions", 2),
+        ("One small circle-shaped regular tumor at the top right in the breast", 1),
+        ("every single nucleus", None),
+        ("the largest white blood cell", 1),
+        ("the largest white blood cells", None),
+        ("the largest nodules", None),
+    ],
+)
+def test_a_number_right_before_the_target_or_its_size_counts(text, count):
+    assert parse(text, TARGETS).count == count
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("dark round purple elongated nuclei", ("dark", "round", "purple", "elongated")),
+        ("malignant nuclei", ("malignant",)),
+        ("few nuclei near the border", ("few", "near", "border")),
+        ("many nuclei", ("many",)),
+        ("several nuclei", ("several",)),
+        ("half of the nuclei", ("half",)),
+        ("a third of the nuclei on the left", ("third",)),
+        ("nuclei in the corner", ("corner",)),
+        ("dense nuclei in the left half", ("dense", "left", "half")),
+    ],
+)
+def test_a_word_that_changes_the_meaning_but_nothing_reads_is_told(text, words):
+    prompt = parse(text, TARGETS)
+    assert prompt.ignored == words and prompt.count is None
+    assert prompt.place is None or prompt.place.cols == (0.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("the largest nucleus", "the largest nucleus"),
+        ("one nucleus", "1 nucleus"),
+        ("3 lesions", "3 breast lesions"),
+        ("two WBC nuclei", "2 white blood cell nuclei"),
+        ("largest white blood cells", "largest white blood cells"),
+        ("small nuclei", "small nuclei"),
+    ],
+)
+def test_what_was_understood_is_told_in_the_singular_or_the_plural(text, words):
+    assert str(parse(text, TARGETS)) == words
+
+
+def test_a_near_name_is_offered_only_where_one_is_near():
+    assert "nearest" not in parse("liver", TARGETS).why and "known: nuclei" in parse("liver", TARGETS).why
+    own = [Target("glomerulus", ("glomerulus",))]
+    assert "nearest by spelling: glomerulus; known" in parse("glomeria", own).why
+
+
+@pytest.mark.parametrize("text", [None, 3, b"", []])
+def test_a_prompt_that_is_no_text_is_one_sentence(text):
+    with pytest.raises(TypeError, match=f"of type {type(text).__name__}; say in words"):
         parse(text, TARGETS)
 
 
@@ -98,14 +238,15 @@ def test_a_description_of_density_selects_no_place():
 
 def test_a_word_that_had_no_effect_is_told():
     prompt = parse("zebra nuclei", TARGETS)
-    assert prompt.ignored == ("zebra",) and "not understood: zebra" in str(prompt)
+    assert prompt.ignored == ("zebra",) and "without effect: zebra" in str(prompt)
 
 
 def test_weights_that_lack_a_target_do_not_know_it_and_their_own_names_are_known():
     own = [Target("gland", ("gland",)), Target("left ventricle wall", ("left", "ventricle", "wall"))]
     assert parse("nuclei", own).target is None
     assert parse("all the glands", own).target.name == "gland"
-    assert parse("wall of the left ventricle", own).target.name == "left ventricle wall"
+    wall = parse("wall of the left ventricle", own)
+    assert wall.target.name == "left ventricle wall" and wall.place is None
 
 
 def test_words_turn_with_the_image():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import mptpn
 from mptpn.io.image import image_from_array
 from mptpn.networks.weights import load_weights
 from mptpn.random import generator
@@ -131,3 +132,24 @@ def test_a_network_in_training_and_a_negative_tile_are_refused(hashing):
         enlarge(hashing, LOW, tile=-1)
     with pytest.raises(ValueError, match="training=True"):
         enlarge(hashing.train(), LOW)
+
+
+GRAY = np.arange(72.0).reshape(9, 8)
+
+
+@pytest.mark.parametrize(
+    ("low", "settings", "message"),
+    [
+        (GRAY, {"scale": 2.0}, "^scale 2.0: is no whole number; .* enlarge by 2 or 4"),
+        (GRAY, {"scale": 3}, "^scale 3: "),
+        (GRAY, {"tile": -1}, "^tile -1: give a number of pixels, 0 or more"),
+        (GRAY, {"tile": "a"}, "^tile 'a': is no whole number"),
+        (GRAY, {"tile": 33.5}, "^tile 33.5: is no whole number"),
+        (0 * GRAY, {}, "every pixel is 0; a constant image shows nothing"),
+        ([GRAY, GRAY], {}, "each of several alone"),
+        ("folder", {}, "^'folder': enlarge takes an array; for files use `mptpn enlarge`"),
+    ],
+)
+def test_what_cannot_be_enlarged_is_named_in_one_sentence(low, settings, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        mptpn.enlarge(low, **settings)
