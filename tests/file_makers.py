@@ -142,6 +142,18 @@ def write_zarr(path, *, axes, zarr_format, seed=0):
     return array
 
 
+def write_ome(path, planes, sizes, blocks="<TiffData/>", *, uuid=None):
+    """OME-TIFF of [N, H, W], uint16, whose XML has these sizes (such as 'SizeZ="3" SizeC="1" SizeT="2"') and blocks."""
+    own = f' UUID="urn:uuid:{uuid}"' if uuid is not None else ""
+    xml = (
+        f'<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"{own}>'
+        '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" '
+        f'SizeY="{planes.shape[1]}" SizeX="{planes.shape[2]}" {sizes}>'
+        f'<Channel ID="Channel:0:0" SamplesPerPixel="1"/>{blocks}</Pixels></Image></OME>'
+    )
+    tifffile.imwrite(path, planes, photometric="minisblack", metadata=None, description=xml.encode())
+
+
 def write_czi(path, axes):
     """Zeiss CZI as its own library writes it; its pixels."""
     czi = pytest.importorskip("pylibCZIrw.czi", reason="needs the extra microscopes")

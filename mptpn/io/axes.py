@@ -127,12 +127,19 @@ def guess_axes(shape: Sequence[int], *, alpha: bool) -> Axes:
 
     A last axis of 3 is colour; of 4 colour and alpha where `alpha`; any other too short for an image holds channels.
     A first axis of 2 to 4 holds channels too: a noise model for each is right for slices as well. Of three axes, the
-    last holds slices where the first two are equal and at least twice as long.
+    last holds slices where the first two are equal and at least twice as long. Several last axes of 1 hold nothing.
 
     Raises:
         ValueError: fewer than two axes, or too many to guess.
     """
     shape = tuple(map(int, shape))
+    held = len(shape)
+    while held > 2 and shape[held - 1] == 1:
+        held -= 1
+    if len(shape) - held > 1:  # one alone holds a channel
+        names = guess_axes(shape[:held], alpha=alpha).names
+        names += "".join(name for name in "CTZABDEF" if name not in names)[: len(shape) - held]
+        return Axes(names, shape, _told(names, shape))
     if len(shape) == 2:
         return Axes("YX", shape)
     if len(shape) == 3 and SIDE <= shape[2] <= shape[0] / 2 and shape[0] == shape[1]:  # a volume, slices last

@@ -8,6 +8,7 @@ from pydicom.tag import Tag
 
 from mptpn.io.dicom_head import MARK
 from mptpn.io.dicom_tags import PREAMBLE, opened
+from mptpn.io.refusals import explained
 
 SERIES, DERIVATION = Tag("SeriesInstanceUID"), Tag("DerivationDescription")
 HEAD = 2**14  # bytes in which the tags are looked for first
@@ -19,7 +20,8 @@ def glance(path: Path) -> tuple[str, bool]:
     by open_scan.
     """
     try:
-        return _explicit(path) or _any(path)
+        with explained(path):  # pydicom's words quote values
+            return _explicit(path) or _any(path)
     except Exception:  # pydicom has many
         return "", False
 

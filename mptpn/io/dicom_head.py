@@ -190,6 +190,8 @@ def _check_picture(path: Path, data: Dataset, tag: int) -> None:
     except Exception:  # a damaged value
         kind = uid.UID("")
     whole = bool(kind) and "Image Storage" not in kind.name and kind.is_private is False
+    if tag in PIXELS and not whole:
+        raise Tags(path, data).refusal("Rows", "is missing or empty")
     reason = "a report, an index or another object without pixels" if whole else "perhaps it is cut off before them"
     raise (NoImage if whole else Unreadable)(f"{path}: holds no picture, {reason}; give an image, copied whole.")
 

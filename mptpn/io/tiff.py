@@ -11,7 +11,8 @@ from tifffile import COMPRESSION, PHOTOMETRIC
 
 from mptpn.io.layout import check_layout
 from mptpn.io.scan import Scan
-from mptpn.io.tiff_layout import describe, has_imagecodecs, read_layout
+from mptpn.io.tiff_layout import has_imagecodecs, read_layout
+from mptpn.io.tiff_ome import describe
 from mptpn.io.tiff_writer import can_stay, kept_compression, write_anew, write_in_place
 
 ENDINGS = (".tif", ".tiff")

@@ -1,16 +1,15 @@
 """What a TIFF file holds: which pages are one scan, the names of its axes, its reduced copies, and further pictures."""
 
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
 from tifffile import COMPRESSION, PHOTOMETRIC
 
 from mptpn.io.axes import Axes, guess_first
-from mptpn.io.scan import Scan, Unreadable
+from mptpn.io.scan import Unreadable
+from mptpn.io.tiff_ome import planes_here
 
 JPEG = (COMPRESSION.JPEG, COMPRESSION.ALT_JPEG, COMPRESSION.OJPEG)
 COLOURS = {PHOTOMETRIC.RGB: 3, PHOTOMETRIC.YCBCR: 3, PHOTOMETRIC.SEPARATED: 4}  # samples; 1 of all others
@@ -53,21 +52,13 @@ def read_layout(path: Path, source: Path, given: str | None) -> Layout:
         ValueError: no picture of a kind that is supported.
     """
     with tifffile.TiffFile(source) as file:
-        series = next((x for x in file.series if not x.keyframe.is_reduced), file.series[0])
-        sets = [x for x in file.series if _like(x, series)]
-        shape, names = tuple(series.shape), series.axes
-        numbers = _numbers(sets, file)
-        count = int(np.prod(shape)) * len(sets) // series.keyframe.size if numbers else 0
-        first = series.keyframe if numbers else file.pages[0]
-        run = series.dataoffset if numbers and count > len(numbers) and len(sets) == 1 else None
-        end = (run or 0) + series.size * series.dtype.itemsize
-        _check_held(path, file, planes=count, held=len(numbers), cut=run is None or end > source.stat().st_size)
-        if not numbers or (run is None and count != len(numbers)):  # planes in other files, or missing ones
-            first, sets, numbers = file.pages[0], [series], list(range(len(file.pages)))
-            shape, names = (len(numbers), *first.shape), f"I{first.axes}"
-        if len(sets) > 1:
-            shape, names = (len(sets), *shape), f"P{names}"
-        levels = {level.pages[0].index: numbers[0] for level in series.levels[1:] if isinstance(_index(level), int)}
+        run, levels, grid = None, {}, planes_here(path, file)
+        if grid is None:
+            first, shape, names, numbers, run, levels = _of_series(path, source, file)
+        else:
+            names, shape, numbers = grid
+            first = file.pages[numbers[0]]
+            names, shape = names + first.axes, shape + first.shape
         is_imagej = file.is_imagej or first.description.startswith("ImageJ=")
     colours = check_page(path, first, is_imagej=is_imagej)
     axes = _axes(path, shape, names, page=first.axes, given=given)
@@ -75,6 +66,29 @@ def read_layout(path: Path, source: Path, given: str | None) -> Layout:
     if given and "S" not in axes.names and axes.samples is not None:
         layout = replace(layout, colours=axes.colours)
     return layout if run is not None else _with_other_pages(path, source, layout, levels)
+
+
+def _of_series(path: Path, source: Path, file: tifffile.TiffFile) -> tuple:
+    """As tifffile groups pages: first page, shape and names of the axes, pages, run and reduced copies, see Layout."""
+    series = next((x for x in file.series if not x.keyframe.is_reduced), file.series[0])
+    first, sets = series.keyframe, [x for x in file.series if _like(x, series)]
+    shape, names, numbers = tuple(series.shape), series.axes, _numbers(sets, file)
+    if series.kind == "generic":  # tifffile parts pages that are compressed in different ways
+        numbers = [page.index for page in file.pages if page.shape == first.shape and _kind(page) == _kind(first)]
+        sets, several = [series], len(numbers) > 1
+        shape, names = (len(numbers),) * several + first.shape, "I" * several + first.axes
+    count = int(np.prod(shape)) * len(sets) // first.size if numbers else 0
+    run = series.dataoffset if numbers and count > len(numbers) and len(sets) == 1 else None
+    end = (run or 0) + series.size * series.dtype.itemsize
+    _check_held(path, file, planes=count, held=len(numbers), cut=run is None or end > source.stat().st_size)
+    if not numbers or (run is None and count != len(numbers)):  # planes that are missing
+        first, sets, numbers = file.pages[0], [series], list(range(len(file.pages)))
+        shape, names = (len(numbers), *first.shape), f"I{first.axes}"
+    if len(sets) > 1:
+        shape, names = (len(sets), *shape), f"P{names}"
+    levels = [level.pages[0] for level in series.levels[1:] if len(level.pages) == 1 and level.pages[0] is not None]
+    own = {page.offset for page in file.pages} if levels else ()  # others are within a page
+    return first, shape, names, numbers, run, {page.index: numbers[0] for page in levels if page.offset in own}
 
 
 def _check_held(path: Path, file: tifffile.TiffFile, *, planes: int, held: int, cut: bool) -> None:
@@ -87,11 +101,12 @@ def _check_held(path: Path, file: tifffile.TiffFile, *, planes: int, held: int, 
 
 
 def _like(one: tifffile.TiffPageSeries, other: tifffile.TiffPageSeries) -> bool:
-    return one.shape == other.shape and one.axes == other.axes and one.keyframe.hash == other.keyframe.hash
+    return one.shape == other.shape and one.axes == other.axes and _kind(one.keyframe) == _kind(other.keyframe)
 
 
-def _index(level: tifffile.TiffPageSeries) -> int | tuple | None:
-    return level.pages[0].index if len(level.pages) == 1 and level.pages[0] is not None else None
+def _kind(page: tifffile.TiffPage) -> tuple:
+    """What pages of one scan share; not how they are compressed."""
+    return page.dtype, page.bitspersample, page.axes, page.photometric, page.samplesperpixel, page.extrasamples
 
 
 def _numbers(sets: list[tifffile.TiffPageSeries], file: tifffile.TiffFile) -> list[int]:
@@ -216,32 +231,3 @@ def _is_copy(page: tifffile.TiffPage, large: tifffile.TiffPage) -> bool:
         return False
     factor = large.imagelength / page.imagelength
     return abs(large.imagewidth / factor - page.imagewidth) < 1
-
-
-def describe(scan: Scan, file: tifffile.TiffFile) -> None:
-    """Physical sizes and the channels' names, from OME-XML or ImageJ's words."""
-    if file.is_ome:
-        _describe_ome(scan, file.ome_metadata or "")
-        return
-    metadata = (file.imagej_metadata or {}) if file.is_imagej else {}
-    unit = str(metadata.get("unit", ""))
-    if "spacing" in metadata:
-        scan.spacing["Z"] = float(metadata["spacing"]), unit
-    if "finterval" in metadata:
-        scan.spacing["T"] = float(metadata["finterval"]), "s"
-    if unit and file.pages[0].resolution[0]:
-        for axis, value in zip("XY", file.pages[0].resolution, strict=True):
-            scan.spacing[axis] = 1 / value, unit
-
-
-def _describe_ome(scan: Scan, xml: str) -> None:
-    pixels = next((x for x in ElementTree.fromstring(xml).iter() if x.tag.endswith("}Pixels")), None)
-    if pixels is None:
-        return
-    for axis in "XYZ":
-        size = pixels.get(f"PhysicalSize{axis}")
-        if size:
-            scan.spacing[axis] = float(size), pixels.get(f"PhysicalSize{axis}Unit", "µm")
-    names = [x.get("Name") for x in pixels if re.sub(r"{.*}", "", x.tag) == "Channel"]
-    if len(names) == scan.axes.channels and all(names):
-        scan.channel_names = tuple(names)

@@ -11,6 +11,7 @@ from tifffile import COMPRESSION, PHOTOMETRIC
 from mptpn.io.tiff_layout import Layout, has_imagecodecs
 
 RESOLUTION = {282, 283}  # tags
+FRACTIONS = {5: "u4", 10: "i4"}  # types of tags that hold them
 BIG = 2**32 - 2**25  # bytes, from which a file needs the large kind of TIFF
 PLAIN = {COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE, COMPRESSION.LZMA}  # without imagecodecs
 GENERAL = PLAIN | {COMPRESSION.LZW, COMPRESSION.PACKBITS, COMPRESSION.ZSTD}  # every type, without a loss
@@ -138,8 +139,16 @@ def _append(out: tifffile.TiffWriter, page: tifffile.TiffPage, pixels: np.ndarra
         software=False,
         metadata=None,
         contiguous=False,
-        extratags=[tag.astuple()[:4] + (False,) for tag in page.tags if tag.code not in own],
+        extratags=[_extra(tag, page.parent.byteorder) for tag in page.tags if tag.code not in own],
     )
+
+
+def _extra(tag: tifffile.TiffTag, order: str) -> tuple:
+    """A tag as tifffile writes it; it counts the bytes of a fraction twice, so fractions are numbers."""
+    code, kind, count, value, _ = tag.astuple()
+    if kind in FRACTIONS:
+        value = tuple(np.frombuffer(value, order + FRACTIONS[kind]).tolist())
+    return code, kind, count, value, False
 
 
 def kept_compression(page: tifffile.TiffPage) -> tuple[int | None, dict | None, int | None]:

@@ -9,7 +9,7 @@ import numpy as np
 import tifffile
 from pydicom.uid import ExplicitVRLittleEndian
 
-from file_makers import dataset, samples
+from file_makers import dataset, samples, write_ome
 
 GRAY = samples((40, 50), "u2")
 NOISE = np.random.default_rng(0).integers(0, 4000, (64, 64)).astype(np.uint16)
@@ -197,6 +197,12 @@ FILES = {
     "many_tags.tif": lambda path: b"II*\0\x08\0\0\0\xff\xff" + bytes(100),
     "zero_size.tif": lambda path: tiff(page(0, 0), pixels=bytes(24) + BYTES),
     "big.tif": lambda path: b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, 2**60) + bytes(50),
+    "planes.ome.tif": lambda path: through(
+        path, lambda p: write_ome(p, NOISE[None], 'SizeZ="100000" SizeC="1000" SizeT="1000"')
+    ),
+    "named_block.ome.tif": lambda path: through(
+        path, lambda p: write_ome(p, NOISE[None], 'SizeZ="100000" SizeC="1000" SizeT="1"', '<TiffData IFD="0"/>')
+    ),
     "many_strips.tif": lambda path: tiff(page() | {273: (4, 2**31), 278: (4, 0)}, pixels=bytes(24) + BYTES),
     "large.nii": lambda path: nifti(dims=(3, 30000, 30000, 3, 1, 1, 1, 1)),
     "negative.nii": lambda path: nifti(dims=(3, -5, 20, 3, 1, 1, 1, 1)),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from file_makers import copied, same, samples, write_zarr
+from file_makers import copied, same, samples, write_ome, write_zarr
 from mptpn.io import Writer, open_scan, open_scans, read_image, spread_images
 from mptpn.io.array import named_array
 from mptpn.io.axes import Axes, guess_axes
@@ -63,6 +63,9 @@ def test_a_plane_knows_its_channel(names):
         ((9, 8, 40, 50), True, "TZYX"),
         ((5, 3, 9, 40, 50), True, "TCZYX"),
         ((5, 9, 3, 40, 50), True, "TZCYX"),
+        ((40, 50, 1, 1), True, "YXCT"),
+        ((9, 40, 50, 1, 1), True, "ZYXCT"),
+        ((40, 50, 3, 1, 1), True, "YXSCT"),
     ],
 )
 def test_axes_without_names_are_guessed_and_the_guess_is_told(shape, alpha, names):
@@ -417,3 +420,59 @@ def test_planes_that_a_file_names_and_does_not_hold_are_not_passed_over(tmp_path
         (tmp_path / "a.tif").write_bytes(whole.replace(b"images=6", b"images=9").replace(b"frames=6", b"frames=9"))
     with pytest.raises(ValueError, match="a.tif: names [69] planes and does not hold them all"):
         open_scan(tmp_path / "a.tif").read(5)
+
+
+def blocks(places, uuids):
+    """TiffData of planes at z, t in files of their own."""
+    return "".join(
+        f'<TiffData FirstZ="{z}" FirstT="{t}" IFD="{ifd}" PlaneCount="1">'
+        f'<UUID FileName="{uuid}.ome.tif">urn:uuid:{uuid}</UUID></TiffData>'
+        for (z, t, ifd), uuid in zip(places, uuids, strict=True)
+    )
+
+
+SETS = {  # the planes (z, t, page) of the files a and b; axes of a
+    "ZYX": ([(0, 0, 0), (1, 0, 1), (2, 0, 2), (0, 1, 0), (1, 1, 1), (2, 1, 2)], "aaabbb"),
+    "TYX": ([(0, 0, 0), (0, 1, 1), (0, 2, 2), (1, 0, 0), (1, 1, 1), (1, 2, 2)], "aaabbb"),
+    "TZYX": ([(0, 0, 0), (0, 1, 3), (1, 0, 1), (1, 1, 2), (2, 0, 0), (2, 1, 1)], "aaaabb"),
+}
+
+
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("axes", SETS)
+def test_one_file_of_a_set_of_ome_has_the_axes_of_its_own_planes(tmp_path, axes, beside):
+    places, uuids = SETS[axes]
+    array = samples((uuids.count("a"), 20, 24), "u2")
+    write_ome(tmp_path / "a.ome.tif", array, 'SizeZ="3" SizeC="1" SizeT="3"', blocks(places, uuids), uuid="a")
+    if beside:
+        write_ome(tmp_path / "b.ome.tif", array, 'SizeZ="3" SizeC="1" SizeT="3"', blocks(places, uuids), uuid="b")
+    scan = open_scan(tmp_path / "a.ome.tif")
+    assert (scan.axes.names, scan.axes.guess, scan.note) == (axes, "", "")
+    order = [0, 1, 3, 2] if axes == "TZYX" else [0, 1, 2]
+    same(np.stack([scan.stored(index) for index in range(scan.slices)]), array[order])
+    same(tifffile.imread(copied(scan, tmp_path / "out"), is_ome=False), array)
+
+
+@pytest.mark.parametrize("held", [2, 3])
+def test_a_file_of_a_set_that_lacks_planes_of_its_own_is_refused(tmp_path, held):
+    places, uuids = SETS["ZYX"]
+    words = blocks(places, uuids) if held == 2 else "<TiffData/>"
+    write_ome(tmp_path / "a.ome.tif", samples((held, 20, 24), "u2"), 'SizeZ="5" SizeC="1" SizeT="1"', words, uuid="a")
+    with pytest.raises(ValueError, match=f"a.ome.tif: names {3 if held == 2 else 5} planes and does not hold them all"):
+        open_scan(tmp_path / "a.ome.tif")
+
+
+@pytest.mark.parametrize("words", ["unit=um\nspacing=abc\n", "unit=um\nfinterval=x\n", "unit=um\n"])
+def test_words_that_are_no_numbers_are_passed_over(tmp_path, words):
+    array, options = samples((3, 20, 24), "u2"), {"photometric": "minisblack", "metadata": None, "resolution": (4, 4)}
+    about = f"ImageJ=1.54f\nimages=3\nslices=3\n{words}"
+    tifffile.imwrite(tmp_path / "a.tif", array, description=about, **options)
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        at = file.pages[0].tags["YResolution"].valueoffset
+    whole = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(whole[:at] + bytes(4) + whole[at + 4 :])
+    scan = open_scan(tmp_path / "a.tif")
+    assert scan.axes.names == "ZYX" and scan.spacing == {"X": (0.25, "um")}
+    write_ome(tmp_path / "b.ome.tif", array, 'SizeZ="3" SizeC="1" SizeT="1" PhysicalSizeX="0,2" PhysicalSizeY="0.2"')
+    scan = open_scan(tmp_path / "b.ome.tif")
+    assert scan.axes.names == "ZYX" and scan.spacing == {"Y": (0.2, "µm")}

@@ -7,7 +7,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from file_makers import PATIENT, copied, dataset, same, samples, save_dicom
-from mptpn.io import open_scan
+from mptpn.io import Writer, open_scan
 
 GRAY = samples((9, 7), "u2") & 0x0FFF
 
@@ -56,6 +56,11 @@ def test_an_attribute_without_default_is_named(tmp_path, keyword):
         open_scan(file(tmp_path / "a.dcm", **{keyword: None}))
 
 
+def test_missing_rows_are_named_where_there_are_pixels(tmp_path):
+    with pytest.raises(ValueError, match=r"a\.dcm: its attribute Rows is missing or empty"):
+        open_scan(file(tmp_path / "a.dcm", without=["Rows"]))
+
+
 ODD = {
     "RescaleSlope": ("0", "is 0"),
     "RescaleIntercept": (["1", "2"], "has 2 values"),
@@ -95,13 +100,22 @@ def test_pixels_in_the_upper_bits_are_shifted_down_and_back(tmp_path, high, shif
     assert (scan.low, scan.high) == ((-2048, 2047) if signed else (0, 4095))
     copied_back = pydicom.dcmread(copied(scan, tmp_path / "same"))
     same(np.frombuffer(copied_back.PixelData, values.dtype, count=GRAY.size), (values << shift).ravel())
-    from mptpn.io import Writer
-
     with Writer(open_scan(path), tmp_path / "other") as writer:
         writer.write(0, np.full(GRAY.shape, 100.0))
     back = np.frombuffer(pydicom.dcmread(writer.target).PixelData, values.dtype, count=GRAY.size)
     changed = expected.ravel() != 100
     assert (back[changed] == 100 << shift).all()
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_an_overlay_in_the_bits_above_the_picture_stays(tmp_path, signed):
+    overlay = np.tile(np.uint16([0, 0x1000, 0x8000]), 21).reshape(GRAY.shape)
+    pixels = (GRAY | overlay).astype("<i2" if signed else "<u2")
+    path = save_dicom(tmp_path / "a.dcm", pixels, bits=12)
+    with Writer(open_scan(path), tmp_path / "out") as writer:
+        writer.write(0, np.full(GRAY.shape, -3.0 if signed else 5.0))
+    back = np.frombuffer(pydicom.dcmread(writer.target).PixelData, "<u2", count=GRAY.size).reshape(GRAY.shape)
+    same(back, overlay | (0xFFD if signed else 5))
 
 
 def test_pixels_that_do_not_fit_the_high_bit_are_refused(tmp_path):

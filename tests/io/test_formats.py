@@ -1,6 +1,8 @@
 """NumPy, NIfTI, TIFF, PNG: pixels come back bit for bit, headers and tags as they were."""
 
 import gzip
+import struct
+import zlib
 
 import nibabel
 import numpy as np
@@ -11,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from file_makers import copied, same, samples
 from mptpn.io import Writer, open_scan
+from mptpn.io.raster import _chunks
 
 TYPES = ["u1", "i1", "<u2", ">u2", "i2", "u4", "i4", "i8", "u8", "f2", "f4", ">f8"]
 SLICES = {(1, 6): 1, (6, 1): 1, (5, 7, 3): 1, (5, 7, 4): 1, (4, 5, 7): 4, (1, 5, 7): 1, (4, 5, 7, 3): 4}  # and slices
@@ -134,6 +137,53 @@ def test_each_page_keeps_its_own_tags(tmp_path):
             assert page.description == f"page {number}" and page.get_resolution() == (number + 1, 2)
 
 
+def test_fractions_in_tags_come_back_as_many_as_they_were(tmp_path):
+    tags = [(286, 5, 1, (7, 2), True), (287, 5, 1, (9, 4), True), (318, 5, 2, (3, 10, 4, 11), True)]
+    tags += [(65001, 10, 1, (-5, 3), True), (65002, 10, 3, (-5, 3, 1, 2, 3, 4), True), (65003, 12, 1, 2.5, True)]
+    for order in "<>":
+        options = {"photometric": "minisblack", "metadata": None, "compression": "zlib", "byteorder": order}
+        tifffile.imwrite(tmp_path / "a.tif", samples((9, 7), "u2"), extratags=tags, **options)
+        target = copied(open_scan(tmp_path / "a.tif"), tmp_path / order)
+        with tifffile.TiffFile(tmp_path / "a.tif") as before, tifffile.TiffFile(target) as after:
+            found = [[file.pages[0].tags[tag[0]].astuple() for tag in tags] for file in (before, after)]
+            assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("metadata", [None, {}])
+@pytest.mark.parametrize("codecs", [(None, "zlib", "zlib"), ("zlib", None, "zlib"), ("zlib", "lzw", None)])
+def test_pages_that_are_compressed_in_different_ways_are_one_scan(tmp_path, codecs, metadata):
+    array = samples((3, 9, 7), "u2")
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for plane, codec in zip(array, codecs, strict=True):
+            file.write(plane, compression=codec, photometric="minisblack", metadata=metadata)
+    scan = open_scan(tmp_path / "a.tif")
+    assert scan.slices == 3 and "other pictures" not in scan.note
+    with Writer(scan, tmp_path / "out") as writer:
+        for index in range(3):
+            writer.write(index, np.full((9, 7), 5.0 + index))
+    with tifffile.TiffFile(writer.target) as file:
+        assert [page.asarray().mean() for page in file.pages] == [5, 6, 7]
+
+
+@pytest.mark.parametrize("metadata", [None, {}])
+@pytest.mark.parametrize("codec", [None, "zlib"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_reduced_copies_within_a_page_follow_it(tmp_path, count, codec, metadata):
+    array = np.full((65, 84), 100, np.uint16)
+    options = {"photometric": "minisblack", "metadata": metadata, "compression": codec}
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(array, subifds=count, **options)
+        for step in (2, 4)[:count]:
+            file.write(array[::step, ::step], subfiletype=1, **options)
+    scan = open_scan(tmp_path / "a.tif")
+    assert (scan.slices, scan.shape, scan.note) == (1, (65, 84), "")
+    with Writer(scan, tmp_path / "out") as writer:
+        writer.write(0, array + 7.0)
+    with tifffile.TiffFile(writer.target) as file:
+        assert len(file.pages) == 1 and len(file.pages[0].pages) == count
+        assert {level.asarray().mean() for level in (file.pages[0], *file.pages[0].pages)} == {107}
+
+
 PNGS = {"L": ("u1", ()), "I;16": ("u2", ()), "LA": ("u1", (2,)), "RGB": ("u1", (3,)), "RGBA": ("u1", (4,))}
 
 
@@ -150,6 +200,49 @@ def test_png_comes_back_with_its_text(tmp_path, mode):
         same(back, array)
         assert back.mode == mode and back.text == before.text and back.text["Title"].lang == "de"
         assert all(back.info[key] == before.info[key] for key in ("dpi", "icc_profile"))
+
+
+def write_png(path, *, depth, colour, chunks, after=()):
+    """PNG of random pixels by hand, 40 x 48."""
+
+    def written(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = samples((40, 48 * depth * {0: 1, 2: 3}[colour] // 8), "u1")
+    pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    header = struct.pack(">II5B", 48, 40, depth, colour, 0, 0, 0)
+    every = [(b"IHDR", header), *chunks, (b"IDAT", pixels), *after, (b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(written(*one) for one in every))
+    return path
+
+
+CALIBRATED = [(b"sRGB", b"\0"), (b"cHRM", bytes(32)), (b"sBIT", b"\6"), (b"bKGD", b"\0\3"), (b"tRNS", b"\0\1")]
+CALIBRATED += [(b"sCAL", b"\1000.1\0000.1"), (b"oFFs", bytes(9)), (b"pCAL", b"x\0" + bytes(8) + b"\0\2u\0000\0001")]
+CALIBRATED += [(b"tIME", bytes(7)), (b"prVt", b"of its maker")]
+
+
+@pytest.mark.parametrize("depth", [8, 16, 4, 2])
+def test_every_chunk_of_png_comes_back(tmp_path, depth):
+    path = write_png(tmp_path / "a.png", depth=depth, colour=0, chunks=CALIBRATED, after=[(b"tEXt", b"a\0b")])
+    scan = open_scan(path)
+    target = copied(scan, tmp_path / "out")
+    same(Image.open(target), Image.open(path))
+    found, times = _chunks(target.read_bytes()), 255 // (2**depth - 1) if depth < 8 else 1
+    grown = {b"bKGD": bytes([0, 3 * times]), b"tRNS": bytes([0, times])}  # are gray levels
+    assert [(kind, grown.get(kind, data)) for kind, data in CALIBRATED] == found[1 : len(CALIBRATED) + 1]
+    assert found[-2:] == [(b"tEXt", b"a\0b"), (b"IEND", b"")]
+    assert scan.note == (
+        "" if depth >= 8 else f"Its gray levels of {depth} bits are written with 8 bits, times {times}."
+    )
+
+
+def test_deep_colours_of_which_one_is_transparent_come_back(tmp_path):
+    imagecodecs = pytest.importorskip("imagecodecs", reason="needs the extra formats")
+    path = write_png(tmp_path / "a.png", depth=16, colour=2, chunks=[(b"tRNS", bytes(6))])
+    scan = open_scan(path)
+    target = copied(scan, tmp_path / "out")
+    assert scan.shape == (40, 48, 3) and _chunks(target.read_bytes())[1] == (b"tRNS", bytes(6))
+    same(*[imagecodecs.png_decode(file.read_bytes()) for file in (path, target)])
 
 
 def test_alpha_stays_when_the_colours_change(tmp_path):
