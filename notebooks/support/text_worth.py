@@ -31,7 +31,7 @@ LONG = 20  # of BUSI
 SMALL = {"width": 8, "text_width": 32, "overview": True, "linear_patches": True}
 SEEDS = (0, 1, 2)
 VARIANTS = {  # of the network on MoNuSeg, trained with its own sentences
-    "published": {"published": True},
+    "published": {"published": True, "overview": False},
     "repaired, as many parameters": {"width": 20, "text_width": 48},
     "without fusion": {"fusion": False},
     "without gates": {"gates": False},
