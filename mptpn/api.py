@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ import numpy as np
 from skimage import img_as_float
 from torch import Tensor
 
-from mptpn.inference import AUTO, SELF, Assessment, NoisyImages, QualityControl
+from mptpn.inference import AUTO, Assessment, NoisyImages, QualityControl
+from mptpn.inference.adaptation import check_adaptation
 from mptpn.inference.denoiser import Network, check_strength
 from mptpn.inference.planes import changed, check_planes, denoise_planes, noisy_planes
 from mptpn.io import Image, gray_array, image_from_array, read_image
@@ -167,10 +167,7 @@ def check_settings(
     check_number(minutes, name="minutes", remedy="give one above 0")
     if adapt is not None:
         check_number(adapt, name="adapt", remedy="give minutes above 0, or None")
-        if not 0 < adapt < math.inf:
-            raise ValueError(f"adapt {adapt:g}: give a finite number of minutes above 0, or None.")
-        if str(model) == SELF:
-            raise ValueError("adapt with model='self': that network learns from the images already; leave one out.")
+        check_adaptation(adapt, model)
     if memory is not None:
         check_number(memory, name="memory", remedy="give bytes, such as 2**30, or None")
         if not memory > 0:

@@ -90,9 +90,9 @@ def check_adaptation(minutes: float | None, model: object) -> None:
     if minutes is None:
         return
     if not 0 < minutes < math.inf:
-        raise ValueError(f"--adapt {minutes:g}: give a finite number of minutes above 0.")
+        raise ValueError(f"adapt {minutes:g}: give a finite number of minutes above 0, or None.")
     if str(model) == SELF:
-        raise ValueError("--adapt with --model self: that network learns from the images already; leave one out.")
+        raise ValueError("adapt with model 'self': that network learns from the images already; leave one out.")
 
 
 def check(denoiser: Denoiser) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mptpn.inference.adaptation import adapt
 from mptpn.inference.denoiser import Denoiser, Network
-from mptpn.inference.masks import constant_areas, inpaint, pieces, unit_pixels
+from mptpn.inference.masks import inpaint, pieces
 from mptpn.inference.noisy_images import NoisyImages, load_once, predictor_of, stabilised
 from mptpn.inference.orientation import orientation, turned
 from mptpn.inference.predictor import ANYWHERE, Place, StabilisedPredictor
@@ -171,5 +171,4 @@ def beside(
 
 def _plane(denoiser: Denoiser, image: np.ndarray, valid: np.ndarray | None) -> Tensor:
     image, valid = (x if x is None else turned(x, denoiser.turn) for x in (image, valid))
-    pixels, masked = unit_pixels(image, valid, denoiser.unit)
-    return denoiser.predictor.plane(pixels, ~(masked | constant_areas(pixels)))
+    return denoiser.predictor.plane(*denoiser.measured(image, valid))

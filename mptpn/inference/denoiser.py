@@ -160,7 +160,7 @@ class Denoiser:
             noise_by_place: of the whole image, see noise_by_place.
         """
         around, inside, _ = cut
-        pixels, measured = self._measured(image, valid)
+        pixels, measured = self.measured(image, valid)
         restored, seed = ~measured, pixels.numel()
         pixels = inpaint(
             pixels, measured, noise_model=self.predictor.noise_model, generator=generator(seed, "inpainting")
@@ -211,7 +211,7 @@ class Denoiser:
         self, image: np.ndarray, valid: np.ndarray | None, inside: tuple[slice, slice]
     ) -> tuple[Tensor, Tensor]:
         """Of the cells inside one of squares_of(shape), which is given with its margin, and the noise's variance."""
-        pixels, measured = self._measured(image, valid)
+        pixels, measured = self.measured(image, valid)
         found = self.predictor.energies(pixels - lattice(pixels, measured), valid=measured)
         return tuple(one[:, *cells_of(inside)] for one in found)
 
@@ -227,7 +227,7 @@ class Denoiser:
         model = self.predictor.noise_model
         return NoiseByPlace.of(*wholes, told_correlation(model) if model.correlated else None)
 
-    def _measured(self, image: np.ndarray, valid: np.ndarray | None) -> tuple[Tensor, Tensor]:
+    def measured(self, image: np.ndarray, valid: np.ndarray | None) -> tuple[Tensor, Tensor]:
         """Pixels in the unit inside, and which of them hold noise, [1, 1, H, W]."""
         pixels, masked = unit_pixels(image, valid, self.unit)
         model = self.predictor.noise_model

@@ -47,15 +47,19 @@ def hot_pixels(pixels: Tensor, *, sigma: Callable[[Tensor], Tensor] | None = Non
             number for all is guessed from the whole image.
     """
     found = torch.zeros_like(pixels, dtype=torch.bool)
-    for rule in RULES:
-        if min(pixels.shape[2:]) > 2 * rule.reach:
-            found |= _hot(pixels, rule, sigma)
+    rules = [rule for rule in RULES if min(pixels.shape[2:]) > 2 * rule.reach]
+    if not rules:
+        return found
+    near = _steps(pixels, 1)
+    rough = near[near > 0].median() / STEP if sigma is None else None
+    for rule in rules:
+        steps = _steps(pixels, rule.reach) if rule.ring else near
+        found |= _hot(pixels, steps, rule, sigma or rough.expand_as)
     return found
 
 
-def _hot(pixels: Tensor, rule: _Rule, sigma: Callable[[Tensor], Tensor] | None) -> Tensor:
+def _hot(pixels: Tensor, steps: Tensor, rule: _Rule, sigma: Callable[[Tensor], Tensor]) -> Tensor:
     found = torch.zeros_like(pixels, dtype=torch.bool)
-    steps = _steps(pixels, rule.reach if rule.ring else 1)
     side = 2 * rule.reach + 1
     others = F.avg_pool2d(steps, side, 1, rule.reach, count_include_pad=False) * side**2 - steps
     at = (steps * (side**2 - 1) > STANDS_OUT * others).nonzero(as_tuple=True)
@@ -64,11 +68,7 @@ def _hot(pixels: Tensor, rule: _Rule, sigma: Callable[[Tensor], Tensor] | None) 
     own, around = pixels[at], _around(pixels, at, rule)
     median = around.median(1).values
     fourth = (around - median[:, None]).abs().kthvalue(around.shape[1] - 3, 1).values
-    if sigma is None:
-        rough = _steps(pixels, 1)
-        least = rough[rough > 0].median() / STEP
-    else:
-        least = sigma((around.sum(1) + own) / (around.shape[1] + 1))
+    least = sigma((around.sum(1) + own) / (around.shape[1] + 1))
     limit = torch.maximum(rule.far * least, rule.among * fourth)
     found[at] = ((own - median).abs() > limit) & (steps[at] > limit / 2)  # a pixel of a line is near two others
     return _small_groups(found, rule.most) if rule.most else found

@@ -42,7 +42,7 @@ class Dicom(Scan):
         shape, dtype, colours = (first.rows, first.cols) + (3,) * (first.samples == 3), first.dtype, first.samples
         bits, self.note = max(head.bits for head in self.heads), " ".join(notes)
         super().__init__(path, slices=count, sample_shape=shape, dtype=dtype, colours=colours, bits=bits)
-        (self.slope, self.intercept), self.unit = self.scale(0), first.unit
+        (self.slope, self.intercept), self.unit, self.modality = self.scale(0), first.unit, first.modality
 
     @classmethod
     def join(cls, scans: Sequence["Dicom"], folder: Path) -> "Dicom":

@@ -54,7 +54,8 @@ class Head:
             self.normal = tuple(map(float, np.cross(along[:3], along[3:]).round(4)))
             self.place = float(np.dot(np.array(at, float), self.normal)) if at else None
         self.scales, rescaled = _scales(path, data)
-        hounsfield = tags.text("Modality") == "CT" and rescaled
+        self.modality = tags.text("Modality").strip().upper()
+        hounsfield = self.modality == "CT" and rescaled
         unit = _lenient(tags.text, "RescaleType", "") or _lenient(tags.text, "Units", "") or "HU" * hounsfield
         self.unit = unit if unit in UNITS else "stored value"
         self.padding = _padding(tags, float if tag != INTEGER else int)

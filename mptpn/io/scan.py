@@ -67,6 +67,7 @@ class Scan:
     identity = ""  # files of a series with the same identity are copies
     takes_axes = False  # whether its constructor takes `axes`, names that the user gives
     _unpacked: Unpacked | None = None  # a gzipped file as a temporary one, see _plain
+    modality = ""  # what DICOM says that it is, such as CT
     derived = False  # whether the file says that it is a result of mptpn denoise
     scenes = 1
     has_map = False  # whether its uncertainty may be written in its own type too, see write_map()

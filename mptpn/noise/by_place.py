@@ -36,8 +36,9 @@ def cell_energies(stable: Tensor, *, valid: Tensor) -> tuple[Tensor, Tensor]:
     if int(valid.sum()) < FEWEST:
         return stable.new_zeros(2 * BANDS, *shape), stable.new_zeros(1, *shape)
     precision, energy, mean = pretrained_network()(stable, valid)
-    share = window_sums(valid.to(stable)) / window_sums(torch.ones_like(stable))
-    weight = precision.exp() * (share > MEASURED)
+    weight = precision.exp()
+    if not bool(valid.all()):
+        weight *= window_sums(valid.to(stable)) / window_sums(torch.ones_like(stable)) > MEASURED
     both = torch.cat([(weight * energy).nan_to_num(), weight, mean], 1)
     cells = F.avg_pool2d(both, CELL // STRIDE, ceil_mode=True)[0]
     return cells[:-1], cells[-1:]

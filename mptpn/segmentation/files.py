@@ -63,14 +63,14 @@ def segment_scan(scan: Scan, segmenter: Segmenter, settings: Settings) -> Outcom
     Raises:
         ValueError, OSError: one sentence; no half-written result is left.
     """
-    inside, modality = foreground(scan), _modality(scan)
+    inside = foreground(scan)
     shown, answers, numbers = None, [], []
     about = {"note": settings.note(segmenter, inside), "overwrite": settings.overwrite, "beside": BESIDE_MASK}
     with Writer(scan, settings.out, **about) as writer:
         writer.done = 0  # masks are quick: an interrupted call starts again
         for index in range(scan.slices):
             slice = scan.read(index)
-            answer = _ask(slice, segmenter, settings, modality)
+            answer = _ask(slice, segmenter, settings, scan.modality)
             pixels = np.where(answer.mask, np.float32(inside), np.float32(0))
             writer.write(index, pixels if slice.pixels.ndim == 2 else np.repeat(pixels[..., None], 3, 2))
             answers.append(answer.to_dict() | ({"slice": index + 1} if scan.slices > 1 else {}))
@@ -90,20 +90,6 @@ def segment_scan(scan: Scan, segmenter: Segmenter, settings: Settings) -> Outcom
 def foreground(scan: Scan) -> float:
     """The stored value of the inside of a mask: the largest in PNG and TIFF, which viewers show as white, else 1."""
     return float(scan.high) if scan.endings[:1] in PICTURES and scan.high else 1.0
-
-
-def _modality(scan: Scan) -> str:
-    """What a DICOM file says that it is, such as CT; "" where it does not, and for other files."""
-    from pydicom import dcmread  # slow to import
-
-    from mptpn.io.dicom import Dicom
-    from mptpn.io.dicom_tags import Tags, opened
-
-    if not isinstance(scan, Dicom):
-        return ""
-    path = scan.sources()[0]
-    with opened(path) as file:
-        return Tags(path, dcmread(file, stop_before_pixels=True, force=True)).text("Modality").strip().upper()
 
 
 def _ask(slice: Slice, segmenter: Segmenter, settings: Settings, modality: str) -> Answer:
